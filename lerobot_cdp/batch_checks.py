@@ -1,0 +1,81 @@
+"""One-line errors for batches that a policy cannot take."""
+
+import torch
+from lerobot.utils.constants import ACTION, OBS_STATE
+from torch import Tensor
+
+from .configuration_cdp import CDPConfig
+
+__all__ = ["check_actions", "check_finite", "check_observation"]
+
+
+def check_observation(batch: dict[str, Tensor], config: CDPConfig, time_axis: bool) -> None:
+    """Check that every observation the policy uses is there, finite or not, in its shape.
+
+    Args:
+        batch: observations, (B, n_obs_steps, *feature shape) with a time axis, else (B, *feature shape). With one
+            observation step images may lack the time axis.
+        config: names the features. Image sizes are free where `resize_shape` is set, but one for all cameras.
+        time_axis: whether the batch is stacked over time.
+
+    Raises:
+        ValueError: if a key is missing or a shape is wrong.
+    """
+    lead = ("B", config.n_obs_steps) if time_axis else ("B",)
+    vectors = {OBS_STATE: config.robot_state_feature}
+    if config.env_state_feature:
+        vectors[_env_state_key(config)] = config.env_state_feature
+    for key, feature in vectors.items():
+        _check_shape(batch, key, (*lead, *feature.shape))
+    size = None
+    for key, feature in config.image_features.items():
+        channels, *expected = feature.shape
+        size = size or (_image_size(batch, key) if config.resize_shape else tuple(expected))
+        image_lead = lead
+        if time_axis and config.n_obs_steps == 1 and key in batch and batch[key].ndim == 4:
+            image_lead = ("B",)
+        _check_shape(batch, key, (*image_lead, channels, *size))
+
+
+def check_actions(batch: dict[str, Tensor], config: CDPConfig) -> None:
+    """Check the training targets: `action` (B, horizon, A) and `action_is_pad` (B, horizon).
+
+    Raises:
+        ValueError: if one is missing or misshaped.
+    """
+    _check_shape(batch, ACTION, ("B", config.horizon, *config.action_feature.shape))
+    _check_shape(batch, "action_is_pad", ("B", config.horizon))
+
+
+def check_finite(loss: Tensor, batch: dict[str, Tensor]) -> None:
+    """Name what made a loss NaN or infinite, if it is.
+
+    Raises:
+        ValueError: naming the input with NaN or infinite values, or else the weights.
+    """
+    if torch.isfinite(loss):
+        return
+    for key, value in batch.items():
+        if isinstance(value, Tensor) and value.is_floating_point() and not torch.isfinite(value).all():
+            bad = int((~torch.isfinite(value)).flatten(1).any(1).sum())
+            raise ValueError(f"`{key}` must be finite. Got NaN or inf in {bad} of {len(value)} samples.")
+    raise ValueError(
+        f"the loss must be finite. Got {loss.item()} on finite inputs: the weights have diverged; "
+        "lower `optimizer_lr` or `contraction_weight`."
+    )
+
+
+def _env_state_key(config: CDPConfig) -> str:
+    return next(k for k, feature in config.input_features.items() if feature is config.env_state_feature)
+
+
+def _image_size(batch: dict[str, Tensor], key: str) -> tuple[int, int] | None:
+    return tuple(batch[key].shape[-2:]) if key in batch else None
+
+
+def _check_shape(batch: dict[str, Tensor], key: str, shape: tuple) -> None:
+    if key not in batch:
+        raise ValueError(f"`{key}` must be in the batch. Got {sorted(batch)}.")
+    got = tuple(batch[key].shape)
+    if len(got) != len(shape) or got[1:] != tuple(shape[1:]):
+        raise ValueError(f"`{key}` must have shape ({', '.join(map(str, shape))}). Got {got}.")

@@ -1,0 +1,148 @@
+"""Settings of the Contractive Diffusion Policy: those of LeRobot's `diffusion`, and the contraction's own."""
+
+from dataclasses import dataclass
+
+from lerobot.configs import PreTrainedConfig
+from lerobot.policies.diffusion.configuration_diffusion import DiffusionConfig
+
+__all__ = ["CDPConfig"]
+
+PREDICTION_TYPES = ("epsilon", "sample", "v_prediction")
+NOISE_SCHEDULERS = ("DDIM", "DPMSolver++", "UniPC", "DDPM")
+TIMESTEP_SPACINGS = ("leading", "trailing", "linspace")
+BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
+JACOBIAN_PRODUCTS = ("finite_difference", "autodiff")
+
+
+@PreTrainedConfig.register_subclass("cdp")
+@dataclass
+class CDPConfig(DiffusionConfig):
+    """Configuration of `CDPPolicy`.
+
+    All settings of LeRobot's `DiffusionConfig` hold, with the same meaning and network. Those below are new, or
+    have another default.
+
+    Args:
+        drop_n_last_frames: Frames at the end of each episode that start no training sample. Computed as
+            horizon − n_action_steps − n_obs_steps + 1 when not given.
+        prediction_type: What the network predicts: `epsilon`, `sample` or `v_prediction`.
+        noise_scheduler_type: Solver at inference: `DDIM`, `DPMSolver++`, `UniPC` (deterministic) or `DDPM`.
+        num_inference_steps: Network evaluations per action chunk.
+        timestep_spacing: Where the solver's steps lie, as diffusers names it: `leading`, `trailing`, `linspace`.
+        contraction_weight: Weight γ >= 0 of the contraction penalty. 0 is plain diffusion: nothing is computed.
+        contraction_margin: Contraction asked for, in [0, 1), as a fraction of the fastest there is; 0 asks that
+            sampling does not expand.
+        contraction_timestep_share: Share, in (0, 1], of the timesteps that the penalty acts on, counted from the
+            low-noise end. At high noise sampling must expand to choose between action modes.
+        contraction_batch_share: Share, in (0, 1], of each batch that the penalty is computed on (at least one).
+        contraction_every: The penalty is computed on every k-th step, k >= 1, with its weight times k.
+        contraction_products: Jacobian products, >= 1, spent on each estimate of the largest eigenvalue.
+        contraction_product: How a Jacobian product is formed: `finite_difference` (forward passes only, works with
+            compiled and fused kernels) or `autodiff`.
+        use_ema: Act with an exponential moving average of the weights.
+        ema_decay: Largest decay, in [0, 1), of that average.
+        ema_power: After n updates the decay is 1 − (1 + n)^−ema_power, until it reaches `ema_decay`; > 0.
+        action_feature_names: Names of the action dimensions; LeRobot fills it from the dataset.
+        push_to_hub: Whether LeRobot uploads the trained policy. When not given: whether `repo_id` is.
+    """
+
+    drop_n_last_frames: int | None = None
+
+    prediction_type: str = "epsilon"
+    noise_scheduler_type: str = "DDIM"
+    num_inference_steps: int = 10
+    timestep_spacing: str = "leading"
+
+    contraction_weight: float = 0.1
+    contraction_margin: float = 0.0
+    contraction_timestep_share: float = 0.4
+    contraction_batch_share: float = 0.125
+    contraction_every: int = 4
+    contraction_products: int = 6
+    contraction_product: str = "finite_difference"
+
+    use_ema: bool = True
+    ema_decay: float = 0.999
+    ema_power: float = 0.75
+
+    action_feature_names: list[str] | None = None
+    push_to_hub: bool | None = None
+
+    def __post_init__(self):
+        self._check_choices()
+        self._check_ranges()
+        # LeRobot's own check knows two solvers and two predictions; ours have passed the checks above.
+        chosen = self.noise_scheduler_type, self.prediction_type
+        self.noise_scheduler_type, self.prediction_type = "DDIM", "epsilon"
+        super().__post_init__()
+        self.noise_scheduler_type, self.prediction_type = chosen
+        if self.drop_n_last_frames is None:
+            self.drop_n_last_frames = self.horizon - self.n_action_steps - self.n_obs_steps + 1
+        if self.push_to_hub is None:
+            self.push_to_hub = self.repo_id is not None
+
+    def _check_choices(self) -> None:
+        choices = {
+            "prediction_type": PREDICTION_TYPES,
+            "noise_scheduler_type": NOISE_SCHEDULERS,
+            "timestep_spacing": TIMESTEP_SPACINGS,
+            "beta_schedule": BETA_SCHEDULES,
+            "contraction_product": JACOBIAN_PRODUCTS,
+        }
+        for name, allowed in choices.items():
+            _require(self, name, getattr(self, name) in allowed, f"one of {list(allowed)}")
+
+    def _check_ranges(self) -> None:
+        for name in (
+            "n_obs_steps", "n_action_steps", "num_train_timesteps", "contraction_every", "contraction_products",
+        ):  # fmt: skip
+            _require(self, name, getattr(self, name) >= 1, "at least 1")
+        for name in ("contraction_margin", "ema_decay"):
+            _require(self, name, 0 <= getattr(self, name) < 1, "in [0, 1)")
+        for name in ("contraction_timestep_share", "contraction_batch_share"):
+            _require(self, name, 0 < getattr(self, name) <= 1, "in (0, 1]")
+        _require(self, "contraction_weight", 0 <= self.contraction_weight < float("inf"), "finite and at least 0")
+        _require(self, "ema_power", self.ema_power > 0, "greater than 0")
+        _require(
+            self,
+            "num_inference_steps",
+            1 <= self.num_inference_steps <= self.num_train_timesteps,
+            f"in [1, num_train_timesteps = {self.num_train_timesteps}]",
+        )
+        longest = self.horizon - self.n_obs_steps + 1
+        _require(
+            self,
+            "n_action_steps",
+            self.n_action_steps <= longest,
+            f"at most horizon − n_obs_steps + 1 = {longest}",
+        )
+        if self.clip_sample and self.noise_scheduler_type in ("DPMSolver++", "UniPC"):
+            # diffusers' thresholding, their only way to clip, divides by the range.
+            _require(
+                self, "clip_sample_range", self.clip_sample_range == 1, f"1.0 with {self.noise_scheduler_type}"
+            )
+
+    def validate_features(self) -> None:
+        """Check the features a policy is built for.
+
+        Raises:
+            ValueError: if the state or the action is missing, or the images do not fit the settings.
+        """
+        if self.robot_state_feature is None:
+            raise ValueError(
+                f"`input_features` must hold 'observation.state'. Got {sorted(self.input_features or [])}."
+            )
+        if self.action_feature is None:
+            raise ValueError(f"`output_features` must hold 'action'. Got {sorted(self.output_features or [])}.")
+        if self.image_features or self.env_state_feature:
+            super().validate_features()
+
+    @property
+    def chunk_size(self) -> int:
+        """Length of a predicted chunk, under the name that LeRobot's sample weighting asks for."""
+        return self.horizon
+
+
+def _require(config: CDPConfig, name: str, holds: bool, must_be: str) -> None:
+    if not holds:
+        raise ValueError(f"`{name}` must be {must_be}. Got {getattr(config, name)!r}.")

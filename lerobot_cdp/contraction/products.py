@@ -1,0 +1,115 @@
+"""Products with the Jacobian J = ∂f/∂x of a network, without ever forming J.
+
+Every product takes a unit direction `v` of the shape of `x`, (B, ...), and treats each batch element on its own.
+One call costs, in network evaluations F (a backward pass counts about as two):
+
+    finite_difference    J v by one extra forward pass;  works under any kernel, compiled or fused
+    autodiff             J v exactly by forward-mode automatic differentiation
+
+`symmetric` adds Jᵀ v by one backward pass to either, for sym(J) v = (J v + Jᵀ v)/2.
+"""
+
+from collections.abc import Callable
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+__all__ = ["autodiff", "batch_dot", "dense_jacobian", "finite_difference", "full_precision", "quadratic_form"]
+
+Network = Callable[[Tensor], Tensor]
+Product = Callable[[Tensor], Tensor]
+
+
+def batch_dot(a: Tensor, b: Tensor) -> Tensor:
+    """Inner product of each batch element: (B, ...), (B, ...) -> (B,)."""
+    return (a * b).flatten(1).sum(1)
+
+
+def expand(per_sample: Tensor, like: Tensor) -> Tensor:
+    """(B,) -> (B, 1, ..., 1), to broadcast against `like`."""
+    return per_sample.view(-1, *(1,) * (like.ndim - 1))
+
+
+@contextmanager
+def full_precision(device_type: str):
+    """Switch off autocast and TF32: a difference of two network outputs does not survive a 10-bit mantissa."""
+    matmul, cudnn = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    try:
+        with torch.autocast(device_type, enabled=False):
+            yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = matmul, cudnn
+
+
+def finite_difference(f: Network, x: Tensor, h: Tensor, f_x: Tensor | None = None) -> Product:
+    """v -> J v ≈ (f(x + h v) − f(x)) / h, with an error of order h.
+
+    Args:
+        f: network of x alone, (B, ...) -> (B, ...).
+        x: (B, ...) where the Jacobian is taken.
+        h: (B,) step per sample, > 0, in units of x.
+        f_x: f(x) where it is at hand already.
+    """
+    f_x = f(x) if f_x is None else f_x
+    h = expand(h, x)
+    return lambda v: (f(x + h * v) - f_x) / h
+
+
+def autodiff(f: Network, x: Tensor) -> Product:
+    """v -> J v by forward-mode automatic differentiation of f at x, (B, ...).
+
+    Works under `torch.inference_mode`, in which `torch.func.jvp` gives zeros, if `f` closes over no inference tensor.
+    """
+    with torch.inference_mode(False):
+        x = x.clone()
+
+    def product(v: Tensor) -> Tensor:
+        with torch.inference_mode(False):
+            return torch.func.jvp(f, (x,), (v.clone(),))[1]
+
+    return product
+
+
+def transposed(f: Network, x: Tensor) -> Product:
+    """v -> Jᵀ v by a backward pass through one recorded evaluation of f at x, (B, ...).
+
+    Works under `torch.no_grad` and `torch.inference_mode` if what `f` closes over are no inference tensors.
+    """
+    with torch.inference_mode(False), torch.enable_grad():
+        x = x.detach().clone().requires_grad_()
+        f_x = f(x)
+
+    def product(v: Tensor) -> Tensor:
+        with torch.inference_mode(False):
+            return torch.autograd.grad(f_x, x, v.clone(), retain_graph=True)[0]
+
+    return product
+
+
+def symmetric(forward: Product, backward: Product) -> Product:
+    """v -> sym(J) v = (J v + Jᵀ v) / 2."""
+    return lambda v: (forward(v) + backward(v)) / 2
+
+
+def quadratic_form(f: Network, x: Tensor, v: Tensor, method: str, h: Tensor) -> Tensor:
+    """vᵀ J v, (B,), differentiable in the parameters of f by one ordinary backward pass.
+
+    `finite_difference` evaluates f at x ± h v in one batch of 2B (error of order h²); `autodiff` differentiates
+    ⟨v, f(x)⟩ once, with a graph, since vᵀ J v = vᵀ Jᵀ v.
+    """
+    if method == "finite_difference":
+        step = expand(h, x) * v
+        forward, backward = f(torch.cat([x + step, x - step])).chunk(2)
+        return batch_dot(v, forward - backward) / (2 * h)
+    x = x.detach().requires_grad_()
+    (vjp,) = torch.autograd.grad(batch_dot(v, f(x)).sum(), x, create_graph=True)
+    return batch_dot(v, vjp)
+
+
+def dense_jacobian(f: Network, x: Tensor) -> Tensor:
+    """J as (B, d, d), d = x[0].numel(), by d backward passes: an oracle for tests and reports, for small d only."""
+    row = transposed(f, x)
+    basis = torch.eye(x[0].numel(), dtype=x.dtype, device=x.device).view(-1, 1, *x.shape[1:])
+    return torch.stack([row(e.expand_as(x)).flatten(1) for e in basis], dim=1)

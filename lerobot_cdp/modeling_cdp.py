@@ -1,0 +1,194 @@
+"""Contractive Diffusion Policy: LeRobot's diffusion policy, trained so that sampling contracts.
+
+    batch ─ CDPDiffusionModel ─┬─ diffusion loss ───────────────┐
+             (LeRobot's U-Net) └─ ContractionPenalty · γ ───────┴─ loss        forward
+                    │
+                    └─ EMA (moving average of the weights)                     update
+                        └─ diffusers solver, n_obs_steps in, chunk out         predict_action_chunk, select_action
+"""
+
+from pathlib import Path
+
+import torch
+from lerobot.policies.diffusion.modeling_diffusion import DiffusionPolicy
+from lerobot.policies.pretrained import PreTrainedPolicy
+from lerobot.policies.utils import populate_queues
+from lerobot.utils.constants import ACTION, OBS_IMAGES
+from torch import Tensor
+
+from .batch_checks import check_actions, check_finite, check_observation
+from .checkpoint import load_weights
+from .configuration_cdp import CDPConfig
+from .contraction import ContractionPenalty
+from .diffusion_model import CDPDiffusionModel
+from .ema import EMA
+
+__all__ = ["CDPPolicy"]
+
+
+class CDPPolicy(DiffusionPolicy):
+    """Diffusion policy with a contraction penalty on its sampling ODE, an EMA, and few-step solvers.
+
+    Args:
+        config: its features decide what is observed and acted on.
+        **kwargs: `dataset_stats` and `dataset_meta`, which LeRobot passes to every policy; not needed here.
+
+    Raises:
+        ValueError: if the config is another policy's, or its features do not fit it.
+    """
+
+    config_class = CDPConfig
+    name = "cdp"
+    # Which blocks LeRobot's main branch shards under FSDP2.
+    _fsdp_wrap_modules = ("DiffusionConditionalResidualBlock1d",)
+
+    def __init__(self, config: CDPConfig, **kwargs):
+        if not isinstance(config, CDPConfig):
+            raise ValueError(f"`type` of the policy config must be 'cdp'. Got {config.type!r}.")
+        # Not DiffusionPolicy.__init__: it would build LeRobot's model first, and ours in its place.
+        PreTrainedPolicy.__init__(self, config)
+        config.validate_features()
+        self.diffusion = CDPDiffusionModel(config)
+        self.ema = EMA(self.diffusion, config.ema_decay, config.ema_power) if config.use_ema else None
+        self.penalty = ContractionPenalty(
+            prediction_type=config.prediction_type,
+            margin=config.contraction_margin,
+            timestep_share=config.contraction_timestep_share,
+            batch_share=config.contraction_batch_share,
+            n_products=config.contraction_products,
+            product=config.contraction_product,
+        )
+        self.register_buffer("n_updates", torch.zeros((), dtype=torch.int64))
+        # The latest penalty, mean rate and contracting share: LeRobot's logger wants the same keys at every step.
+        self.register_buffer("contraction_log", torch.zeros(3))
+        if config.compile_model:
+            self._compile(config.compile_mode)
+        self.reset()
+
+    def _compile(self, mode: str) -> None:
+        # In place: a wrapped module would rename its weights in the checkpoint.
+        for model in filter(None, (self.diffusion, self.ema and self.ema.model)):
+            model.unet.compile(mode=mode)
+
+    @property
+    def acting_model(self) -> CDPDiffusionModel:
+        """The network that acts: the moving average where there is one."""
+        return self.diffusion if self.ema is None else self.ema.model
+
+    # ------------------------------------------------------------------ training
+
+    def forward(self, batch: dict[str, Tensor], reduction: str = "mean") -> tuple[Tensor, dict[str, float]]:
+        """The training loss: diffusion loss + γ · contraction penalty.
+
+        In eval mode it is the diffusion loss of the acting network alone: how well held-out data is fitted.
+
+        Args:
+            batch: normalised `observation.*` with n_obs_steps in dim 1, `action` (B, horizon, A),
+                `action_is_pad` (B, horizon). It is not changed.
+            reduction: `mean`, or `none` for one loss per sample, (B,), as LeRobot's sample weighting asks.
+
+        Returns:
+            The loss and numbers to log: `diffusion_loss`; with γ > 0 also `contraction_loss` (unweighted),
+            `expansion_rate` (mean ρ) and `contracting_share` of the samples, as last computed.
+
+        Raises:
+            ValueError: if an input is missing, misshaped, or makes the loss NaN or infinite.
+        """
+        if reduction not in ("mean", "none"):
+            raise ValueError(f"`reduction` must be one of ['mean', 'none']. Got {reduction!r}.")
+        check_observation(batch, self.config, time_axis=True)
+        check_actions(batch, self.config)
+        batch = self._stack_cameras(batch, time_axis=True)
+        model = self.diffusion if self.training else self.acting_model
+        diffusion = model.compute_loss(batch)
+        loss = diffusion.per_sample if reduction == "none" else diffusion.mean
+        check_finite(diffusion.mean, batch)
+        log = {"diffusion_loss": diffusion.mean.item()}
+        if self.config.contraction_weight > 0 and self.training:
+            penalty = self._contraction_loss(batch[ACTION], diffusion.condition)
+            loss = loss if penalty is None else loss + penalty
+            names = ("contraction_loss", "expansion_rate", "contracting_share")
+            log |= dict(zip(names, self.contraction_log.tolist(), strict=True))
+        return loss, log
+
+    def _contraction_loss(self, x_0: Tensor, condition: Tensor) -> Tensor | None:
+        """The weighted penalty on every k-th step, else None."""
+        step, every = int(self.n_updates), self.config.contraction_every
+        if step % every:
+            return None
+        # Drawn from a generator of its own: a resumed run repeats it, and γ does not change the diffusion noise.
+        generator = torch.Generator(x_0.device).manual_seed(step)
+        value = self.penalty(self.diffusion.denoise, self.diffusion.noise_scheduler, x_0, condition, generator)
+        share = (value.rate < 0).float().mean()
+        self.contraction_log.copy_(torch.stack([value.loss.detach(), value.rate.mean(), share]))
+        return self.config.contraction_weight * every * value.loss
+
+    def update(self) -> None:
+        """LeRobot's hook after each optimizer step: move the average."""
+        if self.ema is not None:
+            self.ema.update(self.diffusion, int(self.n_updates))
+        self.n_updates += 1
+
+    def get_optim_params(self):
+        """The parameters to train; the moving average is none of them."""
+        return self.diffusion.parameters()
+
+    # ------------------------------------------------------------------ inference
+
+    @torch.no_grad()
+    def predict_action_chunk(self, batch: dict[str, Tensor], noise: Tensor | None = None) -> Tensor:
+        """Sample the next actions.
+
+        Args:
+            batch: normalised observations with n_obs_steps in dim 1; ignored where `select_action` has filled the
+                queues.
+            noise: (B, horizon, A) standard normal start of the sampling ODE; drawn when not given.
+
+        Returns:
+            (B, n_action_steps, A) normalised actions, from the current observation on.
+
+        Raises:
+            ValueError: if an observation is missing or misshaped.
+        """
+        if any(self._queues.values()):
+            batch = {k: torch.stack(list(q), dim=1) for k, q in self._queues.items() if k != ACTION}
+        else:
+            check_observation(batch, self.config, time_axis=True)
+            batch = self._stack_cameras(batch, time_axis=True)
+        return self.acting_model.generate_actions(batch, noise=noise)
+
+    @torch.no_grad()
+    def select_action(self, batch: dict[str, Tensor], noise: Tensor | None = None) -> Tensor:
+        """One action (B, A), normalised, from the chunk at hand or a new one.
+
+        Args:
+            batch: the current normalised observation, without a time axis: state (B, D), images (B, C, H, W).
+            noise: (B, horizon, A), used where a new chunk is sampled.
+
+        Raises:
+            ValueError: if an observation is missing or misshaped.
+        """
+        check_observation(batch, self.config, time_axis=False)
+        populate_queues(self._queues, self._stack_cameras(batch, time_axis=False), exclude_keys=[ACTION])
+        if not self._queues[ACTION]:
+            chunk = self.predict_action_chunk(batch, noise=noise)
+            self._queues[ACTION].extend(chunk.transpose(0, 1))
+        return self._queues[ACTION].popleft()
+
+    def _stack_cameras(self, batch: dict[str, Tensor], time_axis: bool) -> dict[str, Tensor]:
+        """A shallow copy of the batch with all cameras under one key, (B, [n_obs_steps,] cameras, C, H, W)."""
+        batch = dict(batch)
+        if self.config.image_features:
+            images = [batch[key] for key in self.config.image_features]
+            if time_axis:  # which LeRobot's dataset drops from images of a single step
+                images = [image.unsqueeze(1) if image.ndim == 4 else image for image in images]
+            batch[OBS_IMAGES] = torch.stack(images, dim=-4)
+        return batch
+
+    # ------------------------------------------------------------------ checkpoints
+
+    @classmethod
+    def _load_as_safetensor(cls, model: "CDPPolicy", model_file: str, map_location: str, strict: bool):
+        load_weights(model, Path(model_file))
+        return model
+

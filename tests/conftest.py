@@ -1,0 +1,71 @@
+"""What the tests share: small configs, batches, and denoisers whose Jacobian is known."""
+
+import pytest
+import torch
+from lerobot.configs import FeatureType, PolicyFeature
+from lerobot_cdp import CDPConfig
+
+STATE_DIM, ENV_STATE_DIM, ACTION_DIM, HORIZON = 3, 5, 2, 16
+SEEDS = (0, 1, 2)
+
+
+def feature(type_: str, *shape: int) -> PolicyFeature:
+    return PolicyFeature(type=FeatureType[type_], shape=shape)
+
+
+def make_config(config_class=CDPConfig, images: bool = False, **settings):
+    """A policy config small enough for a test: 16 steps of 2 actions, a U-Net of two stages."""
+    observed = {"observation.state": feature("STATE", STATE_DIM)}
+    if images:
+        observed |= {f"observation.images.{name}": feature("VISUAL", 3, 24, 32) for name in ("top", "wrist")}
+        settings = {"pretrained_backbone_weights": None, "use_group_norm": True} | settings
+    else:
+        observed["observation.environment_state"] = feature("ENV", ENV_STATE_DIM)
+    defaults = {
+        "device": "cpu",
+        "horizon": HORIZON,
+        "n_action_steps": 8,
+        "down_dims": (16, 32),
+        "push_to_hub": False,
+        "input_features": observed,
+        "output_features": {"action": feature("ACTION", ACTION_DIM)},
+    }
+    return config_class(**(defaults | settings))
+
+
+def make_observation(config, batch_size: int, n_obs_steps: int | None, seed: int = 0) -> dict[str, torch.Tensor]:
+    """Random observations, with a time axis of `n_obs_steps` or, for None, without one."""
+    generator = torch.Generator().manual_seed(seed)
+    lead = (batch_size,) if n_obs_steps is None else (batch_size, n_obs_steps)
+    return {
+        key: torch.randn(*lead, *ft.shape, generator=generator) for key, ft in config.input_features.items()
+    }
+
+
+def make_batch(config, batch_size: int = 4, seed: int = 0) -> dict[str, torch.Tensor]:
+    """A normalised training batch as LeRobot's data loader and preprocessor give it."""
+    generator = torch.Generator().manual_seed(seed + 1)
+    shape = (batch_size, config.horizon, *config.action_feature.shape)
+    return make_observation(config, batch_size, config.n_obs_steps, seed) | {
+        "action": torch.rand(shape, generator=generator) * 2 - 1,
+        "action_is_pad": torch.zeros(batch_size, config.horizon, dtype=torch.bool),
+    }
+
+
+def symmetric_matrix(eigenvalues: torch.Tensor, seed: int) -> torch.Tensor:
+    """A random symmetric matrix, (d, d) float64, with the eigenvalues given."""
+    generator = torch.Generator().manual_seed(seed)
+    d = len(eigenvalues)
+    q, _ = torch.linalg.qr(torch.randn(d, d, generator=generator, dtype=torch.float64))
+    return q @ torch.diag(eigenvalues.double()) @ q.T
+
+
+@pytest.fixture(params=SEEDS, ids=lambda s: f"seed{s}")
+def seed(request) -> int:
+    torch.manual_seed(request.param)
+    return request.param
+
+
+@pytest.fixture
+def config() -> CDPConfig:
+    return make_config()
