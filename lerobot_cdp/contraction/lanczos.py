@@ -45,7 +45,8 @@ def lanczos(product: Callable[[Tensor], Tensor], start: Tensor, n_products: int)
         start: (B, ...) first direction, any length > 0; draw it at random.
         n_products: >= 1; with d = start[0].numel() products the result is exact.
 
-    No device is synchronised. A NaN in a product gives NaN in that sample's result.
+    The device is synchronised once, after the products, by `torch.linalg.eigh`; never inside the loop. A NaN in a
+    product gives NaN in that sample's result.
 
     Raises:
         ValueError: if n_products < 1.
@@ -61,11 +62,9 @@ def lanczos(product: Callable[[Tensor], Tensor], start: Tensor, n_products: int)
         images.append(v)
     q = torch.stack(basis, dim=1).flatten(2)  # (B, k, d)
     small = q @ torch.stack(images, dim=1).flatten(2).mT
-    small = (small + small.mT) / 2
-    largest, top = _top_eigenpair(small)
-    smallest, bottom = _top_eigenpair(-small)
-    vectors = torch.stack([top, bottom], dim=1) @ q
-    return Extremes(largest, -smallest, *(vectors[:, i].view_as(start) for i in (0, 1)))
+    values, vectors = _eigh((small + small.mT) / 2)
+    ends = vectors[..., (-1, 0)].mT @ q
+    return Extremes(values[:, -1], values[:, 0], ends[:, 0].view_as(start), ends[:, 1].view_as(start))
 
 
 def _orthonormalise(v: Tensor, basis: list[Tensor]) -> Tensor:
@@ -97,21 +96,8 @@ def _fixed_noise(like: Tensor, index: int) -> Tensor:
     return torch.sin(position**2 * (index + 1)).view(like.shape[1:]).expand_as(like)
 
 
-def _top_eigenpair(matrix: Tensor, squarings: int = 30) -> tuple[Tensor, Tensor]:
-    """Largest eigenvalue and unit eigenvector of symmetric (B, k, k) matrices, k small, by repeated squaring.
-
-    `torch.linalg.eigh` would copy an error code to the host. Shifted to be positive definite and squared n times,
-    a matrix is its 2ⁿ-th power: a projector onto the top eigenvectors, up to relative gaps of 2⁻ⁿ.
-    """
-    norm = torch.linalg.matrix_norm(matrix, keepdim=True)
-    eye = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
-    tiny = torch.finfo(matrix.dtype).tiny
-    power = matrix / norm.clamp_min(tiny) + 2 * eye  # eigenvalues in [1, 3]
-    for _ in range(squarings):
-        power = power @ power
-        power = power / torch.linalg.matrix_norm(power, keepdim=True)
-    columns = power.square().sum(-2).argmax(-1)
-    vector = power.gather(-1, columns.view(-1, 1, 1).expand(-1, power.shape[-1], 1)).squeeze(-1)
-    vector = vector / torch.linalg.vector_norm(vector, dim=-1, keepdim=True)
-    value = torch.einsum("bi,bij,bj->b", vector, matrix, vector)
-    return value, vector
+def _eigh(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """`torch.linalg.eigh` of (B, k, k) in which a sample that is not finite gets NaN instead of an exception."""
+    finite = matrix.isfinite().all(dim=-1, keepdim=True).all(dim=-2, keepdim=True)
+    values, vectors = torch.linalg.eigh(torch.where(finite, matrix, 0.0))
+    return torch.where(finite[..., 0], values, torch.nan), torch.where(finite, vectors, torch.nan)

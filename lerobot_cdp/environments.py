@@ -1,0 +1,120 @@
+"""Pick and place with a simulated SO-101 arm: LeRobot's `--env.type=so101_pick_place`.
+
+The simulation is lerobot_env_so101's (extra `so101`). Here it gets what LeRobot's evaluation needs: features
+of the right shape, `is_success` in `info`, the task in words, and videos on a machine without a display.
+
+Importing this module also makes LeRobot's own `--env.type=pusht` work in parallel processes.
+"""
+
+import importlib
+import logging
+import os
+import sys
+from ctypes.util import find_library
+from dataclasses import dataclass
+from importlib.util import find_spec
+from multiprocessing import forkserver, set_forkserver_preload
+from typing import Any
+
+if find_spec("gym_pusht"):
+    # LeRobot starts the processes of a vector environment from a fork server, where nobody imports gym_pusht.
+    # Modules already on its list are kept (by default "__main__"); no public function reads that list.
+    set_forkserver_preload([*forkserver._forkserver._preload_modules, "gym_pusht"])
+
+import gymnasium as gym
+import mujoco
+import numpy as np
+from lerobot.configs import FeatureType, PolicyFeature
+from lerobot.envs.configs import EnvConfig
+from lerobot_env_so101.configuration_so101 import SO101Env
+from lerobot_env_so101.pick_place_env import PLACE_SUCCESS_DISTANCE, SO101PickPlaceGymEnv
+
+__all__ = ["PickPlaceConfig", "PickPlaceEnv"]
+
+TASK = "SO101PickPlace-v0"
+IMAGE_SHAPE = (128, 128, 3)
+
+
+class PickPlaceEnv(SO101PickPlaceGymEnv):
+    """Carry the cube to the goal and let go of it there.
+
+    Observation: `agent_pos` (14,): 5 joint angles in rad, their velocities in rad/s, the gripper's command in
+    [-1, 1] and position in m; `environment_state` (6,): positions of cube and goal in m, or with `image_obs`
+    `pixels.front` (128, 128, 3). Action (4,): displacement in [-1, 1], opening of the gripper in [0, 1].
+    """
+
+    task = TASK
+    task_description = "Pick up the cube and place it on the goal."
+
+    def __init__(self, **settings: Any):
+        super().__init__(**settings)
+        self._can_render = True
+        # Without a GPU a frame with shadows and smooth edges takes 1 s, ten times as long.
+        self._model.vis.quality.shadowsize = self._model.vis.quality.offsamples = 0
+
+    def step(self, action: np.ndarray) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
+        *transition, info = super().step(action)
+        return *transition, info | {"is_success": info["succeed"]}
+
+    def render(self) -> np.ndarray:
+        """Draw scene and goal, (128, 128, 3) uint8: black where the machine cannot render.
+
+        Raises:
+            RuntimeError: if the machine cannot render and the images are observations.
+        """
+        if self._viewer is None and self._can_render:
+            self._open_viewer()
+        if not self._can_render:
+            return np.zeros(IMAGE_SHAPE, np.uint8)
+        self._viewer.update_scene(self._data, camera=self._camera_id)
+        scene, disc = self._viewer.scene, np.array([PLACE_SUCCESS_DISTANCE, PLACE_SUCCESS_DISTANCE, 0.001])
+        where, colour = (self.goal_pos * [1, 1, 0], np.eye(3).ravel()), np.float32([0, 0.8, 0.2, 1])
+        mujoco.mjv_initGeom(scene.geoms[scene.ngeom], mujoco.mjtGeom.mjGEOM_CYLINDER, disc, *where, colour)
+        scene.ngeom += 1
+        return self._viewer.render()
+
+    def _open_viewer(self) -> None:
+        try:
+            self._viewer = mujoco.Renderer(self._model, *IMAGE_SHAPE[:2])
+        except Exception as error:  # every kind of missing OpenGL raises another class
+            problem = f"MUJOCO_GL must name a renderer that works here (egl, glfw or osmesa): {error}"
+            if self.image_obs:
+                raise RuntimeError(problem) from error
+            # lerobot-eval always films, but the success rate does not need the film.
+            logging.warning("Videos will be black. %s", problem)
+            self._can_render = False
+
+
+@EnvConfig.register_subclass("so101_pick_place")
+@dataclass
+class PickPlaceConfig(SO101Env):
+    """`--env.type=so101_pick_place`. Cube and goal lie elsewhere in every episode."""
+
+    task: str | None = TASK
+    episode_length: int = 150  # demonstrations take 50 to 90 steps; more time would only prolong failures
+    random_block_position: bool = True
+    action_scale: float = 0.02  # m per unit of displacement
+
+    def __post_init__(self):
+        if self.reward_type != "sparse":
+            raise ValueError(f"`env.reward_type` must be 'sparse' in this task. Got {self.reward_type!r}.")
+        front, places = PolicyFeature(FeatureType.VISUAL, IMAGE_SHAPE), PolicyFeature(FeatureType.ENV, (6,))
+        observed = {"pixels/front": front} if self.image_obs else {"environment_state": places}
+        self.features = {key: self.features[key] for key in ("action", "agent_pos")} | observed
+        self.features_map = self.features_map | {"pixels/front": "observation.images.front"}
+
+    package_name = "lerobot_cdp"
+
+    @property
+    def gym_kwargs(self) -> dict[str, Any]:
+        return {name: value for name, value in super().gym_kwargs.items() if name != "reward_type"}
+
+
+# On a Linux machine without a display MuJoCo's default renderer fails.
+_HAS_EGL = sys.platform == "linux" and find_library("EGL") and (find_library("OpenGL") or find_library("GL"))
+if _HAS_EGL and not any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY", "MUJOCO_GL")):
+    os.environ["MUJOCO_GL"] = "egl"
+    # MuJoCo read the variable when it was imported, here or by another LeRobot plugin.
+    importlib.reload(sys.modules[mujoco.Renderer.__module__].gl_context)
+
+gym.register(f"lerobot_cdp/{TASK}", entry_point="lerobot_cdp.environments:PickPlaceEnv")

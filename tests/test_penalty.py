@@ -1,0 +1,189 @@
+"""The contraction penalty against dense references.
+
+Invariants: (1) its rate is the top eigenvalue of the dense rate matrix when every direction is searched; (2) its
+gradient is the dense hinge's; (3) gradient descent on it makes sampling contract; (4) edge cases give numbers.
+"""
+
+import pytest
+import torch
+from diffusers import DDIMScheduler
+from lerobot_cdp.contraction import ContractionPenalty, bind, dense_jacobian, rate_operator, signal_and_noise
+from torch import nn
+
+B, T, A, C = 6, 4, 2, 3
+PREDICTIONS = ("epsilon", "sample", "v_prediction")
+
+
+class Denoiser(nn.Module):
+    """A small smooth network of x_t (B, T, A), timestep and condition (B, C)."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(T * A + C + 1, 32), nn.Tanh(), nn.Linear(32, T * A))
+
+    def forward(self, x_t, timesteps, condition):
+        inputs = [x_t.flatten(1), condition, timesteps.to(x_t.dtype).unsqueeze(1) / 100]
+        return self.layers(torch.cat(inputs, dim=1)).view_as(x_t)
+
+
+def make_penalty(**settings) -> ContractionPenalty:
+    defaults = {
+        "prediction_type": "epsilon",
+        "margin": 0.3,
+        "timestep_share": 0.5,
+        "batch_share": 1.0,
+        "n_products": T * A,
+        "product": "autodiff",
+    }
+    return ContractionPenalty(**(defaults | settings))
+
+
+@pytest.fixture
+def scheduler():
+    return DDIMScheduler(num_train_timesteps=100, beta_schedule="squaredcos_cap_v2")
+
+
+@pytest.fixture
+def inputs(seed):
+    return Denoiser(), torch.randn(B, T, A), torch.randn(B, C)
+
+
+class Recorder(nn.Module):
+    """Remembers where a network was evaluated first."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network, self.calls = network, []
+
+    def forward(self, *arguments):
+        self.calls.append(arguments)
+        return self.network(*arguments)
+
+
+def dense_loss(network, x_t, timesteps, condition, scheduler, prediction, margin):
+    """The hinge from dense Jacobians, with a graph to the parameters."""
+    alpha, sigma = signal_and_noise(scheduler, timesteps)
+    operator = rate_operator(alpha, sigma, prediction)
+    rates = []
+    for b in range(len(x_t)):
+        j = torch.func.jacrev(lambda x, b=b: network(x[None], timesteps[b : b + 1], condition[b : b + 1]).flatten())(
+            x_t[b]
+        ).flatten(1)
+        rate = operator.shift[b] * torch.eye(T * A) + operator.scale[b] * (j + j.T) / 2
+        rates.append(torch.linalg.eigvalsh(rate)[-1])
+    rates = torch.stack(rates)
+    return torch.relu(rates + margin * operator.fastest).mean(), rates
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize("product,tolerance", [("autodiff", 1e-4), ("finite_difference", 2e-2)])
+def test_value_and_gradient_are_the_dense_ones(prediction, product, tolerance, inputs, scheduler):
+    network, x_0, condition = inputs
+    recorder = Recorder(network)
+    penalty = make_penalty(prediction_type=prediction, product=product)
+    value = penalty(recorder, scheduler, x_0, condition, torch.Generator().manual_seed(3))
+    x_t, timesteps, _ = recorder.calls[0]
+    assert (timesteps < 50).all()
+    expected, rates = dense_loss(network, x_t.detach(), timesteps, condition, scheduler, prediction, 0.3)
+    torch.testing.assert_close(value.rate, rates.detach(), rtol=tolerance, atol=tolerance)
+    torch.testing.assert_close(value.loss, expected, rtol=tolerance, atol=tolerance)
+    parameters = list(network.parameters())
+    got = torch.cat([g.flatten() for g in torch.autograd.grad(value.loss, parameters, materialize_grads=True)])
+    want = torch.cat([g.flatten() for g in torch.autograd.grad(expected, parameters, materialize_grads=True)])
+    if prediction != "sample":  # a fresh `sample` network contracts already: its hinge is silent
+        assert want.norm() > 0
+    assert (got - want).norm() <= max(5 * tolerance * want.norm(), 1e-7)
+
+
+@pytest.mark.parametrize("product", ["autodiff", "finite_difference"])
+def test_the_penalty_costs_its_products(product, inputs, scheduler):
+    network, x_0, condition = inputs
+    recorder = Recorder(network)
+    make_penalty(product=product, n_products=5, batch_share=0.5)(recorder, scheduler, x_0, condition)
+    batch_sizes = [call[0].shape[0] for call in recorder.calls]
+    # finite differences: f(x), five steps from it, and the pair with a graph; autodiff: five and one.
+    assert batch_sizes == ([3] * 6 + [6] if product == "finite_difference" else [3] * 6)
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+def test_descent_makes_sampling_contract(prediction, scheduler):
+    torch.manual_seed(0)
+    network, x_0, condition = Denoiser(), torch.randn(B, T, A), torch.randn(B, C)
+    if prediction == "sample":  # make it expand first
+        network.layers[-1].weight.data *= 20
+    penalty = make_penalty(prediction_type=prediction, product="finite_difference", margin=0.1, n_products=4)
+    optimizer = torch.optim.Adam(network.parameters(), lr=2e-2)
+    generator = torch.Generator().manual_seed(0)
+    first = penalty(network, scheduler, x_0, condition, torch.Generator().manual_seed(1))
+    for _ in range(80):
+        optimizer.zero_grad()
+        penalty(network, scheduler, x_0, condition, generator).loss.backward()
+        optimizer.step()
+    recorder = Recorder(network)
+    last = penalty(recorder, scheduler, x_0, condition, torch.Generator().manual_seed(1))
+    assert (first.rate > 0).any() and last.rate.mean() < first.rate.mean() - 0.02
+    x_t, timesteps, _ = recorder.calls[0]
+    dense = dense_loss(network, x_t.detach(), timesteps, condition, scheduler, prediction, 0.1)[1]
+    assert (dense < 0.05).all(), dense
+
+
+def test_one_sample_at_least_and_no_gradient_to_the_condition(inputs, scheduler):
+    network, x_0, condition = inputs
+    condition.requires_grad_()
+    value = make_penalty(batch_share=1e-6)(network, scheduler, x_0, condition)
+    assert value.rate.shape == (1,)
+    assert torch.autograd.grad(value.loss, condition, allow_unused=True) == (None,)
+
+
+def test_the_lowest_timesteps_alone(inputs, scheduler):
+    network, x_0, condition = inputs
+    recorder = Recorder(network)
+    make_penalty(timestep_share=1e-6)(recorder, scheduler, x_0, condition)
+    assert all((call[1] == 0).all() for call in recorder.calls)
+
+
+@pytest.mark.parametrize("product", ["autodiff", "finite_difference"])
+def test_a_network_that_ignores_x_has_the_rate_of_theory(product, scheduler):
+    """`sample`: the fastest contraction, −α²; `epsilon`: the ODE x' = (σ'/σ)x + … expands by σ²."""
+    weight = nn.Parameter(torch.ones(1))
+
+    def network(x, t, c):  # the output depends on x only through 0·x
+        return weight * torch.ones_like(x) + 0 * x
+
+    for prediction in ("sample", "epsilon"):
+        value = make_penalty(prediction_type=prediction, product=product)(network, scheduler, torch.zeros(B, T, A), None)
+        assert (value.rate < 0).all() if prediction == "sample" else (value.rate > 0).all()
+        assert torch.isfinite(value.loss)
+
+
+def test_same_generator_same_penalty(inputs, scheduler):
+    network, x_0, condition = inputs
+    values = [
+        make_penalty()(network, scheduler, x_0, condition, torch.Generator().manual_seed(7)).loss for _ in range(2)
+    ]
+    assert values[0] == values[1]
+
+
+def test_float32_under_autocast(inputs, scheduler):
+    """bfloat16 has 8 bits: a finite difference would be noise, so autocast is off inside."""
+    network, x_0, condition = inputs
+    arguments = (network, scheduler, x_0, condition)
+    penalty = make_penalty(product="finite_difference")
+    plain = penalty(*arguments, torch.Generator().manual_seed(7))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mixed = penalty(*arguments, torch.Generator().manual_seed(7))
+    assert torch.equal(plain.rate, mixed.rate)
+
+
+def test_bind_repeats_what_it_is_bound_to():
+    seen = []
+    f = bind(lambda x, t, c: seen.append((t, c)) or x, torch.tensor([1, 2]), torch.tensor([[3.0], [4.0]]))
+    f(torch.zeros(4, T, A))
+    assert seen[0][0].tolist() == [1, 2, 1, 2] and seen[0][1].flatten().tolist() == [3, 4, 3, 4]
+
+
+def test_dense_jacobian_of_a_bound_network(inputs):
+    network, x_0, condition = inputs
+    timesteps = torch.arange(B)
+    j = dense_jacobian(bind(network, timesteps, condition), x_0)
+    assert j.shape == (B, T * A, T * A)
