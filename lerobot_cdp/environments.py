@@ -2,8 +2,7 @@
 
 The simulation is lerobot_env_so101's (extra `so101`). Here it gets what LeRobot's evaluation needs: features
 of the right shape, `is_success` in `info`, the task in words, and videos on a machine without a display.
-
-Importing this module also makes LeRobot's own `--env.type=pusht` work in parallel processes.
+With or without that extra, importing this module makes `--env.type=pusht` work in parallel processes.
 """
 
 import importlib
@@ -12,14 +11,13 @@ import os
 import sys
 from ctypes.util import find_library
 from dataclasses import dataclass
-from importlib.util import find_spec
 from multiprocessing import forkserver, set_forkserver_preload
 from typing import Any
 
-if find_spec("gym_pusht"):
+if "gym_pusht" not in forkserver._forkserver._preload_modules:  # there is no public way to read the list
     # LeRobot starts the processes of a vector environment from a fork server, where nobody imports gym_pusht.
-    # Modules already on its list are kept (by default "__main__"); no public function reads that list.
-    set_forkserver_preload([*forkserver._forkserver._preload_modules, "gym_pusht"])
+    # This module is imported there, too: once, instead of in every process. What is missing is skipped.
+    set_forkserver_preload([*forkserver._forkserver._preload_modules, "gym_pusht", __name__])
 
 import gymnasium as gym
 import mujoco
@@ -67,9 +65,10 @@ class PickPlaceEnv(SO101PickPlaceGymEnv):
         if not self._can_render:
             return np.zeros(IMAGE_SHAPE, np.uint8)
         self._viewer.update_scene(self._data, camera=self._camera_id)
-        scene, disc = self._viewer.scene, np.array([PLACE_SUCCESS_DISTANCE, PLACE_SUCCESS_DISTANCE, 0.001])
-        where, colour = (self.goal_pos * [1, 1, 0], np.eye(3).ravel()), np.float32([0, 0.8, 0.2, 1])
-        mujoco.mjv_initGeom(scene.geoms[scene.ngeom], mujoco.mjtGeom.mjGEOM_CYLINDER, disc, *where, colour)
+        scene = self._viewer.scene
+        disc = mujoco.mjtGeom.mjGEOM_CYLINDER, np.array([PLACE_SUCCESS_DISTANCE, 0.001, 0])
+        on_table = self.goal_pos * [1, 1, 0], np.eye(3).ravel()
+        mujoco.mjv_initGeom(scene.geoms[scene.ngeom], *disc, *on_table, np.float32([0, 0.8, 0.2, 1]))
         scene.ngeom += 1
         return self._viewer.render()
 
@@ -111,8 +110,8 @@ class PickPlaceConfig(SO101Env):
 
 
 # On a Linux machine without a display MuJoCo's default renderer fails.
-_HAS_EGL = sys.platform == "linux" and find_library("EGL") and (find_library("OpenGL") or find_library("GL"))
-if _HAS_EGL and not any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY", "MUJOCO_GL")):
+HAS_EGL = sys.platform == "linux" and find_library("EGL") and (find_library("OpenGL") or find_library("GL"))
+if HAS_EGL and not any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY", "MUJOCO_GL")):
     os.environ["MUJOCO_GL"] = "egl"
     # MuJoCo read the variable when it was imported, here or by another LeRobot plugin.
     importlib.reload(sys.modules[mujoco.Renderer.__module__].gl_context)

@@ -18,7 +18,8 @@ def make_config(config_class=CDPConfig, images: bool = False, **settings):
     observed = {"observation.state": feature("STATE", STATE_DIM)}
     if images:
         observed |= {f"observation.images.{name}": feature("VISUAL", 3, 24, 32) for name in ("top", "wrist")}
-        settings = {"pretrained_backbone_weights": None, "use_group_norm": True} | settings
+        encoder = {"pretrained_backbone_weights": None, "use_group_norm": True}
+        settings = encoder | {"use_separate_rgb_encoder_per_camera": False} | settings
     else:
         observed["observation.environment_state"] = feature("ENV", ENV_STATE_DIM)
     defaults = {

@@ -1,0 +1,166 @@
+"""Train and evaluate a grid of policies. What is done already is skipped: a killed run goes on where it was.
+
+    python eval/benchmark.py --grid=pusht_quick --results_dir=outputs/benchmark
+
+Below `results_dir`: one JSON file per policy and solver, `checkpoints/` with the trained policies (LeRobot's
+format), and `<grid>.md`, the table. Each JSON file names the commit it was made with. Results of older code
+are kept: give another `results_dir` after a change that matters.
+"""
+
+import json
+import logging
+import multiprocessing
+import re
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+import draccus
+import torch
+from lerobot.utils.import_utils import register_third_party_plugins
+
+from cells import Cell, file_name, write_folder, write_json
+from comparison import markdown_table
+from grids import GRIDS, Grid
+from provenance import provenance
+from rollouts import chunk_latency, load_policy, run_episodes
+from tasks import TASKS
+from training import train
+
+__all__ = ["BenchmarkConfig", "run"]
+
+
+@dataclass
+class BenchmarkConfig:
+    """Settings of a benchmark run.
+
+    Args:
+        grid: Name of a grid in `grids.py`.
+        results_dir: Folder of the results; give the same one to go on with a run.
+        datasets_dir: Folder that holds the datasets under their own names; None: LeRobot's cache, or the Hub.
+        filter: Regular expression; only cells whose name it is found in are run.
+        jobs: Cells run at the same time, each in its own process with an equal share of torch's threads.
+        episodes: Start states that each policy is evaluated on.
+        first_seed: Environment seed of the first start state; the others follow it.
+    """
+
+    grid: str
+    results_dir: Path
+    datasets_dir: Path | None = None
+    filter: str = ""
+    jobs: int = 1
+    episodes: int = 50
+    first_seed: int = 100_000
+
+
+def checkpoint_path(cfg: BenchmarkConfig, cell: Cell) -> Path:
+    """Return the folder of the cell's trained policy."""
+    return cfg.results_dir / "checkpoints" / cell.folder
+
+
+def result_path(cfg: BenchmarkConfig, cell: Cell, solver: str, settings: dict) -> Path:
+    """Return the file of the result; its name changes with every setting that the result depends on."""
+    protocol = {"episodes": cfg.episodes, "first_seed": cfg.first_seed}
+    name = file_name(f"{cell.name}-{solver}", {"cell": asdict(cell), "solver": settings, **protocol})
+    return cfg.results_dir / f"{name}.json"
+
+
+def train_cell(cfg: BenchmarkConfig, cell: Cell) -> None:
+    """Train the policy of `cell` and write its checkpoint, with `training.json`: how it was trained."""
+    trained = train(cell, cfg.datasets_dir)
+    record = {
+        "parameters": sum(p.numel() for p in trained.policy.parameters() if p.requires_grad),
+        "seconds": trained.seconds,
+        "history": trained.history,
+        **provenance(),
+    }
+
+    def fill(folder: Path) -> None:
+        trained.save(folder)
+        write_json(folder / "training.json", record)
+
+    write_folder(checkpoint_path(cfg, cell), fill)
+
+
+def evaluate_cell(cfg: BenchmarkConfig, cell: Cell, solver: str, settings: dict) -> dict:
+    """Return the result of the cell's trained policy with one solver, as plain data."""
+    folder = checkpoint_path(cfg, cell)
+    start = time.perf_counter()
+    policy, preprocessor, postprocessor = load_policy(folder, settings)
+    env_config = TASKS[cell.task].env
+    episodes = run_episodes(policy, preprocessor, postprocessor, env_config, cfg.episodes, cfg.first_seed)
+    return {
+        "cell": asdict(cell),
+        "data": cell.data,
+        "solver": {"name": solver, "settings": settings},
+        "episodes": episodes,
+        "chunk_latency_s": chunk_latency(policy),
+        "evaluation_seconds": time.perf_counter() - start,
+        **provenance(),
+        "training": json.loads((folder / "training.json").read_text()),
+    }
+
+
+def run_cell(cfg: BenchmarkConfig, cell: Cell) -> bool:
+    """Do what is missing of one cell and return whether it succeeded: an error must not stop the others."""
+    try:
+        register_third_party_plugins()  # in every process: this is how LeRobot finds the type `cdp`
+        for solver, settings in GRIDS[cfg.grid].solvers[cell.policy].items():
+            path = result_path(cfg, cell, solver, settings)
+            if path.exists():
+                continue
+            if not checkpoint_path(cfg, cell).exists():
+                train_cell(cfg, cell)
+            write_json(path, evaluate_cell(cfg, cell, solver, settings))
+    except Exception:
+        logging.exception("cell %s failed", cell.name)
+        return False
+    return True
+
+
+def run(cfg: BenchmarkConfig) -> bool:
+    """Run the cells of a grid, print its table and write it. Returns whether every cell is done."""
+    cells = _chosen_cells(cfg)
+    grid = GRIDS[cfg.grid]
+    done = _run_parallel(cfg, cells) if cfg.jobs > 1 else [run_cell(cfg, cell) for cell in cells]
+    table = markdown_table(_results(cfg, grid), grid.baseline)
+    print(table)
+    (cfg.results_dir / f"{cfg.grid}.md").write_text(table)
+    return all(done)
+
+
+def _chosen_cells(cfg: BenchmarkConfig) -> list[Cell]:
+    if cfg.grid not in GRIDS:
+        raise ValueError(f"`grid` must be one of {sorted(GRIDS)}. Got {cfg.grid!r}.")
+    for name in ("jobs", "episodes"):
+        if getattr(cfg, name) < 1:
+            raise ValueError(f"`{name}` must be at least 1. Got {getattr(cfg, name)}.")
+    cells = GRIDS[cfg.grid].cells
+    chosen = [cell for cell in cells if re.search(cfg.filter, cell.name)]
+    if not chosen:
+        raise ValueError(f"`filter` must match a cell of {[c.name for c in cells]}. Got {cfg.filter!r}.")
+    return chosen
+
+
+def _run_parallel(cfg: BenchmarkConfig, cells: list[Cell]) -> list[bool]:
+    threads = max(1, torch.get_num_threads() // cfg.jobs)
+    spawn = multiprocessing.get_context("spawn")  # a forked process cannot use CUDA
+    with ProcessPoolExecutor(cfg.jobs, spawn, torch.set_num_threads, (threads,)) as pool:
+        return list(pool.map(partial(run_cell, cfg), cells))
+
+
+def _results(cfg: BenchmarkConfig, grid: Grid) -> list[dict]:
+    """Read the results of the grid that exist, also those that an earlier run wrote."""
+    paths = [
+        result_path(cfg, cell, solver, settings)
+        for cell in grid.cells
+        for solver, settings in grid.solvers[cell.policy].items()
+    ]
+    return [json.loads(path.read_text()) for path in paths if path.exists()]
+
+
+if __name__ == "__main__":
+    sys.exit(0 if run(draccus.parse(BenchmarkConfig)) else 1)

@@ -1,0 +1,112 @@
+"""A low-dimensional LeRobotDataset held in memory: a batch is one gather per key instead of row queries.
+
+For frame i of the episode of frames [start, end) and a policy's delta indices δ_1 … δ_T, key k of a batch is
+
+    batch[k][b, j]          = frames[k][clip(i_b + δ_j, start, end − 1)]        (B, T, …)
+    batch[k_is_pad][b, j]   = i_b + δ_j < start  or  i_b + δ_j >= end            (B, T), bool
+
+and keys without delta indices give frames[k][i_b]. These are, to the bit, the samples of LeRobotDataset.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from lerobot.configs import PreTrainedConfig
+from lerobot.datasets import LeRobotDataset, LeRobotDatasetMetadata
+from lerobot.datasets.factory import resolve_delta_timestamps
+from lerobot.datasets.sampler import EpisodeAwareSampler
+from torch import Tensor
+
+__all__ = ["MemoryDataset", "load_memory_dataset"]
+
+
+class MemoryDataset:
+    """All frames of a LeRobotDataset without cameras, as tensors.
+
+    Args:
+        dataset: The dataset, with the policy's `delta_timestamps`, and `episodes` where a part is wanted.
+
+    Raises:
+        ValueError: if the dataset has cameras.
+    """
+
+    def __init__(self, dataset: LeRobotDataset):
+        if dataset.meta.camera_keys:
+            raise ValueError(f"`dataset` must have no cameras. Got {dataset.meta.camera_keys}.")
+        self.meta = dataset.meta
+        self.episodes = dataset.episodes
+        self.num_episodes = dataset.num_episodes
+        self._row_of_index = dataset.absolute_to_relative_idx
+        deltas = dataset.reader.delta_indices or {}
+        self._deltas = {key: torch.tensor(delta) for key, delta in deltas.items()}
+
+        # LeRobot's own conversion of every row, once: dtypes and shapes are its own by construction.
+        columns = dataset.hf_dataset[:]
+        self.frames = {key: torch.stack(column) for key, column in columns.items()}  # each (N, ...)
+        # An episode's rows follow each other, whichever episodes were selected.
+        _, lengths = torch.unique_consecutive(self.frames["episode_index"], return_counts=True)
+        ends = lengths.cumsum(0)
+        self._start = (ends - lengths).repeat_interleave(lengths)  # (N,) row where the frame's episode starts
+        self._end = ends.repeat_interleave(lengths)  # (N,) row after its end
+
+    def __len__(self) -> int:
+        return len(self._start)
+
+    def batch(self, rows: Tensor) -> dict[str, Tensor | list[str]]:
+        """Return the samples at `rows`, collated.
+
+        Args:
+            rows: (B,), int64, in [0, len(self)): rows among the selected episodes.
+
+        Returns:
+            Each key of the dataset, (B, ...) or (B, T, ...), `*_is_pad` flags (B, T), and `task`, B names.
+        """
+        batch = {}
+        for key, frames in self.frames.items():
+            if key in self._deltas:
+                batch[key], batch[f"{key}_is_pad"] = self._window(frames, rows, self._deltas[key])
+            else:
+                batch[key] = frames.index_select(0, rows)
+        names = self.meta.tasks.index
+        batch["task"] = [names[i] for i in batch["task_index"].tolist()]
+        return batch
+
+    def _window(self, frames: Tensor, rows: Tensor, deltas: Tensor) -> tuple[Tensor, Tensor]:
+        wanted = rows[:, None] + deltas  # (B, T)
+        start, end = self._start[rows, None], self._end[rows, None]
+        clipped = wanted.clamp(start, end - 1)
+        window = frames.index_select(0, clipped.flatten()).unflatten(0, clipped.shape)
+        return window, (wanted < start) | (wanted >= end)
+
+    def batches(self, batch_size: int, seed: int, drop_n_last_frames: int) -> Iterator[dict]:
+        """Yield shuffled batches without end, in the order in which lerobot-train would see them.
+
+        Args:
+            batch_size: Samples per batch; an epoch's last batch may be smaller.
+            seed: Seed of the shuffling. No other random state is read or changed.
+            drop_n_last_frames: Frames at the end of each episode that start no sample.
+        """
+        sampler = EpisodeAwareSampler(
+            self.meta.episodes["dataset_from_index"],
+            self.meta.episodes["dataset_to_index"],
+            episode_indices_to_use=self.episodes,
+            drop_n_last_frames=drop_n_last_frames,
+            shuffle=True,
+            seed=seed,
+            absolute_to_relative_idx=self._row_of_index,
+        )
+        while True:
+            for rows in torch.tensor(list(sampler)).split(batch_size):
+                yield self.batch(rows)
+
+
+def load_memory_dataset(
+    repo_id: str, root: str | None, n_episodes: int | None, policy: PreTrainedConfig
+) -> MemoryDataset:
+    """Load the first `n_episodes` (None: all) of a LeRobotDataset, with the windows `policy` asks for."""
+    meta = LeRobotDatasetMetadata(repo_id, root=root)
+    if n_episodes is not None and not 1 <= n_episodes <= meta.total_episodes:
+        raise ValueError(f"`n_episodes` must be in [1, {meta.total_episodes}]. Got {n_episodes}.")
+    episodes = None if n_episodes is None else list(range(n_episodes))
+    timestamps = resolve_delta_timestamps(policy, meta)
+    return MemoryDataset(LeRobotDataset(repo_id, root=root, episodes=episodes, delta_timestamps=timestamps))

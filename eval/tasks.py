@@ -1,0 +1,32 @@
+"""The tasks of the benchmark: where the demonstrations come from, and which environment scores a policy."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from lerobot.envs.configs import EnvConfig, PushtEnv
+
+__all__ = ["TASKS", "Task"]
+
+
+@dataclass(frozen=True)
+class Task:
+    """Data and environment of a task.
+
+    Args:
+        repo_id: LeRobotDataset on the Hub, without cameras.
+        env: Environment in which the trained policy is scored.
+    """
+
+    repo_id: str
+    env: EnvConfig
+
+    def root(self, datasets_dir: Path | None) -> str | None:
+        """Folder of the dataset: in `datasets_dir` under its own name; None: LeRobot's cache, or the Hub."""
+        return None if datasets_dir is None else str(datasets_dir / self.repo_id.split("/")[-1])
+
+
+TASKS = {
+    "pusht_keypoints": Task(
+        repo_id="lerobot/pusht_keypoints", env=PushtEnv(obs_type="environment_state_agent_pos")
+    ),
+}

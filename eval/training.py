@@ -1,0 +1,99 @@
+"""Train the policy of one cell, with LeRobot's own policy factory, optimizer presets and update step."""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from lerobot.configs import PreTrainedConfig
+from lerobot.policies import PreTrainedPolicy, make_policy, make_policy_config, make_pre_post_processors
+from lerobot.processor import PolicyProcessorPipeline
+from lerobot.scripts.lerobot_train import update_policy
+from lerobot.utils.logging_utils import AverageMeter, MetricsTracker
+from lerobot.utils.random_utils import set_seed
+from tqdm import trange
+
+from cells import Cell
+from memory_dataset import MemoryDataset, load_memory_dataset
+from tasks import TASKS
+
+__all__ = ["Trained", "policy_config", "train"]
+
+LOG_EVERY = 100  # steps between two entries of the history
+
+
+@dataclass
+class Trained:
+    """A trained policy, what goes before and after it, and how the training went.
+
+    Args:
+        policy: The policy, in evaluation mode.
+        preprocessor: Normalises observations.
+        postprocessor: Brings actions back to the environment's units.
+        history: Every LOG_EVERY steps, means of the metrics since the last entry: loss, gradient norm,
+            seconds per step (`update_s`), and what the policy's forward pass reports.
+        seconds: Wall time of the training loop.
+    """
+
+    policy: PreTrainedPolicy
+    preprocessor: PolicyProcessorPipeline
+    postprocessor: PolicyProcessorPipeline
+    history: list[dict[str, float]]
+    seconds: float
+
+    def save(self, folder: Path) -> None:
+        """Write a checkpoint that LeRobot's own commands can load."""
+        self.policy.save_pretrained(folder)
+        self.preprocessor.save_pretrained(folder)
+        self.postprocessor.save_pretrained(folder)
+
+
+def policy_config(cell: Cell) -> PreTrainedConfig:
+    """Return the configuration of the cell's policy, on the GPU where there is one."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return make_policy_config(cell.policy, device=device, **cell.settings)
+
+
+def train(cell: Cell, datasets_dir: Path | None) -> Trained:
+    """Train the policy of `cell`. `datasets_dir` holds the datasets; None: LeRobot's cache, or the Hub."""
+    set_seed(cell.seed)
+    config = policy_config(cell)
+    task = TASKS[cell.task]
+    dataset = load_memory_dataset(task.repo_id, task.root(datasets_dir), cell.n_episodes, config)
+    policy = make_policy(config, ds_meta=dataset.meta)
+    # LeRobot's statistics are those of the whole dataset, also for a part of it: the same for every policy.
+    preprocessor, postprocessor = make_pre_post_processors(config, dataset_stats=dataset.meta.stats)
+    start = time.perf_counter()
+    history = _fit(cell, policy, preprocessor, dataset)
+    seconds = time.perf_counter() - start
+    policy.eval()
+    return Trained(policy, preprocessor, postprocessor, history, seconds)
+
+
+def _fit(
+    cell: Cell, policy: PreTrainedPolicy, preprocessor: PolicyProcessorPipeline, dataset: MemoryDataset
+) -> list[dict[str, float]]:
+    accelerator = Accelerator(step_scheduler_with_optimizer=False, cpu=policy.config.device == "cpu")
+    preset = policy.config.get_optimizer_preset()
+    optimizer = preset.build(policy.get_optim_params())
+    scheduler_preset = policy.config.get_scheduler_preset()
+    scheduler = scheduler_preset.build(optimizer, cell.steps) if scheduler_preset else None
+    policy, optimizer, scheduler = accelerator.prepare(policy, optimizer, scheduler)
+    names = ["loss", "grad_norm", "lr", "update_s"] + ["gpu_mem_gb"] * torch.cuda.is_available()
+    meters = {name: AverageMeter(name) for name in names}  # those that update_policy fills
+    tracker = MetricsTracker(cell.batch_size, len(dataset), dataset.num_episodes, meters)
+
+    drop_n_last_frames = getattr(policy.config, "drop_n_last_frames", 0)
+    batches = dataset.batches(cell.batch_size, cell.seed, drop_n_last_frames)
+    history = []
+    progress = trange(1, cell.steps + 1, desc=cell.name, unit="step", mininterval=5)
+    for step in progress:
+        batch = preprocessor(next(batches))
+        update_policy(tracker, policy, batch, optimizer, preset.grad_clip_norm, accelerator, scheduler)
+        tracker.step()
+        if step % LOG_EVERY == 0 or step == cell.steps:
+            history.append(tracker.to_dict())
+            progress.set_postfix(loss=f"{history[-1]['loss']:.4f}")
+            tracker.reset_averages()
+    return history

@@ -1,0 +1,210 @@
+"""The benchmark: its data are LeRobot's to the bit, its runs resume, and its statistics are right."""
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from lerobot.datasets import LeRobotDataset
+from lerobot.datasets.factory import resolve_delta_timestamps
+from lerobot.envs.configs import PushtEnv
+from lerobot.policies import make_policy_config
+from torch.utils.data import default_collate
+
+import benchmark
+import comparison
+import rollouts
+from benchmark import BenchmarkConfig
+from cells import Cell, write_folder, write_json
+from grids import GRIDS, Grid
+from memory_dataset import MemoryDataset, load_memory_dataset
+from tasks import TASKS, Task
+
+PUSHT = Path(__file__).parents[2] / "shared" / "datasets" / "pusht_keypoints"
+LENGTHS = (5, 12, 9)  # shorter than, and about as long as, the horizon of 8
+TINY_POLICY = {"horizon": 8, "n_action_steps": 4, "down_dims": [8, 16], "n_groups": 4}
+DDIM2 = {"noise_scheduler_type": "DDIM", "num_inference_steps": 2}
+
+
+@pytest.fixture(scope="module")
+def datasets_dir(tmp_path_factory):
+    """A folder with the dataset `tiny`: three short random episodes with PushT's features."""
+    shapes = {"observation.state": (2,), "observation.environment_state": (16,), "action": (2,)}
+    features = {key: {"dtype": "float32", "shape": shape, "names": None} for key, shape in shapes.items()}
+    folder = tmp_path_factory.mktemp("datasets")
+    dataset = LeRobotDataset.create("local/tiny", 10, features, root=folder / "tiny", use_videos=False)
+    rng = np.random.default_rng(0)
+    for length in LENGTHS:
+        for _ in range(length):
+            frame = {key: rng.uniform(0, 512, shape).astype(np.float32) for key, shape in shapes.items()}
+            dataset.add_frame(frame | {"task": f"push for {length} steps"})
+        dataset.save_episode()
+    dataset.finalize()
+    return folder
+
+
+@pytest.fixture
+def tiny(datasets_dir, tmp_path, monkeypatch):
+    """Settings of a run of the grid `tiny`: one cell of three steps, two solvers."""
+    env = PushtEnv(obs_type="environment_state_agent_pos", episode_length=6)
+    monkeypatch.setitem(TASKS, "tiny", Task(repo_id="local/tiny", env=env))
+    cell = Cell("tiny", "diffusion", "diffusion", steps=3, settings=TINY_POLICY, batch_size=4)
+    solvers = {"ddim2": DDIM2, "ddim3": DDIM2 | {"num_inference_steps": 3}}
+    monkeypatch.setitem(GRIDS, "tiny", Grid([cell], {"diffusion": solvers}, ("diffusion", "ddim2")))
+    return BenchmarkConfig(
+        grid="tiny", results_dir=tmp_path / "results", datasets_dir=datasets_dir, episodes=2
+    )
+
+
+def policy(n_obs_steps=2, horizon=8):
+    settings = TINY_POLICY | {"n_obs_steps": n_obs_steps, "horizon": horizon}
+    return make_policy_config("diffusion", device="cpu", **settings)
+
+
+def assert_same_batch(ours, theirs):
+    assert ours.keys() == theirs.keys()
+    for key, expected in theirs.items():
+        if key == "task":
+            assert ours[key] == expected
+        else:
+            assert ours[key].dtype == expected.dtype, key
+            assert torch.equal(ours[key], expected), key
+
+
+@pytest.mark.parametrize("n_obs_steps", [1, 2, 3])
+@pytest.mark.parametrize("episodes", [None, [1], [2, 0]])
+def test_batches_are_lerobots_to_the_bit(datasets_dir, episodes, n_obs_steps):
+    root = datasets_dir / "tiny"
+    plain = LeRobotDataset("local/tiny", root=root)
+    timestamps = resolve_delta_timestamps(policy(n_obs_steps), plain.meta)
+    stock = LeRobotDataset("local/tiny", root=root, episodes=episodes, delta_timestamps=timestamps)
+    memory = MemoryDataset(stock)
+    assert len(memory) == len(stock)
+    rows = torch.randperm(len(stock), generator=torch.Generator().manual_seed(0))
+    assert_same_batch(memory.batch(rows), default_collate([stock[i] for i in rows.tolist()]))
+
+
+@pytest.mark.skipif(not PUSHT.exists(), reason="needs the PushT demonstrations in ../shared/datasets")
+def test_pusht_batches_are_lerobots_to_the_bit():
+    memory = load_memory_dataset("lerobot/pusht_keypoints", str(PUSHT), 2, policy(horizon=16))
+    timestamps = resolve_delta_timestamps(policy(horizon=16), memory.meta)
+    stock = LeRobotDataset(
+        "lerobot/pusht_keypoints", root=PUSHT, episodes=[0, 1], delta_timestamps=timestamps
+    )
+    border = int(memory.meta.episodes["dataset_to_index"][0])
+    rows = torch.tensor([0, 1, *range(border - 17, border + 3), len(stock) - 1])  # all ways to be cut off
+    assert_same_batch(memory.batch(rows), default_collate([stock[i] for i in rows.tolist()]))
+
+
+def test_an_epoch_holds_every_start_once(datasets_dir):
+    memory = load_memory_dataset("local/tiny", str(datasets_dir / "tiny"), None, policy())
+    batches = memory.batches(batch_size=4, seed=1, drop_n_last_frames=6)
+    # 5 − 6, 12 − 6 and 9 − 6 frames start a sample: the first episode none, together 9 in 3 batches.
+    epochs = [torch.cat([next(batches)["index"] for _ in range(3)]) for _ in range(2)]
+    for epoch in epochs:
+        assert sorted(epoch.tolist()) == [*range(5, 11), *range(17, 20)]
+    assert epochs[0].tolist() != epochs[1].tolist()
+    again = memory.batches(batch_size=4, seed=1, drop_n_last_frames=6)
+    assert torch.equal(next(again)["index"], epochs[0][:4])
+
+
+def test_n_episodes_out_of_range(datasets_dir):
+    with pytest.raises(ValueError, match=r"`n_episodes` must be in \[1, 3\]. Got 4."):
+        load_memory_dataset("local/tiny", str(datasets_dir / "tiny"), 4, policy())
+
+
+def test_run_writes_results_and_resumes(tiny, monkeypatch, capsys):
+    assert benchmark.run(tiny)
+    results = {path: json.loads(path.read_text()) for path in sorted(tiny.results_dir.glob("*.json"))}
+    assert [result["solver"]["name"] for result in results.values()] == ["ddim2", "ddim3"]
+    for result in results.values():
+        assert [episode["seed"] for episode in result["episodes"]] == [100_000, 100_001]
+        assert [episode["steps"] for episode in result["episodes"]] == [6, 6]
+        assert result["chunk_latency_s"] > 0
+        assert result["training"]["history"][-1]["steps"] == 3
+    assert "| diffusion | ddim3 |" in capsys.readouterr().out
+
+    # A second run trains nothing, evaluates only what is missing, and finds the same.
+    first, second = results
+    second.unlink()
+    monkeypatch.setattr(benchmark, "train", lambda *args: pytest.fail("trained again"))
+    untouched = first.stat().st_mtime_ns
+    assert benchmark.run(tiny)
+    assert first.stat().st_mtime_ns == untouched
+    assert json.loads(second.read_text())["episodes"] == results[second]["episodes"]
+
+
+def test_a_failing_cell_does_not_stop_the_others(tiny, monkeypatch):
+    cell = GRIDS["tiny"].cells[0]
+    broken = Cell("tiny", "broken", "diffusion", steps=1, settings={"no_such_setting": 1})
+    grid = Grid([broken, cell], {"diffusion": {"ddim2": DDIM2}}, ("diffusion", "ddim2"))
+    monkeypatch.setitem(GRIDS, "tiny", grid)
+    assert not benchmark.run(tiny)
+    assert [path.name.split("-")[1] for path in tiny.results_dir.glob("*.json")] == ["diffusion"]
+
+
+def test_a_kill_leaves_no_half_file(tmp_path, monkeypatch):
+    def killed(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        write_json(tmp_path / "result.json", {"a": 1})
+    with pytest.raises(KeyboardInterrupt):
+        write_folder(tmp_path / "checkpoint", lambda folder: (folder / "weights").touch())
+    assert not (tmp_path / "result.json").exists()
+    assert not (tmp_path / "checkpoint").exists()
+    assert not list(tmp_path.glob("*.json"))
+
+
+def test_settings_and_seeds_have_files_of_their_own():
+    cell = Cell("tiny", "diffusion", "diffusion", steps=3)
+    others = [Cell("tiny", "diffusion", "diffusion", steps=4), Cell("tiny", "diffusion", "cdp", steps=3)]
+    others += [Cell("tiny", "diffusion", "diffusion", steps=3, settings={"horizon": 8})]
+    assert len({other.folder for other in [cell, *others]}) == 4
+    assert cell.folder == Cell("tiny", "diffusion", "diffusion", steps=3).folder
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"), [("grid", "none"), ("jobs", 0), ("episodes", 0), ("filter", "nothing")]
+)
+def test_wrong_settings(tiny, setting, value):
+    with pytest.raises(ValueError, match=f"`{setting}` must .* Got {value!r}."):
+        benchmark.run(replace(tiny, **{setting: value}))
+    assert not tiny.results_dir.exists()
+
+
+def test_jerk_of_a_cubic():
+    t = np.arange(10.0)[:, None]
+    np.testing.assert_allclose(rollouts.jerk(np.hstack([t**3, t**2])), 36 / 2)  # third differences 6 and 0
+    assert rollouts.jerk(t[:3]) is None
+
+
+def test_paired_interval_is_that_of_the_differences():
+    rng = np.random.default_rng(0)
+    hard = rng.uniform(0, 100, 400)  # how hard a start state is must cancel
+    mean, low, high = comparison.paired_interval(hard + rng.normal(0.5, 1, 400), hard)
+    half = 1.96 / np.sqrt(400)  # normal theory: standard deviation 1, 400 pairs
+    np.testing.assert_allclose([mean, high - mean, mean - low], [0.5, half, half], atol=0.1 * half + 0.05)
+    assert comparison.paired_interval(hard, hard) == (0, 0, 0)
+
+
+def test_seeds_are_compared_with_the_same_seed():
+    def result(label, seed, rewards):
+        episodes = [{"max_reward": r, "success": False, "jerk": None} for r in rewards]
+        return {
+            "cell": {"task": "t", "label": label, "seed": seed, "steps": 1},
+            "data": "all",
+            "solver": {"name": "ddim2"},
+            "episodes": episodes,
+            "chunk_latency_s": 0.1,
+            "training": {"seconds": 2.0},
+        }
+
+    results = [result("a", 0, [0.0, 0.0]), result("a", 1, [1.0, 1.0]), result("b", 1, [0.75, 0.75])]
+    table = comparison.markdown_table(results, ("a", "ddim2"))
+    assert "| t | all | a | ddim2 | 2 | 0.500 | baseline | 0 | – | 100.0 | 2.000 |" in table
+    assert "| t | all | b | ddim2 | 1 | 0.750 | -0.250 [-0.250, -0.250] |" in table

@@ -1,0 +1,24 @@
+"""Every file of configs/policy is a complete train config that LeRobot reads, and its settings are as meant."""
+
+from pathlib import Path
+
+import draccus
+import pytest
+from lerobot.configs.train import TrainPipelineConfig
+from lerobot_cdp import CDPConfig
+
+PRESETS = sorted((Path(__file__).parents[1] / "configs" / "policy").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", PRESETS, ids=lambda p: p.stem)
+def test_preset_is_a_train_config(path):
+    config = draccus.parse(TrainPipelineConfig, path, args=["--policy.device=cpu"])
+    assert type(config.policy) is CDPConfig
+    assert config.policy.drop_n_last_frames == (
+        config.policy.horizon - config.policy.n_action_steps - config.policy.n_obs_steps + 1
+    )
+    assert not config.policy.push_to_hub and config.steps > 0
+
+
+def test_the_presets_are_these():
+    assert {p.stem for p in PRESETS} >= {"so101_pick_place", "pusht_keypoints", "pusht", "so100", "aloha"}
