@@ -196,6 +196,9 @@ def assemble(config: RecordConfig, demonstrations: list[Path], partial: Path) ->
             dataset.add_frame(frame | {"task": PickPlaceEnv.task_description})
         dataset.save_episode()
     dataset.finalize()
+    # LeRobot writes the statistics in the order of a set, which is another one in every process.
+    stats = folder / "meta" / "stats.json"
+    stats.write_text(json.dumps(json.loads(stats.read_text()), indent=4, sort_keys=True))
     (folder / "meta" / "recording.json").write_text(json.dumps(description(config), indent=4))
     return folder
 

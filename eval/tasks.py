@@ -26,7 +26,5 @@ class Task:
 
 
 TASKS = {
-    "pusht_keypoints": Task(
-        repo_id="lerobot/pusht_keypoints", env=PushtEnv(obs_type="environment_state_agent_pos")
-    ),
+    "pusht_keypoints": Task(repo_id="lerobot/pusht_keypoints", env=PushtEnv(obs_type="environment_state_agent_pos")),
 }

@@ -1,8 +1,8 @@
 """Settings of the Contractive Diffusion Policy: those of LeRobot's `diffusion`, and the contraction's own."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from lerobot.configs import PreTrainedConfig
+from lerobot.configs import NormalizationMode, PreTrainedConfig
 from lerobot.policies.diffusion.configuration_diffusion import DiffusionConfig
 
 __all__ = ["CDPConfig"]
@@ -23,6 +23,8 @@ class CDPConfig(DiffusionConfig):
     have another default.
 
     Args:
+        normalization_mapping: As LeRobot's, and `ENV` (`observation.environment_state`) to [-1, 1] as well. LeRobot's
+            diffusion feeds it to the network in its raw unit, pixels for PushT.
         drop_n_last_frames: Frames at the end of each episode that start no training sample. Computed as
             horizon − n_action_steps − n_obs_steps + 1 when not given.
         prediction_type: What the network predicts: `epsilon`, `sample` or `v_prediction`.
@@ -46,6 +48,14 @@ class CDPConfig(DiffusionConfig):
         push_to_hub: Whether LeRobot uploads the trained policy. When not given: whether `repo_id` is.
     """
 
+    normalization_mapping: dict[str, NormalizationMode] = field(
+        default_factory=lambda: {
+            "VISUAL": NormalizationMode.MEAN_STD,
+            "STATE": NormalizationMode.MIN_MAX,
+            "ENV": NormalizationMode.MIN_MAX,
+            "ACTION": NormalizationMode.MIN_MAX,
+        }
+    )
     drop_n_last_frames: int | None = None
 
     prediction_type: str = "epsilon"
@@ -118,9 +128,7 @@ class CDPConfig(DiffusionConfig):
         )
         if self.clip_sample and self.noise_scheduler_type in ("DPMSolver++", "UniPC"):
             # diffusers' thresholding, their only way to clip, divides by the range.
-            _require(
-                self, "clip_sample_range", self.clip_sample_range == 1, f"1.0 with {self.noise_scheduler_type}"
-            )
+            _require(self, "clip_sample_range", self.clip_sample_range == 1, f"1.0 with {self.noise_scheduler_type}")
 
     def validate_features(self) -> None:
         """Check the features a policy is built for.

@@ -1,11 +1,11 @@
 """Pick and place with a simulated SO-101 arm: LeRobot's `--env.type=so101_pick_place`.
 
-The simulation is lerobot_env_so101's (extra `so101`). Here it gets what LeRobot's evaluation needs: features
-of the right shape, `is_success` in `info`, the task in words, and videos on a machine without a display.
-With or without that extra, importing this module makes `--env.type=pusht` work in parallel processes.
+lerobot_env_so101 (extra `so101`) simulates it. What LeRobot needs besides is here: the task's features,
+`is_success` in `info`, the task in words, and videos without a display. With or without that extra, importing
+this module makes `--env.type=pusht` work in parallel processes.
 """
 
-import importlib
+import importlib.util
 import logging
 import os
 import sys
@@ -14,12 +14,23 @@ from dataclasses import dataclass
 from multiprocessing import forkserver, set_forkserver_preload
 from typing import Any
 
-if "gym_pusht" not in forkserver._forkserver._preload_modules:  # there is no public way to read the list
-    # LeRobot starts the processes of a vector environment from a fork server, where nobody imports gym_pusht.
-    # This module is imported there, too: once, instead of in every process. What is missing is skipped.
-    set_forkserver_preload([*forkserver._forkserver._preload_modules, "gym_pusht", __name__])
-
 import gymnasium as gym
+
+if __name__ not in forkserver._forkserver._preload_modules:  # no public function reads the list
+    # LeRobot starts parallel environments from a fork server, which knows only what is on this list.
+    set_forkserver_preload([*forkserver._forkserver._preload_modules, __name__])
+
+if importlib.util.find_spec("gym_pusht"):
+    import gym_pusht  # noqa: F401
+
+    def make_pusht(**settings: Any) -> gym.Env:
+        """PushT that can say what its task is: LeRobot asks, and a process that cannot say ends."""
+        env = importlib.import_module("gym_pusht.envs").PushTEnv(**settings)
+        env.task, env.task_description = "PushT-v0", "Push the T-shaped block onto the T-shaped target."
+        return env
+
+    gym.spec("gym_pusht/PushT-v0").entry_point = make_pusht
+
 import mujoco
 import numpy as np
 from lerobot.configs import FeatureType, PolicyFeature
@@ -29,8 +40,7 @@ from lerobot_env_so101.pick_place_env import PLACE_SUCCESS_DISTANCE, SO101PickPl
 
 __all__ = ["PickPlaceConfig", "PickPlaceEnv"]
 
-TASK = "SO101PickPlace-v0"
-IMAGE_SHAPE = (128, 128, 3)
+TASK, IMAGE_SHAPE = "SO101PickPlace-v0", (128, 128, 3)
 
 
 class PickPlaceEnv(SO101PickPlaceGymEnv):
@@ -43,10 +53,10 @@ class PickPlaceEnv(SO101PickPlaceGymEnv):
 
     task = TASK
     task_description = "Pick up the cube and place it on the goal."
+    can_render = True
 
     def __init__(self, **settings: Any):
         super().__init__(**settings)
-        self._can_render = True
         # Without a GPU a frame with shadows and smooth edges takes 1 s, ten times as long.
         self._model.vis.quality.shadowsize = self._model.vis.quality.offsamples = 0
 
@@ -55,15 +65,18 @@ class PickPlaceEnv(SO101PickPlaceGymEnv):
         return *transition, info | {"is_success": info["succeed"]}
 
     def render(self) -> np.ndarray:
-        """Draw scene and goal, (128, 128, 3) uint8: black where the machine cannot render.
-
-        Raises:
-            RuntimeError: if the machine cannot render and the images are observations.
-        """
-        if self._viewer is None and self._can_render:
-            self._open_viewer()
-        if not self._can_render:
+        """Draw scene and goal, (128, 128, 3) uint8. No renderer: black, or RuntimeError for `image_obs`."""
+        if not self.can_render:
             return np.zeros(IMAGE_SHAPE, np.uint8)
+        try:
+            self._viewer = self._viewer or mujoco.Renderer(self._model, *IMAGE_SHAPE[:2])
+        except Exception as error:  # every kind of missing OpenGL raises another class
+            problem = f"MUJOCO_GL must name a renderer that works here (egl, glfw or osmesa): {error}"
+            if self.image_obs:
+                raise RuntimeError(problem) from error
+            logging.warning("This video will be black, which does not change the success rate. %s", problem)
+            self.can_render = False
+            return self.render()
         self._viewer.update_scene(self._data, camera=self._camera_id)
         scene = self._viewer.scene
         disc = mujoco.mjtGeom.mjGEOM_CYLINDER, np.array([PLACE_SUCCESS_DISTANCE, 0.001, 0])
@@ -71,17 +84,6 @@ class PickPlaceEnv(SO101PickPlaceGymEnv):
         mujoco.mjv_initGeom(scene.geoms[scene.ngeom], *disc, *on_table, np.float32([0, 0.8, 0.2, 1]))
         scene.ngeom += 1
         return self._viewer.render()
-
-    def _open_viewer(self) -> None:
-        try:
-            self._viewer = mujoco.Renderer(self._model, *IMAGE_SHAPE[:2])
-        except Exception as error:  # every kind of missing OpenGL raises another class
-            problem = f"MUJOCO_GL must name a renderer that works here (egl, glfw or osmesa): {error}"
-            if self.image_obs:
-                raise RuntimeError(problem) from error
-            # lerobot-eval always films, but the success rate does not need the film.
-            logging.warning("Videos will be black. %s", problem)
-            self._can_render = False
 
 
 @EnvConfig.register_subclass("so101_pick_place")
@@ -93,6 +95,7 @@ class PickPlaceConfig(SO101Env):
     episode_length: int = 150  # demonstrations take 50 to 90 steps; more time would only prolong failures
     random_block_position: bool = True
     action_scale: float = 0.02  # m per unit of displacement
+    package_name = "lerobot_cdp"
 
     def __post_init__(self):
         if self.reward_type != "sparse":
@@ -102,17 +105,14 @@ class PickPlaceConfig(SO101Env):
         self.features = {key: self.features[key] for key in ("action", "agent_pos")} | observed
         self.features_map = self.features_map | {"pixels/front": "observation.images.front"}
 
-    package_name = "lerobot_cdp"
-
     @property
     def gym_kwargs(self) -> dict[str, Any]:
         return {name: value for name, value in super().gym_kwargs.items() if name != "reward_type"}
 
 
-# On a Linux machine without a display MuJoCo's default renderer fails.
 HAS_EGL = sys.platform == "linux" and find_library("EGL") and (find_library("OpenGL") or find_library("GL"))
 if HAS_EGL and not any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY", "MUJOCO_GL")):
-    os.environ["MUJOCO_GL"] = "egl"
+    os.environ["MUJOCO_GL"] = "egl"  # the default needs a display
     # MuJoCo read the variable when it was imported, here or by another LeRobot plugin.
     importlib.reload(sys.modules[mujoco.Renderer.__module__].gl_context)
 

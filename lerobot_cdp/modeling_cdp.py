@@ -1,10 +1,10 @@
 """Contractive Diffusion Policy: LeRobot's diffusion policy, trained so that sampling contracts.
 
-    batch ─ CDPDiffusionModel ─┬─ diffusion loss ───────────────┐
-             (LeRobot's U-Net) └─ ContractionPenalty · γ ───────┴─ loss        forward
-                    │
-                    └─ EMA (moving average of the weights)                     update
-                        └─ diffusers solver, n_obs_steps in, chunk out         predict_action_chunk, select_action
+batch ─ CDPDiffusionModel ─┬─ diffusion loss ───────────────┐
+         (LeRobot's U-Net) └─ ContractionPenalty · γ ───────┴─ loss        forward
+                │
+                └─ EMA (moving average of the weights)                     update
+                    └─ diffusers solver, n_obs_steps in, chunk out         predict_action_chunk, select_action
 """
 
 from pathlib import Path
@@ -191,4 +191,3 @@ class CDPPolicy(DiffusionPolicy):
     def _load_as_safetensor(cls, model: "CDPPolicy", model_file: str, map_location: str, strict: bool):
         load_weights(model, Path(model_file))
         return model
-

@@ -3,7 +3,11 @@
 import pytest
 import torch
 from lerobot.configs import FeatureType, PolicyFeature
+
 from lerobot_cdp import CDPConfig
+
+# The networks here are tiny: more threads only wait for each other, and for other processes' on a busy machine.
+torch.set_num_threads(1)
 
 STATE_DIM, ENV_STATE_DIM, ACTION_DIM, HORIZON = 3, 5, 2, 16
 SEEDS = (0, 1, 2)
@@ -38,9 +42,7 @@ def make_observation(config, batch_size: int, n_obs_steps: int | None, seed: int
     """Random observations, with a time axis of `n_obs_steps` or, for None, without one."""
     generator = torch.Generator().manual_seed(seed)
     lead = (batch_size,) if n_obs_steps is None else (batch_size, n_obs_steps)
-    return {
-        key: torch.randn(*lead, *ft.shape, generator=generator) for key, ft in config.input_features.items()
-    }
+    return {key: torch.randn(*lead, *ft.shape, generator=generator) for key, ft in config.input_features.items()}
 
 
 def make_batch(config, batch_size: int = 4, seed: int = 0) -> dict[str, torch.Tensor]:

@@ -54,9 +54,7 @@ def tiny(datasets_dir, tmp_path, monkeypatch):
     cell = Cell("tiny", "diffusion", "diffusion", steps=3, settings=TINY_POLICY, batch_size=4)
     solvers = {"ddim2": DDIM2, "ddim3": DDIM2 | {"num_inference_steps": 3}}
     monkeypatch.setitem(GRIDS, "tiny", Grid([cell], {"diffusion": solvers}, ("diffusion", "ddim2")))
-    return BenchmarkConfig(
-        grid="tiny", results_dir=tmp_path / "results", datasets_dir=datasets_dir, episodes=2
-    )
+    return BenchmarkConfig(grid="tiny", results_dir=tmp_path / "results", datasets_dir=datasets_dir, episodes=2)
 
 
 def policy(n_obs_steps=2, horizon=8):
@@ -91,9 +89,7 @@ def test_batches_are_lerobots_to_the_bit(datasets_dir, episodes, n_obs_steps):
 def test_pusht_batches_are_lerobots_to_the_bit():
     memory = load_memory_dataset("lerobot/pusht_keypoints", str(PUSHT), 2, policy(horizon=16))
     timestamps = resolve_delta_timestamps(policy(horizon=16), memory.meta)
-    stock = LeRobotDataset(
-        "lerobot/pusht_keypoints", root=PUSHT, episodes=[0, 1], delta_timestamps=timestamps
-    )
+    stock = LeRobotDataset("lerobot/pusht_keypoints", root=PUSHT, episodes=[0, 1], delta_timestamps=timestamps)
     border = int(memory.meta.episodes["dataset_to_index"][0])
     rows = torch.tensor([0, 1, *range(border - 17, border + 3), len(stock) - 1])  # all ways to be cut off
     assert_same_batch(memory.batch(rows), default_collate([stock[i] for i in rows.tolist()]))
@@ -168,9 +164,7 @@ def test_settings_and_seeds_have_files_of_their_own():
     assert cell.folder == Cell("tiny", "diffusion", "diffusion", steps=3).folder
 
 
-@pytest.mark.parametrize(
-    ("setting", "value"), [("grid", "none"), ("jobs", 0), ("episodes", 0), ("filter", "nothing")]
-)
+@pytest.mark.parametrize(("setting", "value"), [("grid", "none"), ("jobs", 0), ("episodes", 0), ("filter", "nothing")])
 def test_wrong_settings(tiny, setting, value):
     with pytest.raises(ValueError, match=f"`{setting}` must .* Got {value!r}."):
         benchmark.run(replace(tiny, **{setting: value}))

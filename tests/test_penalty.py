@@ -7,8 +7,9 @@ gradient is the dense hinge's; (3) gradient descent on it makes sampling contrac
 import pytest
 import torch
 from diffusers import DDIMScheduler
-from lerobot_cdp.contraction import ContractionPenalty, bind, dense_jacobian, rate_operator, signal_and_noise
 from torch import nn
+
+from lerobot_cdp.contraction import ContractionPenalty, bind, dense_jacobian, rate_operator, signal_and_noise
 
 B, T, A, C = 6, 4, 2, 3
 PREDICTIONS = ("epsilon", "sample", "v_prediction")
@@ -151,7 +152,9 @@ def test_a_network_that_ignores_x_has_the_rate_of_theory(product, scheduler):
         return weight * torch.ones_like(x) + 0 * x
 
     for prediction in ("sample", "epsilon"):
-        value = make_penalty(prediction_type=prediction, product=product)(network, scheduler, torch.zeros(B, T, A), None)
+        value = make_penalty(prediction_type=prediction, product=product)(
+            network, scheduler, torch.zeros(B, T, A), None
+        )
         assert (value.rate < 0).all() if prediction == "sample" else (value.rate > 0).all()
         assert torch.isfinite(value.loss)
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import draccus
 import pytest
 from lerobot.configs.train import TrainPipelineConfig
+
 from lerobot_cdp import CDPConfig
 
 PRESETS = sorted((Path(__file__).parents[1] / "configs" / "policy").glob("*.yaml"))

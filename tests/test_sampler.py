@@ -6,6 +6,7 @@ the standard score: (x_t − α_t μ)/v_t is constant along it. So from x_T it e
 
 import pytest
 import torch
+
 from lerobot_cdp.contraction import denoiser_coefficients, signal_and_noise
 from lerobot_cdp.sampler import make_scheduler, sample
 
@@ -46,7 +47,9 @@ def solve(solver, prediction, steps, noise, **settings):
 
 
 @pytest.mark.parametrize("prediction", PREDICTIONS)
-@pytest.mark.parametrize("solver,steps,tolerance", [("DDIM", 200, 2e-2), ("DPMSolver++", 50, 4e-3), ("UniPC", 50, 4e-3)])
+@pytest.mark.parametrize(
+    "solver,steps,tolerance", [("DDIM", 200, 2e-2), ("DPMSolver++", 50, 4e-3), ("UniPC", 50, 4e-3)]
+)
 @pytest.mark.parametrize("spacing", ["leading", "linspace"])
 def test_solver_reaches_the_closed_form(solver, steps, tolerance, prediction, spacing, seed):
     noise = torch.randn(32, 4, 2, dtype=torch.float64)

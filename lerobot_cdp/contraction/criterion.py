@@ -95,8 +95,7 @@ def denoiser_coefficients(alpha_t: Tensor, sigma_t: Tensor, prediction_type: str
     if prediction_type == "velocity":
         return torch.ones_like(alpha_t), -sigma_t
     raise ValueError(
-        "`prediction_type` must be one of ['epsilon', 'sample', 'v_prediction', 'velocity']. "
-        f"Got {prediction_type!r}."
+        f"`prediction_type` must be one of ['epsilon', 'sample', 'v_prediction', 'velocity']. Got {prediction_type!r}."
     )
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .criterion import RateOperator, Scheduler, rate_operator, signal_and_noise
 from .lanczos import lanczos
-from .products import Product, autodiff, batch_dot, finite_difference, full_precision, quadratic_form
+from .products import Product, autodiff, finite_difference, full_precision, quadratic_form
 
 __all__ = ["ContractionPenalty", "PenaltyValue", "bind"]
 

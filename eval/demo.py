@@ -1,0 +1,186 @@
+"""From nothing to a compared policy: record, train `cdp` and `diffusion`, evaluate both, print and plot.
+
+    python eval/demo.py --output_dir=outputs/demo            (`make demo`)
+
+Every stage is a stock command, printed before it runs; what is done already is skipped and an interrupted
+training goes on from its last checkpoint. No network, GPU or display is needed.
+"""
+
+import json
+import shlex
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import draccus
+import torch
+from lerobot.configs.train import TrainPipelineConfig
+
+from demo_report import plot, table
+from expansion import expansion
+from lerobot_cdp import CDPConfig
+from memory_dataset import load_memory_dataset
+from rollouts import chunk_latency, load_policy
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+PRESET = REPOSITORY / "configs" / "policy" / "so101_pick_place.yaml"
+# What `diffusion` shares with the preset of `cdp`: the network, the chunks and the training.
+SHARED_SETTINGS = (
+    "n_obs_steps", "horizon", "n_action_steps", "down_dims", "optimizer_lr", "scheduler_warmup_steps",
+    "drop_n_last_frames",
+)  # fmt: skip
+POLICIES = ("cdp", "diffusion")
+UNSEEN_SEED = 1000  # the recorder counts its seeds from 0
+
+
+@dataclass
+class DemoConfig:
+    """Settings of the demo.
+
+    Args:
+        output_dir: Folder of the demonstrations, the checkpoints and the results; the same one goes on.
+        n_demonstrations: Demonstrations recorded.
+        steps: Training steps of each policy.
+        n_episodes: Evaluation episodes, from unseen seeds.
+    """
+
+    output_dir: Path = field(default=Path("outputs/demo"))
+    n_demonstrations: int = 100
+    steps: int = 2500
+    n_episodes: int = 20
+
+    def __post_init__(self):
+        for name in ("n_demonstrations", "steps", "n_episodes"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"`{name}` must be at least 1. Got {getattr(self, name)}.")
+
+    @property
+    def dataset(self) -> Path:
+        return self.output_dir / "so101_pick_place"
+
+    def train_dir(self, policy: str) -> Path:
+        return self.output_dir / "train" / policy
+
+    def checkpoint(self, policy: str) -> Path:
+        return self.train_dir(policy) / "checkpoints" / "last" / "pretrained_model"
+
+    def eval_dir(self, policy: str) -> Path:
+        return self.output_dir / "eval" / policy
+
+
+def run(*command: object) -> float:
+    """Print a command and run it with this Python's scripts; return its seconds."""
+    words = [str(word) for word in command]
+    print(f"\n$ {shlex.join(words)}", flush=True)
+    start = time.perf_counter()
+    program = [sys.executable] if words[0] == "python" else [str(Path(sys.executable).parent / words[0])]
+    done = subprocess.run([*program, *words[1:]])
+    if done.returncode:
+        sys.exit(f"The command above failed (exit status {done.returncode}); `make demo` goes on from here.")
+    return time.perf_counter() - start
+
+
+def train_command(config: DemoConfig, policy: str) -> list[object]:
+    """The lerobot-train command of a policy; both have the same network, data and steps."""
+    last = config.checkpoint(policy) / "train_config.json"
+    if last.exists():
+        return ["lerobot-train", f"--config_path={last}", "--resume=true"]
+    common = [f"--dataset.root={config.dataset}", f"--output_dir={config.train_dir(policy)}"]
+    common += [f"--steps={config.steps}", f"--save_freq={max(1, config.steps // 4)}", "--policy.device=cpu"]
+    if policy == "cdp":
+        return ["lerobot-train", f"--config_path={PRESET}", *common]
+    preset = draccus.parse(TrainPipelineConfig, PRESET, args=["--policy.device=cpu"])
+    same = [f"--policy.{name}={_argument(getattr(preset.policy, name))}" for name in SHARED_SETTINGS]
+    same += [
+        f"--{name}={getattr(preset, name)}"
+        for name in ("batch_size", "num_workers", "log_freq", "env_eval_freq", "seed")
+    ]
+    policy_arguments = [f"--policy.type={policy}", "--policy.push_to_hub=false"]
+    return ["lerobot-train", f"--dataset.repo_id={preset.dataset.repo_id}", *policy_arguments, *same, *common]
+
+
+def _argument(value: object) -> str:
+    return json.dumps(list(value)) if isinstance(value, tuple | list) else str(value)
+
+
+def trained_steps(config: DemoConfig, policy: str) -> int:
+    """Steps of the last checkpoint; 0 where there is none."""
+    file = config.train_dir(policy) / "checkpoints" / "last" / "training_state" / "training_step.json"
+    return json.loads(file.read_text())["step"] if file.exists() else 0
+
+
+def train_and_evaluate(config: DemoConfig, policy: str) -> None:
+    """Bring a policy to `steps` training steps and evaluate it on unseen seeds, where that is not done."""
+    if trained_steps(config, policy) < config.steps:
+        run(*train_command(config, policy))
+    if not (config.eval_dir(policy) / "eval_info.json").exists():
+        run(
+            "lerobot-eval",
+            f"--policy.path={config.checkpoint(policy)}",
+            "--policy.device=cpu",
+            "--env.type=so101_pick_place",
+            f"--eval.n_episodes={config.n_episodes}",
+            f"--eval.batch_size={min(10, config.n_episodes)}",
+            "--eval.use_async_envs=false",
+            f"--seed={UNSEEN_SEED}",
+            f"--output_dir={config.eval_dir(policy)}",
+        )
+
+
+def measure(config: DemoConfig, policy: str) -> dict:
+    """Success, chunk latency and the contraction margin of each checkpoint, as plain data."""
+    overall = json.loads((config.eval_dir(policy) / "eval_info.json").read_text())["overall"]
+    margins = []
+    for folder in sorted(p for p in (config.train_dir(policy) / "checkpoints").iterdir() if not p.is_symlink()):
+        trained, preprocessor, _ = load_policy(folder / "pretrained_model", {})
+        margin = expansion(trained, _batch(config, trained, preprocessor), _timestep_share()).margin
+        margins.append(
+            {
+                "step": int(folder.name),
+                "margin": margin.mean().item(),
+                "contracting": (margin > 0).float().mean().item(),
+            }
+        )
+    return {
+        "policy": policy,
+        "parameters": sum(p.numel() for p in trained.diffusion.parameters()),
+        "success_percent": overall["pc_success"],
+        "n_episodes": config.n_episodes,
+        "evaluations": trained.diffusion.num_inference_steps,
+        "chunk_latency_s": chunk_latency(trained),
+        "margins": margins,
+    }
+
+
+def _batch(config: DemoConfig, policy, preprocessor) -> dict:
+    dataset = load_memory_dataset("local/so101_pick_place", str(config.dataset), None, policy.config)
+    rows = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(0))[:256]
+    return preprocessor(dataset.batch(rows))
+
+
+def _timestep_share() -> float:
+    return CDPConfig(device="cpu").contraction_timestep_share
+
+
+def main(config: DemoConfig) -> None:
+    start = time.perf_counter()
+    recorder = REPOSITORY / "data" / "record_so101.py"
+    run("python", recorder, f"--root={config.dataset}", f"--n_episodes={config.n_demonstrations}")
+    for policy in POLICIES:
+        train_and_evaluate(config, policy)
+    results = [measure(config, policy) for policy in POLICIES]
+    (config.output_dir / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+    picture = config.output_dir / "demo.png"
+    plot(results, picture)
+    print(f"\n{table(results)}\nPicture: {picture}    Numbers: {config.output_dir / 'results.json'}")
+    print(f"All of it took {(time.perf_counter() - start) / 60:.1f} min.\n\nTo go on:")
+    checkpoint = config.checkpoint("cdp")
+    print(f"  lerobot-eval --policy.path={checkpoint} --env.type=so101_pick_place --eval.n_episodes=50")
+    print(f"  lerobot-train --config_path={checkpoint}/train_config.json --resume=true --steps={2 * config.steps}")
+    print("  lerobot-train --policy.type=cdp --dataset.repo_id=USER/YOUR_DATASET")
+
+
+if __name__ == "__main__":
+    main(draccus.parse(DemoConfig))
