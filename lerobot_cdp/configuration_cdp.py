@@ -67,8 +67,8 @@ class CDPConfig(DiffusionConfig):
     contraction_margin: float = 0.0
     contraction_timestep_share: float = 0.4
     contraction_batch_share: float = 0.125
-    contraction_every: int = 4
-    contraction_products: int = 6
+    contraction_every: int = 8
+    contraction_products: int = 5
     contraction_product: str = "finite_difference"
 
     use_ema: bool = True

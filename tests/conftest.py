@@ -1,8 +1,10 @@
 """What the tests share: small configs, batches, and denoisers whose Jacobian is known."""
 
+import numpy as np
 import pytest
 import torch
 from lerobot.configs import FeatureType, PolicyFeature
+from lerobot.datasets import LeRobotDataset
 
 from lerobot_cdp import CDPConfig
 
@@ -11,6 +13,7 @@ torch.set_num_threads(1)
 
 STATE_DIM, ENV_STATE_DIM, ACTION_DIM, HORIZON = 3, 5, 2, 16
 SEEDS = (0, 1, 2)
+EPISODE_LENGTHS = (5, 12, 9)  # of the dataset `tiny`: shorter than, and about as long as, a horizon of 8
 
 
 def feature(type_: str, *shape: int) -> PolicyFeature:
@@ -72,3 +75,20 @@ def seed(request) -> int:
 @pytest.fixture
 def config() -> CDPConfig:
     return make_config()
+
+
+@pytest.fixture(scope="session")
+def datasets_dir(tmp_path_factory):
+    """A folder with the dataset `tiny`: three short random episodes with PushT's features."""
+    shapes = {"observation.state": (2,), "observation.environment_state": (16,), "action": (2,)}
+    features = {key: {"dtype": "float32", "shape": shape, "names": None} for key, shape in shapes.items()}
+    folder = tmp_path_factory.mktemp("datasets")
+    dataset = LeRobotDataset.create("local/tiny", 10, features, root=folder / "tiny", use_videos=False)
+    rng = np.random.default_rng(0)
+    for length in EPISODE_LENGTHS:
+        for _ in range(length):
+            frame = {key: rng.uniform(0, 512, shape).astype(np.float32) for key, shape in shapes.items()}
+            dataset.add_frame(frame | {"task": f"push for {length} steps"})
+        dataset.save_episode()
+    dataset.finalize()
+    return folder

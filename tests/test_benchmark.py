@@ -24,26 +24,8 @@ from memory_dataset import MemoryDataset, load_memory_dataset
 from tasks import TASKS, Task
 
 PUSHT = Path(__file__).parents[2] / "shared" / "datasets" / "pusht_keypoints"
-LENGTHS = (5, 12, 9)  # shorter than, and about as long as, the horizon of 8
 TINY_POLICY = {"horizon": 8, "n_action_steps": 4, "down_dims": [8, 16], "n_groups": 4}
 DDIM2 = {"noise_scheduler_type": "DDIM", "num_inference_steps": 2}
-
-
-@pytest.fixture(scope="module")
-def datasets_dir(tmp_path_factory):
-    """A folder with the dataset `tiny`: three short random episodes with PushT's features."""
-    shapes = {"observation.state": (2,), "observation.environment_state": (16,), "action": (2,)}
-    features = {key: {"dtype": "float32", "shape": shape, "names": None} for key, shape in shapes.items()}
-    folder = tmp_path_factory.mktemp("datasets")
-    dataset = LeRobotDataset.create("local/tiny", 10, features, root=folder / "tiny", use_videos=False)
-    rng = np.random.default_rng(0)
-    for length in LENGTHS:
-        for _ in range(length):
-            frame = {key: rng.uniform(0, 512, shape).astype(np.float32) for key, shape in shapes.items()}
-            dataset.add_frame(frame | {"task": f"push for {length} steps"})
-        dataset.save_episode()
-    dataset.finalize()
-    return folder
 
 
 @pytest.fixture

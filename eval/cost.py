@@ -1,0 +1,116 @@
+"""What contraction costs: training step and action chunk of `cdp` against LeRobot's `diffusion`, same network.
+
+    python eval/cost.py --batch_size=64 --down_dims="[64, 128, 128]"
+
+The policies take turns in one run, and the table gives medians and ratios: single times depend on the load of the
+machine. A round of steps is as long as `contraction_every`, so that it holds one evaluation of the penalty.
+"""
+
+import time
+from dataclasses import dataclass
+from statistics import median
+
+import draccus
+import torch
+from lerobot.configs import FeatureType, PolicyFeature
+from lerobot.policies.diffusion.configuration_diffusion import DiffusionConfig
+from lerobot.policies.diffusion.modeling_diffusion import DiffusionPolicy
+from lerobot_cdp import CDPConfig
+from lerobot_cdp.modeling_cdp import CDPPolicy
+from rollouts import chunk_latency
+from tqdm import trange
+
+
+@dataclass
+class CostConfig:
+    """Settings of the measurement.
+
+    Args:
+        batch_size: Samples per training step.
+        down_dims: Widths of the U-Net.
+        horizon: Actions per chunk, each of `action_dim` numbers.
+        action_dim: Numbers of an action.
+        rounds: Turns that each policy takes; medians are over them.
+        device: Where to run.
+    """
+
+    batch_size: int = 64
+    down_dims: tuple[int, ...] = (64, 128, 128)
+    horizon: int = 16
+    action_dim: int = 2
+    rounds: int = 10
+    device: str = "cpu"
+
+
+def make_policies(config: CostConfig) -> dict[str, DiffusionPolicy]:
+    """LeRobot's `diffusion` with its defaults, and `cdp` without and with its default contraction."""
+    shared = {
+        "horizon": config.horizon,
+        "n_action_steps": config.horizon // 2,
+        "down_dims": config.down_dims,
+        "device": config.device,
+        "input_features": {
+            "observation.state": PolicyFeature(FeatureType.STATE, (2,)),
+            "observation.environment_state": PolicyFeature(FeatureType.ENV, (16,)),
+        },
+        "output_features": {"action": PolicyFeature(FeatureType.ACTION, (config.action_dim,))},
+    }
+    policies = {
+        "diffusion": DiffusionPolicy(DiffusionConfig(**shared)),
+        "cdp, γ = 0": CDPPolicy(CDPConfig(contraction_weight=0.0, **shared)),
+        "cdp": CDPPolicy(CDPConfig(**shared)),
+    }
+    return {name: policy.to(config.device) for name, policy in policies.items()}
+
+
+def make_batch(config: CostConfig) -> dict[str, torch.Tensor]:
+    lead = (config.batch_size, 2)
+    batch = {
+        "observation.state": torch.randn(*lead, 2),
+        "observation.environment_state": torch.randn(*lead, 16),
+        "action": torch.rand(config.batch_size, config.horizon, config.action_dim) * 2 - 1,
+        "action_is_pad": torch.zeros(config.batch_size, config.horizon, dtype=torch.bool),
+    }
+    return {key: value.to(config.device) for key, value in batch.items()}
+
+
+def step_seconds(policy: DiffusionPolicy, optimizer: torch.optim.Optimizer, batch: dict, n_steps: int) -> float:
+    """Mean wall time of `n_steps` training steps, as lerobot-train takes them."""
+    policy.train()
+    start = time.perf_counter()
+    for _ in range(n_steps):
+        loss, _ = policy(batch)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(policy.parameters(), 10.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        if isinstance(policy, CDPPolicy):
+            policy.update()
+        loss.item()
+    return (time.perf_counter() - start) / n_steps
+
+
+def main(config: CostConfig) -> None:
+    policies, batch = make_policies(config), make_batch(config)
+    optimizers = {name: torch.optim.Adam(p.get_optim_params(), lr=1e-4) for name, p in policies.items()}
+    every = policies["cdp"].config.contraction_every
+    steps, chunks = {name: [] for name in policies}, {name: [] for name in policies}
+    for turn in trange(config.rounds + 1, desc="rounds"):
+        for name, policy in policies.items():
+            seconds = step_seconds(policy, optimizers[name], batch, every)
+            policy.eval()
+            chunk = chunk_latency(policy, repeats=1)
+            if turn:  # the first one warms up
+                steps[name].append(seconds)
+                chunks[name].append(chunk)
+    base_step, base_chunk = median(steps["diffusion"]), median(chunks["diffusion"])
+    parameters = sum(p.numel() for p in policies["diffusion"].parameters()) / 1e6
+    print(f"{parameters:.2f} M parameters, batch {config.batch_size}, horizon {config.horizon}, on {config.device}")
+    print(f"{'':<12}{'training step':>15}{'ratio':>8}{'action chunk':>15}{'ratio':>8}")
+    for name in policies:
+        step, chunk = median(steps[name]), median(chunks[name])
+        print(f"{name:<12}{1000 * step:>12.1f} ms{step / base_step:>8.2f}{1000 * chunk:>12.1f} ms{chunk / base_chunk:>8.3f}")
+
+
+if __name__ == "__main__":
+    main(draccus.parse(CostConfig))
