@@ -65,7 +65,7 @@ class RecordConfig:
     root: Path | None = None
     n_episodes: int = 100
     seed: int = 0
-    action_noise: float = 0.1
+    action_noise: float = 0.0
 
 
 def record(config: RecordConfig) -> Path:
@@ -168,7 +168,7 @@ def demonstrate(env: gym.Env, seed: int, action_noise: float) -> dict[str, np.nd
     steps, done = [], False
     while not done:
         cube, goal = np.split(observation["environment_state"], 2)
-        action = expert.act(robot.ik_point_pos, cube, goal)
+        action = expert.act(robot.ik_point_pos, robot.ik_point_pos + cube, robot.ik_point_pos + goal)
         executed = action.copy()
         if expert.phase not in (Phase.CLOSE, Phase.OPEN):  # a shaken gripper loses the cube
             executed[:3] += action_noise * noise.standard_normal(3)

@@ -15,10 +15,11 @@ import torch
 from lerobot.configs import FeatureType, PolicyFeature
 from lerobot.policies.diffusion.configuration_diffusion import DiffusionConfig
 from lerobot.policies.diffusion.modeling_diffusion import DiffusionPolicy
+from tqdm import trange
+
 from lerobot_cdp import CDPConfig
 from lerobot_cdp.modeling_cdp import CDPPolicy
 from rollouts import chunk_latency
-from tqdm import trange
 
 
 @dataclass
@@ -109,7 +110,11 @@ def main(config: CostConfig) -> None:
     print(f"{'':<12}{'training step':>15}{'ratio':>8}{'action chunk':>15}{'ratio':>8}")
     for name in policies:
         step, chunk = median(steps[name]), median(chunks[name])
-        print(f"{name:<12}{1000 * step:>12.1f} ms{step / base_step:>8.2f}{1000 * chunk:>12.1f} ms{chunk / base_chunk:>8.3f}")
+        columns = (
+            f"{1000 * step:>12.1f} ms{step / base_step:>8.2f}",
+            f"{1000 * chunk:>12.1f} ms{chunk / base_chunk:>8.3f}",
+        )
+        print(f"{name:<12}{''.join(columns)}")
 
 
 if __name__ == "__main__":

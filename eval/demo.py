@@ -29,9 +29,10 @@ PRESET = REPOSITORY / "configs" / "policy" / "so101_pick_place.yaml"
 # What `diffusion` shares with the preset of `cdp`: the network, the chunks and the training.
 SHARED_SETTINGS = (
     "n_obs_steps", "horizon", "n_action_steps", "down_dims", "optimizer_lr", "scheduler_warmup_steps",
-    "drop_n_last_frames",
+    "drop_n_last_frames", "normalization_mapping",
 )  # fmt: skip
 POLICIES = ("cdp", "diffusion")
+TIMESTEP_SHARE = CDPConfig(device="cpu").contraction_timestep_share  # where margins are measured, for both
 UNSEEN_SEED = 1000  # the recorder counts its seeds from 0
 
 
@@ -67,7 +68,7 @@ class DemoConfig:
         return self.train_dir(policy) / "checkpoints" / "last" / "pretrained_model"
 
     def eval_dir(self, policy: str) -> Path:
-        return self.output_dir / "eval" / policy
+        return self.output_dir / "eval" / f"{policy}-{self.steps}steps-{self.n_episodes}episodes"
 
 
 def run(*command: object) -> float:
@@ -86,7 +87,7 @@ def train_command(config: DemoConfig, policy: str) -> list[object]:
     """The lerobot-train command of a policy; both have the same network, data and steps."""
     last = config.checkpoint(policy) / "train_config.json"
     if last.exists():
-        return ["lerobot-train", f"--config_path={last}", "--resume=true"]
+        return ["lerobot-train", f"--config_path={last}", "--resume=true", f"--steps={config.steps}"]
     common = [f"--dataset.root={config.dataset}", f"--output_dir={config.train_dir(policy)}"]
     common += [f"--steps={config.steps}", f"--save_freq={max(1, config.steps // 4)}", "--policy.device=cpu"]
     if policy == "cdp":
@@ -102,7 +103,7 @@ def train_command(config: DemoConfig, policy: str) -> list[object]:
 
 
 def _argument(value: object) -> str:
-    return json.dumps(list(value)) if isinstance(value, tuple | list) else str(value)
+    return json.dumps(value) if isinstance(value, tuple | list | dict) else str(value)
 
 
 def trained_steps(config: DemoConfig, policy: str) -> int:
@@ -135,7 +136,7 @@ def measure(config: DemoConfig, policy: str) -> dict:
     margins = []
     for folder in sorted(p for p in (config.train_dir(policy) / "checkpoints").iterdir() if not p.is_symlink()):
         trained, preprocessor, _ = load_policy(folder / "pretrained_model", {})
-        margin = expansion(trained, _batch(config, trained, preprocessor), _timestep_share()).margin
+        margin = expansion(trained, _batch(config, trained, preprocessor), TIMESTEP_SHARE).margin
         margins.append(
             {
                 "step": int(folder.name),
@@ -158,10 +159,6 @@ def _batch(config: DemoConfig, policy, preprocessor) -> dict:
     dataset = load_memory_dataset("local/so101_pick_place", str(config.dataset), None, policy.config)
     rows = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(0))[:256]
     return preprocessor(dataset.batch(rows))
-
-
-def _timestep_share() -> float:
-    return CDPConfig(device="cpu").contraction_timestep_share
 
 
 def main(config: DemoConfig) -> None:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lerobot_cdp.contraction import bind, finite_difference, lanczos, rate_operator, signal_and_noise
 from lerobot_cdp.contraction.penalty import RELATIVE_STEP
+from lerobot_cdp.contraction.products import full_precision
 from lerobot_cdp.modeling_cdp import CDPPolicy
 
 __all__ = ["Expansion", "acting_model", "expansion"]
@@ -58,6 +59,7 @@ def expansion(
     operator = rate_operator(alpha_t, sigma_t, policy.config.prediction_type)
     x_t = scheduler.add_noise(x_0, noise, timesteps)
     f = bind(lambda x, t, c: model.unet(x, t, global_cond=c), timesteps, model._prepare_global_conditioning(batch))
-    jvp = finite_difference(f, x_t, RELATIVE_STEP * sigma_t)
-    rate = lanczos(lambda v: operator(jvp(v), v), start, n_products).largest
+    with full_precision(x_t.device.type):
+        jvp = finite_difference(f, x_t, RELATIVE_STEP * sigma_t)
+        rate = lanczos(lambda v: operator(jvp(v), v), start, n_products).largest
     return Expansion(timesteps.cpu(), rate.cpu(), (-rate / operator.fastest).cpu())

@@ -1,7 +1,7 @@
 """One-line errors for batches that a policy cannot take."""
 
 import torch
-from lerobot.utils.constants import ACTION, OBS_STATE
+from lerobot.utils.constants import ACTION, OBS_ENV_STATE, OBS_STATE
 from torch import Tensor
 
 from .configuration_cdp import CDPConfig
@@ -24,7 +24,7 @@ def check_observation(batch: dict[str, Tensor], config: CDPConfig, time_axis: bo
     lead = ("B", config.n_obs_steps) if time_axis else ("B",)
     vectors = {OBS_STATE: config.robot_state_feature}
     if config.env_state_feature:
-        vectors[_env_state_key(config)] = config.env_state_feature
+        vectors[OBS_ENV_STATE] = config.env_state_feature
     for key, feature in vectors.items():
         _check_shape(batch, key, (*lead, *feature.shape))
     size = None
@@ -63,10 +63,6 @@ def check_finite(loss: Tensor, batch: dict[str, Tensor]) -> None:
         f"the loss must be finite. Got {loss.item()} on finite inputs: the weights have diverged; "
         "lower `optimizer_lr` or `contraction_weight`."
     )
-
-
-def _env_state_key(config: CDPConfig) -> str:
-    return next(k for k, feature in config.input_features.items() if feature is config.env_state_feature)
 
 
 def _image_size(batch: dict[str, Tensor], key: str) -> tuple[int, int] | None:

@@ -26,7 +26,7 @@ class CDPConfig(DiffusionConfig):
         normalization_mapping: As LeRobot's, and `ENV` (`observation.environment_state`) to [-1, 1] as well. LeRobot's
             diffusion feeds it to the network in its raw unit, pixels for PushT.
         drop_n_last_frames: Frames at the end of each episode that start no training sample. Computed as
-            horizon − n_action_steps − n_obs_steps + 1 when not given.
+            horizon − n_action_steps − n_obs_steps + 1 when not given, once: a checkpoint keeps its number.
         prediction_type: What the network predicts: `epsilon`, `sample` or `v_prediction`.
         noise_scheduler_type: Solver at inference: `DDIM`, `DPMSolver++`, `UniPC` (deterministic) or `DDPM`.
         num_inference_steps: Network evaluations per action chunk.
@@ -116,9 +116,13 @@ class CDPConfig(DiffusionConfig):
         _require(
             self,
             "num_inference_steps",
-            1 <= self.num_inference_steps <= self.num_train_timesteps,
+            self.num_inference_steps is not None and 1 <= self.num_inference_steps <= self.num_train_timesteps,
             f"in [1, num_train_timesteps = {self.num_train_timesteps}]",
         )
+        if self.contraction_product == "autodiff":
+            # Neither has a forward- or double-backward.
+            for name in ("compile_model", "gradient_checkpointing"):
+                _require(self, name, not getattr(self, name), "false with contraction_product = autodiff")
         longest = self.horizon - self.n_obs_steps + 1
         _require(
             self,

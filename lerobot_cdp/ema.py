@@ -28,7 +28,9 @@ class EMA(nn.Module):
     def __init__(self, model: nn.Module, max_decay: float, power: float):
         super().__init__()
         self.max_decay, self.power = max_decay, power
-        self.model = _with_buffers_for_parameters(copy.deepcopy(model)).eval()
+        # The settings are shared: a copy of them would not follow a change of, say, `num_inference_steps`.
+        shared = {id(model.config): model.config} if hasattr(model, "config") else {}
+        self.model = _with_buffers_for_parameters(copy.deepcopy(model, shared)).eval()
 
     def train(self, mode: bool = True) -> "EMA":
         """The average is only ever evaluated: it stays in eval mode."""
@@ -40,9 +42,18 @@ class EMA(nn.Module):
 
     @torch.no_grad()
     def update(self, model: nn.Module, n_updates: int) -> None:
-        """Move the average towards the parameters of `model`, and take over its buffers as they are."""
+        """Move the average towards the parameters of `model`, and take over its buffers as they are.
+
+        Raises:
+            ValueError: if the parameters are not those the average was made of.
+        """
         average = dict(self.model.named_buffers())
         parameters = dict(model.named_parameters())
+        if not parameters.keys() <= average.keys():
+            strangers = sorted(parameters.keys() - average.keys())[:2]
+            raise ValueError(
+                f"`use_ema` must be false where weights are wrapped or sharded (PEFT, FSDP). Got True with {strangers}."
+            )
         torch._foreach_lerp_([average[k] for k in parameters], list(parameters.values()), 1 - self.decay(n_updates))
         for name, buffer in model.named_buffers():
             average[name].copy_(buffer)

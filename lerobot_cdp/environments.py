@@ -48,9 +48,9 @@ class PickPlaceEnv(SO101PickPlaceGymEnv):
     """Carry the cube to the goal and let go of it there.
 
     Observation: `agent_pos` (14,): 5 joint angles in rad, their velocities in rad/s, the jaw's opening in [-1, 1]
-    and the grasp point in m; `environment_state` (6,): positions of cube and goal in m, or with `image_obs`
-    `pixels.front` (128, 128, 3). Action (4,): displacement of the grasp point in [-1, 1], opening of the gripper
-    in [0, 1].
+    and the grasp point in m; `environment_state` (6,): cube and goal as seen from the grasp point, in m, or with
+    `image_obs` `pixels.front` (128, 128, 3). Action (4,): displacement of the grasp point in [-1, 1], opening of the
+    gripper in [0, 1].
     """
 
     task = TASK
@@ -71,6 +71,13 @@ class PickPlaceEnv(SO101PickPlaceGymEnv):
         jaw = self._data.qpos[self._model.joint("gripper").qposadr]
         opening = 2 * ctrl_to_normalized(jaw, self._model.actuator("gripper").ctrlrange) - 1
         return np.concatenate([joints, opening, self.ik_point_pos])
+
+    def _compute_observation(self) -> dict[str, Any]:
+        observation = super()._compute_observation()
+        if not self.image_obs:  # seen from the hand, one way to move holds everywhere: few demonstrations suffice
+            places = observation["environment_state"] - np.tile(self.ik_point_pos, 2)
+            observation["environment_state"] = places.astype(np.float32)
+        return observation
 
     def step(self, action: np.ndarray) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
         *transition, info = super().step(action)

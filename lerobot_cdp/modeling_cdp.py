@@ -102,13 +102,13 @@ class CDPPolicy(DiffusionPolicy):
         model = self.diffusion if self.training else self.acting_model
         diffusion = model.compute_loss(batch)
         loss = diffusion.per_sample if reduction == "none" else diffusion.mean
-        check_finite(diffusion.mean, batch)
         log = {"diffusion_loss": diffusion.mean.item()}
         if self.config.contraction_weight > 0 and self.training:
             penalty = self._contraction_loss(batch[ACTION], diffusion.condition)
             loss = loss if penalty is None else loss + penalty
             names = ("contraction_loss", "expansion_rate", "contracting_share")
             log |= dict(zip(names, self.contraction_log.tolist(), strict=True))
+        check_finite(loss.mean(), batch)
         return loss, log
 
     def _contraction_loss(self, x_0: Tensor, condition: Tensor) -> Tensor | None:
@@ -118,7 +118,7 @@ class CDPPolicy(DiffusionPolicy):
             return None
         # Drawn from a generator of its own: a resumed run repeats it, and γ does not change the diffusion noise.
         generator = torch.Generator(x_0.device).manual_seed(step)
-        value = self.penalty(self.diffusion.denoise, self.diffusion.noise_scheduler, x_0, condition, generator)
+        value = self.penalty(self.diffusion.unet, self.diffusion.noise_scheduler, x_0, condition, generator)
         share = (value.rate < 0).float().mean()
         self.contraction_log.copy_(torch.stack([value.loss.detach(), value.rate.mean(), share]))
         return self.config.contraction_weight * every * value.loss

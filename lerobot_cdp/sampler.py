@@ -61,10 +61,11 @@ def sample(
     Returns:
         (B, T, A) normalised actions; the same `noise` gives the same actions, but for `DDPM`.
     """
-    scheduler.set_timesteps(num_inference_steps, device=noise.device)
+    # On the CPU, as are the scheduler's tables: indexing them with device tensors would wait for the device.
+    scheduler.set_timesteps(num_inference_steps)
     stochastic = {"generator": generator} if isinstance(scheduler, DDPMScheduler) else {}
     x_t = noise
     for t in scheduler.timesteps:
-        output = network(x_t, t.expand(x_t.shape[0]))
+        output = network(x_t, torch.full(x_t.shape[:1], int(t), device=x_t.device))
         x_t = scheduler.step(output, t, x_t, **stochastic).prev_sample
     return x_t

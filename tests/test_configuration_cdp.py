@@ -72,6 +72,17 @@ def test_a_horizon_the_unet_cannot_halve():
         make_config(horizon=18)
 
 
+@pytest.mark.parametrize("name", ["compile_model", "gradient_checkpointing"])
+def test_autodiff_has_no_double_backward_through_these(name):
+    with pytest.raises(ValueError, match=f"`{name}` must be false with contraction_product = autodiff. Got True."):
+        make_config(contraction_product="autodiff", **{name: True})
+
+
+def test_all_evaluations_must_be_counted():
+    with pytest.raises(ValueError, match=r"`num_inference_steps` must be in \[1, .*\]. Got None."):
+        make_config(num_inference_steps=None)
+
+
 def test_clip_range_of_second_order_solvers():
     with pytest.raises(ValueError, match="`clip_sample_range` must be 1.0 with UniPC. Got 2.0."):
         make_config(noise_scheduler_type="UniPC", clip_sample_range=2.0)

@@ -136,5 +136,7 @@ def test_errors_name_the_setting():
         signal_and_noise(FlowMatchEulerDiscreteScheduler(), torch.zeros(1, dtype=torch.long))
     with pytest.raises(ValueError, match="`prediction_type` must be one of .* Got 'noise'"):
         denoiser_coefficients(one, one, "noise")
+    with pytest.raises(ValueError, match="`process` must be 'vp' with `prediction_type` 'v_prediction'. Got 'flow'."):
+        rate_operator(one, one, "v_prediction", "flow")
     with pytest.raises(ValueError, match="`process` must be one of .* Got 'sde'"):
         rate_operator(one, one, "sample", "sde")

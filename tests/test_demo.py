@@ -4,9 +4,10 @@ import json
 
 import draccus
 import pytest
+from lerobot.configs.train import TrainPipelineConfig
+
 from demo import SHARED_SETTINGS, DemoConfig, train_command, trained_steps
 from demo_report import plot, table
-from lerobot.configs.train import TrainPipelineConfig
 
 
 def parse(command):
@@ -21,6 +22,7 @@ def test_both_policies_are_trained_alike(tmp_path):
     config = DemoConfig(output_dir=tmp_path, steps=40)
     cdp, diffusion = (parse(train_command(config, policy)) for policy in ("cdp", "diffusion"))
     assert (cdp.policy.type, diffusion.policy.type) == ("cdp", "diffusion")
+    assert "normalization_mapping" in SHARED_SETTINGS
     for name in SHARED_SETTINGS:
         assert getattr(cdp.policy, name) == getattr(diffusion.policy, name), name
     for name in ("batch_size", "steps", "save_freq", "seed", "num_workers", "env_eval_freq"):
@@ -41,7 +43,11 @@ def test_an_interrupted_training_is_resumed(tmp_path):
         (last / folder / file).write_text(content)
     assert trained_steps(config, "cdp") == 7
     command = train_command(config, "cdp")
-    assert command[1:] == [f"--config_path={last / 'pretrained_model' / 'train_config.json'}", "--resume=true"]
+    assert command[1:] == [
+        f"--config_path={last / 'pretrained_model' / 'train_config.json'}",
+        "--resume=true",
+        "--steps=2500",
+    ]
 
 
 @pytest.mark.parametrize("name", ["n_demonstrations", "steps", "n_episodes"])

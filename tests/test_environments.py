@@ -51,7 +51,9 @@ class Expert(torch.nn.Module):
         assert batch["task"] == [PickPlaceEnv.task_description] * len(SEEDS)
         cubes, goals = batch["observation.environment_state"].numpy().reshape(-1, 2, 3).swapaxes(0, 1)
         experts = zip(self.controllers, self.robots, cubes, goals, strict=True)
-        actions = [expert.act(robot.ik_point_pos, cube, goal) for expert, robot, cube, goal in experts]
+        actions = [
+            expert.act(hand := robot.ik_point_pos, hand + cube, hand + goal) for expert, robot, cube, goal in experts
+        ]
         return torch.from_numpy(np.stack(actions)) * (not self.idle)
 
 

@@ -11,6 +11,7 @@ from lerobot.policies.diffusion.configuration_diffusion import DiffusionConfig
 from lerobot.policies.diffusion.modeling_diffusion import DiffusionPolicy
 from lerobot.policies.factory import get_policy_class
 
+from lerobot_cdp.contraction import PenaltyValue
 from lerobot_cdp.modeling_cdp import CDPPolicy
 
 from .conftest import make_batch, make_config, make_observation
@@ -115,8 +116,9 @@ def test_every_kth_step_and_the_same_keys_at_every_step():
     assert logs[1]["contraction_loss"] == logs[0]["contraction_loss"] != logs[3]["contraction_loss"]
 
 
-def test_one_loss_per_sample_for_sample_weighting():
-    policy = make_policy(contraction_weight=0.0).train()
+@pytest.mark.parametrize("weight", [0.0, 1.0])
+def test_one_loss_per_sample_for_sample_weighting(weight):
+    policy = make_policy(contraction_weight=weight, contraction_margin=0.9).train()
     batch = make_batch(policy.config)
     torch.manual_seed(2)
     mean, _ = policy(batch)
@@ -284,7 +286,7 @@ def test_lerobots_diffusion_policy_loads_a_cdp_checkpoint(tmp_path):
         assert torch.equal(p, policy.diffusion.state_dict()[name]), name
 
 
-def test_compiled_training_saves_plain_weights(tmp_path):
+def test_compiled_weights_keep_their_names():
     policy = make_policy(compile_model=True)
     assert not any("_orig_mod" in name for name in policy.state_dict())
     assert policy.state_dict().keys() == make_policy().state_dict().keys()
@@ -328,6 +330,31 @@ def test_diverged_weights_are_named():
     policy.diffusion.unet.final_conv[1].bias.data[0] = float("inf")
     with pytest.raises(ValueError, match="the weights have diverged"):
         policy(make_batch(policy.config))
+
+
+def test_a_penalty_that_is_not_finite_stops_before_the_update(monkeypatch):
+    policy = make_policy(contraction_weight=1.0).train()
+    nan = torch.full((1,), float("nan"))
+    monkeypatch.setattr(policy, "penalty", lambda *_: PenaltyValue(nan.squeeze(), nan))
+    with pytest.raises(ValueError, match="the loss must be finite. Got nan on finite inputs"):
+        policy(make_batch(policy.config))
+
+
+def test_acting_follows_a_changed_setting():
+    policy = make_policy().eval()
+    policy.config.num_inference_steps = 3
+    calls = []
+    policy.acting_model.unet.register_forward_hook(lambda *_: calls.append(1))
+    policy.predict_action_chunk(make_batch(policy.config))
+    assert len(calls) == 3
+
+
+def test_wrapped_weights_ask_for_no_average():
+    policy = make_policy()
+    policy.diffusion.unet.final_conv[1].bias = None
+    policy.diffusion.unet.final_conv[1].other = torch.nn.Parameter(torch.zeros(2))
+    with pytest.raises(ValueError, match="`use_ema` must be false where weights are wrapped or sharded"):
+        policy.update()
 
 
 def test_noise_of_another_shape():

@@ -109,10 +109,15 @@ def rate_operator(alpha_t: Tensor, sigma_t: Tensor, prediction_type: str, proces
         process: `vp` (α² + σ² = 1), `flow` (α = 1 − σ) or `ve` (α = 1); it sets the bound b_t.
 
     Raises:
-        ValueError: if the prediction type or the process is unknown.
+        ValueError: if the prediction type or the process is unknown, or they do not belong together.
     """
     if process not in ("vp", "flow", "ve"):
         raise ValueError(f"`process` must be one of ['vp', 'flow', 've']. Got {process!r}.")
+    own = {"v_prediction": "vp", "velocity": "flow"}  # these two are defined by their process
+    if own.get(prediction_type, process) != process:
+        raise ValueError(
+            f"`process` must be {own[prediction_type]!r} with `prediction_type` {prediction_type!r}. Got {process!r}."
+        )
     c_skip, c_out = denoiser_coefficients(alpha_t, sigma_t, prediction_type)
     fastest = alpha_t**2 if process == "vp" else alpha_t
     return RateOperator(shift=alpha_t * c_skip - fastest, scale=alpha_t * c_out, fastest=fastest)

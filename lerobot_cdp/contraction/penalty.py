@@ -7,13 +7,16 @@ needs no labels, so it draws its own timesteps and noise, for a part of the batc
 
 The gradient needs no differentiation through the eigen-solver: λ_max has the gradient of v*ᵀ J v* with its top
 eigenvector v* held fixed. So `lanczos` finds v* without a graph and `quadratic_form` evaluates it with one.
+
+Rounding: a finite difference does not survive TF32 or bfloat16, forwards or backwards. So the gradient is taken
+here, in full precision, and handed to the caller's backward pass ready-made (`precomputed`).
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .criterion import RateOperator, Scheduler, rate_operator, signal_and_noise
 from .lanczos import lanczos
@@ -49,6 +52,27 @@ def bind(network: Callable, timesteps: Tensor, condition: Tensor | None) -> Call
     return f
 
 
+class _Precomputed(torch.autograd.Function):
+    """A number whose derivatives by `parameters` are known: (value, derivatives, *parameters) -> value."""
+
+    @staticmethod
+    def forward(ctx, value: Tensor, derivatives: tuple[Tensor, ...], *parameters: Tensor) -> Tensor:
+        ctx.derivatives = derivatives
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        return None, None, *(grad * derivative for derivative in ctx.derivatives)
+
+
+def precomputed(loss: Tensor, parameters: list[nn.Parameter]) -> Tensor:
+    """The same scalar with its gradient taken now, under the precision in force, and its graph freed."""
+    if not loss.requires_grad:  # the Jacobian depends on no parameter
+        return loss
+    derivatives = torch.autograd.grad(loss, parameters, materialize_grads=True)
+    return _Precomputed.apply(loss.detach(), derivatives, *parameters)
+
+
 @dataclass(frozen=True)
 class ContractionPenalty:
     """Hinge on the expansion rate of a denoiser.
@@ -71,7 +95,7 @@ class ContractionPenalty:
 
     def __call__(
         self,
-        network: Callable[[Tensor, Tensor, Tensor | None], Tensor],
+        network: nn.Module,
         scheduler: Scheduler,
         x_0: Tensor,
         condition: Tensor | None,
@@ -80,7 +104,7 @@ class ContractionPenalty:
         """Evaluate the penalty at freshly noised x_t.
 
         Args:
-            network: (x_t (n, T, A), timesteps (n,), condition (n, C)) -> (n, T, A).
+            network: (x_t (n, T, A), timesteps (n,), condition (n, C)) -> (n, T, A); its parameters get the gradient.
             scheduler: the forward process, with `add_noise` and `alphas_cumprod`.
             x_0: (B, T, A) clean, normalised action chunks.
             condition: (B, C) observation features; no gradient flows into them.
@@ -95,8 +119,10 @@ class ContractionPenalty:
             f = bind(network, timesteps, None if condition is None else condition.float())
             v = self.top_direction(f, x_t, start, operator, sigma_t)
             jacobian = quadratic_form(f, x_t, v, self.product, RELATIVE_STEP * sigma_t)
-        rate = operator.shift + operator.scale * jacobian
-        return PenaltyValue(torch.relu(rate + self.margin * operator.fastest).mean(), rate.detach())
+            rate = operator.shift + operator.scale * jacobian
+            loss = torch.relu(rate + self.margin * operator.fastest).mean()
+            loss = precomputed(loss, [p for p in network.parameters() if p.requires_grad])
+        return PenaltyValue(loss, rate.detach())
 
     def _draw(self, scheduler, x_0: Tensor, generator) -> tuple[Tensor, Tensor, Tensor]:
         """Low-noise timesteps (n,), x_t and a random start direction, both (n, T, A)."""

@@ -43,16 +43,15 @@ def full_precision(device_type: str):
         torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = matmul, cudnn
 
 
-def finite_difference(f: Network, x: Tensor, h: Tensor, f_x: Tensor | None = None) -> Product:
+def finite_difference(f: Network, x: Tensor, h: Tensor) -> Product:
     """v -> J v ≈ (f(x + h v) − f(x)) / h, with an error of order h.
 
     Args:
         f: network of x alone, (B, ...) -> (B, ...).
         x: (B, ...) where the Jacobian is taken.
         h: (B,) step per sample, > 0, in units of x.
-        f_x: f(x) where it is at hand already.
     """
-    f_x = f(x) if f_x is None else f_x
+    f_x = f(x)
     h = expand(h, x)
     return lambda v: (f(x + h * v) - f_x) / h
 
