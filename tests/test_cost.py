@@ -1,0 +1,10 @@
+"""The cost table has a row per policy, and its own base is 1."""
+
+from cost import CostConfig, main
+
+
+def test_table(capsys):
+    main(CostConfig(batch_size=2, down_dims=(8, 16), rounds=1))
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("  ")[0].strip() for line in lines[-3:]] == ["diffusion", "cdp, γ = 0", "cdp"]
+    assert lines[-3].split()[3] == "1.00" and lines[-3].split()[-1] == "1.000"
