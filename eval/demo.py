@@ -88,8 +88,13 @@ def train_command(config: DemoConfig, policy: str) -> list[object]:
     last = config.checkpoint(policy) / "train_config.json"
     if last.exists():
         return ["lerobot-train", f"--config_path={last}", "--resume=true", f"--steps={config.steps}"]
-    common = ["--dataset.streaming=true", f"--dataset.root={config.dataset}", f"--output_dir={config.train_dir(policy)}"]
-    common += [f"--steps={config.steps}", f"--save_freq={max(1, config.steps // 4)}", "--policy.device=cpu"]
+    common = ["--dataset.streaming=true", f"--dataset.root={config.dataset}"]
+    common += [
+        f"--output_dir={config.train_dir(policy)}",
+        f"--steps={config.steps}",
+        f"--save_freq={max(1, config.steps // 4)}",
+        "--policy.device=cpu",
+    ]
     if policy == "cdp":
         return ["lerobot-train", f"--config_path={PRESET}", *common]
     preset = draccus.parse(TrainPipelineConfig, PRESET, args=["--policy.device=cpu"])
