@@ -2,16 +2,24 @@
 
 from dataclasses import dataclass, field
 
+from draccus.utils import ParsingError
 from lerobot.configs import NormalizationMode, PreTrainedConfig
 from lerobot.policies.diffusion.configuration_diffusion import DiffusionConfig
 
-__all__ = ["CDPConfig"]
+__all__ = ["CDPConfig", "SettingError"]
 
 PREDICTION_TYPES = ("epsilon", "sample", "v_prediction")
 NOISE_SCHEDULERS = ("DDIM", "DPMSolver++", "UniPC", "DDPM")
 TIMESTEP_SPACINGS = ("leading", "trailing", "linspace")
 BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
 JACOBIAN_PRODUCTS = ("finite_difference", "autodiff")
+
+
+class SettingError(ParsingError):
+    """A setting is not what it must be.
+
+    Not a ValueError: of those, draccus tells a user at the command line only that the config "couldn't" be made.
+    """
 
 
 @PreTrainedConfig.register_subclass("cdp")
@@ -46,6 +54,9 @@ class CDPConfig(DiffusionConfig):
         ema_power: After n updates the decay is 1 − (1 + n)^−ema_power, until it reaches `ema_decay`; > 0.
         action_feature_names: Names of the action dimensions; LeRobot fills it from the dataset.
         push_to_hub: Whether LeRobot uploads the trained policy. When not given: whether `repo_id` is.
+
+    Raises:
+        SettingError: naming the setting, what it must be and what it got.
     """
 
     normalization_mapping: dict[str, NormalizationMode] = field(
@@ -84,7 +95,10 @@ class CDPConfig(DiffusionConfig):
         # LeRobot's own check knows two solvers and two predictions; ours have passed the checks above.
         chosen = self.noise_scheduler_type, self.prediction_type
         self.noise_scheduler_type, self.prediction_type = "DDIM", "epsilon"
-        super().__post_init__()
+        try:
+            super().__post_init__()
+        except ValueError as error:
+            raise SettingError(str(error)) from error
         self.noise_scheduler_type, self.prediction_type = chosen
         if self.drop_n_last_frames is None:
             self.drop_n_last_frames = self.horizon - self.n_action_steps - self.n_obs_steps + 1
@@ -157,4 +171,4 @@ class CDPConfig(DiffusionConfig):
 
 def _require(config: CDPConfig, name: str, holds: bool, must_be: str) -> None:
     if not holds:
-        raise ValueError(f"`{name}` must be {must_be}. Got {getattr(config, name)!r}.")
+        raise SettingError(f"`{name}` must be {must_be}. Got {getattr(config, name)!r}.")

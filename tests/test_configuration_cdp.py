@@ -8,6 +8,7 @@ from lerobot.configs import PreTrainedConfig
 from lerobot.policies.diffusion.configuration_diffusion import DiffusionConfig
 
 from lerobot_cdp import CDPConfig
+from lerobot_cdp.configuration_cdp import SettingError
 
 from .conftest import feature, make_config
 
@@ -56,35 +57,35 @@ BAD = {
 @pytest.mark.parametrize("name", BAD)
 def test_errors_are_one_line_and_name_the_setting(name):
     value, must_be = BAD[name]
-    with pytest.raises(ValueError, match=rf"^`{name}` must be {must_be}.* Got {value!r}\.$") as error:
+    with pytest.raises(SettingError, match=rf"^`{name}` must be {must_be}.* Got {value!r}\.$") as error:
         make_config(**{name: value})
     assert "\n" not in str(error.value)
 
 
 def test_not_a_number_is_out_of_every_range():
     for name in ("contraction_weight", "contraction_margin", "contraction_batch_share", "ema_power"):
-        with pytest.raises(ValueError, match=f"`{name}` must be"):
+        with pytest.raises(SettingError, match=f"`{name}` must be"):
             make_config(**{name: float("nan")})
 
 
 def test_a_horizon_the_unet_cannot_halve():
-    with pytest.raises(ValueError, match="horizon should be an integer multiple.*horizon=18"):
+    with pytest.raises(SettingError, match="horizon should be an integer multiple.*horizon=18"):
         make_config(horizon=18)
 
 
 @pytest.mark.parametrize("name", ["compile_model", "gradient_checkpointing"])
 def test_autodiff_has_no_double_backward_through_these(name):
-    with pytest.raises(ValueError, match=f"`{name}` must be false with contraction_product = autodiff. Got True."):
+    with pytest.raises(SettingError, match=f"`{name}` must be false with contraction_product = autodiff. Got True."):
         make_config(contraction_product="autodiff", **{name: True})
 
 
 def test_all_evaluations_must_be_counted():
-    with pytest.raises(ValueError, match=r"`num_inference_steps` must be in \[1, .*\]. Got None."):
+    with pytest.raises(SettingError, match=r"`num_inference_steps` must be in \[1, .*\]. Got None."):
         make_config(num_inference_steps=None)
 
 
 def test_clip_range_of_second_order_solvers():
-    with pytest.raises(ValueError, match="`clip_sample_range` must be 1.0 with UniPC. Got 2.0."):
+    with pytest.raises(SettingError, match="`clip_sample_range` must be 1.0 with UniPC. Got 2.0."):
         make_config(noise_scheduler_type="UniPC", clip_sample_range=2.0)
     make_config(noise_scheduler_type="DDIM", clip_sample_range=2.0)
 

@@ -76,10 +76,11 @@ def test_eval_runs_pusht_as_the_readme_says(trained):
     "argument,message",
     [
         ("--policy.contraction_margin=1.5", "`contraction_margin` must be in [0, 1). Got 1.5."),
+        ("--policy.horizon=66", "horizon should be an integer multiple"),
         ("--policy.contraction_wieght=1", "contraction_wieght"),
     ],
 )
 def test_a_bad_setting_is_named_on_the_command_line(trained, datasets_dir, argument, message):
     dataset = ("--dataset.repo_id=local/tiny", f"--dataset.root={datasets_dir / 'tiny'}")
     done = run(trained[0], "lerobot-train", "--policy.type=cdp", *dataset, argument)
-    assert done.returncode != 0 and message in done.stderr.splitlines()[-1], done.stderr[-2000:]
+    assert done.returncode != 0 and message in done.stderr[-500:], done.stderr[-2000:]
