@@ -29,7 +29,7 @@ PRESET = REPOSITORY / "configs" / "policy" / "so101_pick_place.yaml"
 # What `diffusion` shares with the preset of `cdp`: the network, the chunks and the training.
 SHARED_SETTINGS = (
     "n_obs_steps", "horizon", "n_action_steps", "down_dims", "optimizer_lr", "scheduler_warmup_steps",
-    "drop_n_last_frames", "normalization_mapping",
+    "drop_n_last_frames", "normalization_mapping", "prediction_type",
 )  # fmt: skip
 POLICIES = ("cdp", "diffusion")
 TIMESTEP_SHARE = CDPConfig(device="cpu").contraction_timestep_share  # where margins are measured, for both
@@ -48,8 +48,8 @@ class DemoConfig:
     """
 
     output_dir: Path = field(default=Path("outputs/demo"))
-    n_demonstrations: int = 100
-    steps: int = 2500
+    n_demonstrations: int = 200
+    steps: int = 4000
     n_episodes: int = 20
 
     def __post_init__(self):

@@ -46,7 +46,7 @@ def test_an_interrupted_training_is_resumed(tmp_path):
     assert command[1:] == [
         f"--config_path={last / 'pretrained_model' / 'train_config.json'}",
         "--resume=true",
-        "--steps=2500",
+        f"--steps={config.steps}",
     ]
 
 
