@@ -6,6 +6,9 @@ from draccus.utils import ParsingError
 from lerobot.configs import NormalizationMode, PreTrainedConfig
 from lerobot.policies.diffusion.configuration_diffusion import DiffusionConfig
 
+from .contraction.losses import LOSSES
+from .contraction.points import POINTS
+
 __all__ = ["CDPConfig", "SettingError"]
 
 PREDICTION_TYPES = ("epsilon", "sample", "v_prediction")
@@ -13,6 +16,7 @@ NOISE_SCHEDULERS = ("DDIM", "DPMSolver++", "UniPC", "DDPM")
 TIMESTEP_SPACINGS = ("leading", "trailing", "linspace")
 BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
 JACOBIAN_PRODUCTS = ("finite_difference", "autodiff")
+AUTO = "auto"
 
 
 class SettingError(ParsingError):
@@ -39,7 +43,15 @@ class CDPConfig(DiffusionConfig):
         noise_scheduler_type: Solver at inference: `DDIM`, `DPMSolver++`, `UniPC` (deterministic) or `DDPM`.
         num_inference_steps: Network evaluations per action chunk.
         timestep_spacing: Where the solver's steps lie, as diffusers names it: `leading`, `trailing`, `linspace`.
-        contraction_weight: Weight γ >= 0 of the contraction penalty. 0 is plain diffusion: nothing is computed.
+        contraction_weight: Weight γ >= 0 of the contraction penalty. 0 is plain diffusion: nothing is computed. `auto`
+            sets it during training, by the two numbers below (see `contraction.rate_control`).
+        contraction_target: For `auto`: share, in (0, 1), of the samples that are to contract by the margin.
+        contraction_diversity: For `auto`: least spread, in [0, 1), of the sampled chunks, in units of that of the data.
+            Contraction gives way to it: a policy must keep its action modes.
+        contraction_loss: What is penalised: `hinge` (the expansion rate beyond the margin), `jacobian` (the paper's),
+            `mean_eigenvalue` or `frobenius` (see `contraction.losses`).
+        contraction_points: Where: on the `data`, on `perturbed` or `mixed` observations, or on states of the `sampler`
+            (see `contraction.points`).
         contraction_margin: Contraction asked for, in [0, 1), as a fraction of the fastest there is; 0 asks that
             sampling does not expand.
         contraction_timestep_share: Share, in (0, 1], of the timesteps that the penalty acts on, counted from the
@@ -49,6 +61,8 @@ class CDPConfig(DiffusionConfig):
         contraction_products: Jacobian products, >= 1, spent on each estimate of the largest eigenvalue.
         contraction_product: How a Jacobian product is formed: `finite_difference` (forward passes only, works with
             compiled and fused kernels) or `autodiff`.
+        monitor_contraction: Sample a twin of every chunk from a start close by, at twice the batch; the policy's
+            `contraction_factor` tells how much closer the two ended.
         use_ema: Act with an exponential moving average of the weights.
         ema_decay: Largest decay, in [0, 1), of that average.
         ema_power: After n updates the decay is 1 − (1 + n)^−ema_power, until it reaches `ema_decay`; > 0.
@@ -74,13 +88,19 @@ class CDPConfig(DiffusionConfig):
     num_inference_steps: int = 10
     timestep_spacing: str = "leading"
 
-    contraction_weight: float = 0.1
+    contraction_weight: float | str = 0.1
+    contraction_target: float = 0.9
+    contraction_diversity: float = 0.8
+    contraction_loss: str = "hinge"
+    contraction_points: str = "data"
     contraction_margin: float = 0.0
     contraction_timestep_share: float = 0.4
     contraction_batch_share: float = 0.125
-    contraction_every: int = 8
+    contraction_every: int = 10
     contraction_products: int = 5
     contraction_product: str = "finite_difference"
+
+    monitor_contraction: bool = False
 
     use_ema: bool = True
     ema_decay: float = 0.999
@@ -112,6 +132,8 @@ class CDPConfig(DiffusionConfig):
             "timestep_spacing": TIMESTEP_SPACINGS,
             "beta_schedule": BETA_SCHEDULES,
             "contraction_product": JACOBIAN_PRODUCTS,
+            "contraction_loss": tuple(LOSSES),
+            "contraction_points": POINTS,
         }
         for name, allowed in choices.items():
             _require(self, name, getattr(self, name) in allowed, f"one of {list(allowed)}")
@@ -121,11 +143,14 @@ class CDPConfig(DiffusionConfig):
             "n_obs_steps", "n_action_steps", "num_train_timesteps", "contraction_every", "contraction_products",
         ):  # fmt: skip
             _require(self, name, getattr(self, name) >= 1, "at least 1")
-        for name in ("contraction_margin", "ema_decay"):
+        for name in ("contraction_margin", "contraction_diversity", "ema_decay"):
             _require(self, name, 0 <= getattr(self, name) < 1, "in [0, 1)")
         for name in ("contraction_timestep_share", "contraction_batch_share"):
             _require(self, name, 0 < getattr(self, name) <= 1, "in (0, 1]")
-        _require(self, "contraction_weight", 0 <= self.contraction_weight < float("inf"), "finite and at least 0")
+        _require(self, "contraction_target", 0 < self.contraction_target < 1, "in (0, 1)")
+        weight = self.contraction_weight
+        is_weight = weight == AUTO or (not isinstance(weight, str) and 0 <= weight < float("inf"))
+        _require(self, "contraction_weight", is_weight, "finite and at least 0, or 'auto'")
         _require(self, "ema_power", self.ema_power > 0, "greater than 0")
         _require(
             self,
@@ -137,6 +162,8 @@ class CDPConfig(DiffusionConfig):
             # Neither has a forward- or double-backward.
             for name in ("compile_model", "gradient_checkpointing"):
                 _require(self, name, not getattr(self, name), "false with contraction_product = autodiff")
+        if self.monitor_contraction:
+            _require(self, "noise_scheduler_type", self.noise_scheduler_type != "DDPM", "deterministic with a monitor")
         longest = self.horizon - self.n_obs_steps + 1
         _require(
             self,

@@ -14,6 +14,7 @@ from lerobot.utils.constants import ACTION
 from torch import Tensor
 
 from .configuration_cdp import CDPConfig
+from .monitor import contraction_factor, twin
 from .sampler import make_scheduler, sample
 
 __all__ = ["CDPDiffusionModel", "DiffusionLoss"]
@@ -21,17 +22,15 @@ __all__ = ["CDPDiffusionModel", "DiffusionLoss"]
 
 @dataclass(frozen=True)
 class DiffusionLoss:
-    """The diffusion loss of a batch, and what it was computed from.
+    """The diffusion loss of a batch.
 
     Attributes:
         per_sample: (B,) mean squared error of each sample.
         mean: scalar, the loss that is trained.
-        condition: (B, C) observation features.
     """
 
     per_sample: Tensor
     mean: Tensor
-    condition: Tensor
 
 
 class CDPDiffusionModel(DiffusionModel):
@@ -44,19 +43,23 @@ class CDPDiffusionModel(DiffusionModel):
         super().__init__(plain)
         self.config = config
         self.solver = make_scheduler(config)
+        self.contraction_factor: Tensor | None = None  # (B,) of the latest chunks, where it is monitored
 
     def denoise(self, x_t: Tensor, timesteps: Tensor, condition: Tensor) -> Tensor:
         """The network's prediction: (B, T, A), (B,), (B, C) -> (B, T, A)."""
         return self.unet(x_t, timesteps, global_cond=condition)
 
-    def compute_loss(self, batch: dict[str, Tensor]) -> DiffusionLoss:
+    def encode(self, batch: dict[str, Tensor]) -> Tensor:
+        """Observation features (B, C) of observations stacked over `n_obs_steps`."""
+        return self._prepare_global_conditioning(batch)
+
+    def compute_loss(self, batch: dict[str, Tensor], condition: Tensor) -> DiffusionLoss:
         """Diffusion loss at random timesteps.
 
         Args:
-            batch: observations stacked over `n_obs_steps` as LeRobot's `DiffusionModel.compute_loss` takes them,
-                `action` (B, horizon, A), normalised, and `action_is_pad` (B, horizon).
+            batch: `action` (B, horizon, A), normalised, and `action_is_pad` (B, horizon).
+            condition: (B, C) observation features, as `encode` gives them.
         """
-        condition = self._prepare_global_conditioning(batch)
         x_0 = batch[ACTION]
         epsilon = torch.randn(x_0.shape, device=x_0.device)
         timesteps = torch.randint(self.noise_scheduler.config.num_train_timesteps, x_0.shape[:1], device=x_0.device)
@@ -67,17 +70,17 @@ class CDPDiffusionModel(DiffusionModel):
             "v_prediction": lambda: self.noise_scheduler.get_velocity(x_0, epsilon, timesteps),
         }[self.config.prediction_type]()
         error = F.mse_loss(self.denoise(x_t, timesteps, condition), target, reduction="none")
-        return self._reduce(error, batch["action_is_pad"], condition)
+        return self._reduce(error, batch["action_is_pad"])
 
-    def _reduce(self, error: Tensor, is_pad: Tensor, condition: Tensor) -> DiffusionLoss:
+    def _reduce(self, error: Tensor, is_pad: Tensor) -> DiffusionLoss:
         """Means of `error` (B, T, A), over the actions that are no padding where the config asks for it."""
         if not self.config.do_mask_loss_for_padding:
-            return DiffusionLoss(error.flatten(1).mean(1), error.mean(), condition)
+            return DiffusionLoss(error.flatten(1).mean(1), error.mean())
         mask = ~is_pad.unsqueeze(-1)
         valid = mask.sum(dim=(1, 2)) * error.shape[-1]
         total = (error * mask).flatten(1).sum(1)
         mean = (error * mask).sum() / valid.sum().clamp_min(1)
-        return DiffusionLoss(total / valid.clamp_min(1), mean, condition)
+        return DiffusionLoss(total / valid.clamp_min(1), mean)
 
     def conditional_sample(
         self,
@@ -92,10 +95,16 @@ class CDPDiffusionModel(DiffusionModel):
             noise = torch.randn(shape, device=global_cond.device, dtype=global_cond.dtype, generator=generator)
         elif noise.shape != shape:
             raise ValueError(f"`noise` must have shape {shape} (batch, horizon, action). Got {tuple(noise.shape)}.")
-        return sample(
+        if self.config.monitor_contraction:
+            noise = torch.cat([noise, twin(noise)])
+            global_cond = global_cond.repeat(2, 1)
+        chunks = sample(
             lambda x_t, timesteps: self.denoise(x_t, timesteps, global_cond),
             self.solver,
             noise,
             self.config.num_inference_steps,
             generator,
         )
+        if self.config.monitor_contraction:
+            self.contraction_factor = contraction_factor(noise, chunks)
+        return chunks[:batch_size]

@@ -18,12 +18,14 @@ from torch import Tensor
 
 from .batch_checks import check_actions, check_finite, check_observation
 from .checkpoint import load_weights
-from .configuration_cdp import CDPConfig
-from .contraction import ContractionPenalty
+from .configuration_cdp import AUTO, CDPConfig
+from .contraction import ContractionPenalty, RateControl
 from .diffusion_model import CDPDiffusionModel
 from .ema import EMA
 
 __all__ = ["CDPPolicy"]
+
+CONTRACTION_LOG = ("contraction_loss", "expansion_rate", "contracting_share")
 
 
 class CDPPolicy(DiffusionPolicy):
@@ -50,7 +52,14 @@ class CDPPolicy(DiffusionPolicy):
         config.validate_features()
         self.diffusion = CDPDiffusionModel(config)
         self.ema = EMA(self.diffusion, config.ema_decay, config.ema_power) if config.use_ema else None
+        self.rate_control = (
+            RateControl(config.contraction_target, config.contraction_diversity)
+            if config.contraction_weight == AUTO
+            else None
+        )
         self.penalty = ContractionPenalty(
+            loss=config.contraction_loss,
+            points=config.contraction_points,
             prediction_type=config.prediction_type,
             margin=config.contraction_margin,
             timestep_share=config.contraction_timestep_share,
@@ -59,8 +68,8 @@ class CDPPolicy(DiffusionPolicy):
             product=config.contraction_product,
         )
         self.register_buffer("n_updates", torch.zeros((), dtype=torch.int64))
-        # The latest penalty, mean rate and contracting share: LeRobot's logger wants the same keys at every step.
-        self.register_buffer("contraction_log", torch.zeros(3))
+        # The latest values: LeRobot's logger wants the same keys at every step.
+        self.register_buffer("contraction_log", torch.zeros(len(CONTRACTION_LOG)))
         if config.compile_model:
             self._compile(config.compile_mode)
         self.reset()
@@ -74,6 +83,14 @@ class CDPPolicy(DiffusionPolicy):
     def acting_model(self) -> CDPDiffusionModel:
         """The network that acts: the moving average where there is one."""
         return self.diffusion if self.ema is None else self.ema.model
+
+    @property
+    def contraction_factor(self) -> Tensor | None:
+        """Of each chunk sampled last, (B,): distance to its twin at the end over that at the start (see `monitor`).
+
+        Below 1 sampling contracts. None before the first chunk, and without `monitor_contraction`.
+        """
+        return self.acting_model.contraction_factor
 
     # ------------------------------------------------------------------ training
 
@@ -89,7 +106,8 @@ class CDPPolicy(DiffusionPolicy):
 
         Returns:
             The loss and numbers to log: `diffusion_loss`; with γ > 0 also `contraction_loss` (unweighted),
-            `expansion_rate` (mean ρ) and `contracting_share` of the samples, as last computed.
+            `expansion_rate` (mean ρ) and `contracting_share` of the samples, as last computed; with γ = `auto` also
+            `contraction_weight` and `diversity`.
 
         Raises:
             ValueError: if an input is missing, misshaped, or makes the loss NaN or infinite.
@@ -100,16 +118,17 @@ class CDPPolicy(DiffusionPolicy):
         check_actions(batch, self.config)
         batch = self._stack_cameras(batch, time_axis=True)
         model = self.diffusion if self.training else self.acting_model
-        diffusion = model.compute_loss(batch)
+        condition = model.encode(batch)
+        penalty, log = None, {}
+        if self.config.contraction_weight != 0 and self.training:
+            # Before the diffusion loss: the graph of neither is in memory while the other is computed.
+            penalty = self._contraction_loss(batch[ACTION], condition)
+            log = self._contraction_numbers()
+        diffusion = model.compute_loss(batch, condition)
         loss = diffusion.per_sample if reduction == "none" else diffusion.mean
-        log = {"diffusion_loss": diffusion.mean.item()}
-        if self.config.contraction_weight > 0 and self.training:
-            penalty = self._contraction_loss(batch[ACTION], diffusion.condition)
-            loss = loss if penalty is None else loss + penalty
-            names = ("contraction_loss", "expansion_rate", "contracting_share")
-            log |= dict(zip(names, self.contraction_log.tolist(), strict=True))
+        loss = loss if penalty is None else loss + penalty
         check_finite(loss.mean(), batch)
-        return loss, log
+        return loss, {"diffusion_loss": diffusion.mean.item()} | log
 
     def _contraction_loss(self, x_0: Tensor, condition: Tensor) -> Tensor | None:
         """The weighted penalty on every k-th step, else None."""
@@ -121,7 +140,27 @@ class CDPPolicy(DiffusionPolicy):
         value = self.penalty(self.diffusion.unet, self.diffusion.noise_scheduler, x_0, condition, generator)
         share = (value.rate < 0).float().mean()
         self.contraction_log.copy_(torch.stack([value.loss.detach(), value.rate.mean(), share]))
-        return self.config.contraction_weight * every * value.loss
+        if self.rate_control is None:
+            return self.config.contraction_weight * every * value.loss
+        weight = self.rate_control.weight
+        if self.rate_control.wants_probe:
+            self._probe_diversity(x_0[: len(value.rate)], condition[: len(value.rate)], generator)
+        self.rate_control.update(value.contracting)
+        return weight * every * value.loss
+
+    @torch.no_grad()
+    def _probe_diversity(self, x_0: Tensor, condition: Tensor, generator: torch.Generator) -> None:
+        """Sample two chunks for each observation and show them to the rate control."""
+        chunks = self.diffusion.conditional_sample(2 * len(x_0), condition.repeat(2, 1), generator)
+        self.rate_control.probe(*chunks.chunk(2), x_0)
+
+    def _contraction_numbers(self) -> dict[str, float]:
+        """What is logged of contraction, the same keys at every step."""
+        log = dict(zip(CONTRACTION_LOG, self.contraction_log.tolist(), strict=True))
+        if self.rate_control is not None:
+            log |= {"contraction_weight": self.rate_control.weight.item()}
+            log |= {"diversity": self.rate_control.diversity.item()}
+        return log
 
     def update(self) -> None:
         """LeRobot's hook after each optimizer step: move the average."""

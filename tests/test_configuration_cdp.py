@@ -41,6 +41,10 @@ BAD = {
     "beta_schedule": ("cosine", "one of"),
     "contraction_product": ("exact", "one of"),
     "contraction_weight": (-1.0, "finite and at least 0"),
+    "contraction_target": (1.0, r"in \(0, 1\)"),
+    "contraction_diversity": (1.0, r"in \[0, 1\)"),
+    "contraction_loss": ("eigenvalue", "one of"),
+    "contraction_points": ("noise", "one of"),
     "contraction_margin": (1.0, r"in \[0, 1\)"),
     "contraction_timestep_share": (0.0, r"in \(0, 1\]"),
     "contraction_batch_share": (1.5, r"in \(0, 1\]"),
@@ -115,3 +119,12 @@ def test_an_unknown_key_in_a_saved_config_is_named(tmp_path):
 
 def test_sample_weighting_finds_the_chunk_size():
     assert make_config().chunk_size == 16
+
+
+def test_the_weight_is_a_number_or_auto_at_the_command_line():
+    def parsed(value):
+        return draccus.parse(CDPConfig, args=[f"--contraction_weight={value}", "--device=cpu"]).contraction_weight
+
+    assert parsed("auto") == "auto" and parsed("0.5") == 0.5 and parsed("0") == 0
+    with pytest.raises(SettingError, match="`contraction_weight` must be finite and at least 0, or 'auto'. Got 'lots'"):
+        parsed("lots")

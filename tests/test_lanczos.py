@@ -11,9 +11,9 @@ from torch import nn
 from lerobot_cdp.contraction import (
     autodiff,
     dense_jacobian,
+    differentiable_product,
     finite_difference,
     lanczos,
-    quadratic_form,
     symmetric,
     transposed,
 )
@@ -149,10 +149,10 @@ def test_products_are_those_of_the_dense_jacobian(network_and_inputs):
 
 
 @pytest.mark.parametrize("method,tolerance", [("autodiff", 1e-9), ("finite_difference", 1e-6)])
-def test_quadratic_form_has_the_dense_value_and_gradient(method, tolerance, network_and_inputs):
+def test_differentiable_product_has_the_dense_value_and_gradient(method, tolerance, network_and_inputs):
     network, x, v = network_and_inputs
     h = torch.full((4,), 1e-4, dtype=torch.float64)
-    got = quadratic_form(network, x, v, method, h)
+    got = (v * differentiable_product(network, x, v, method, h)).flatten(1).sum(1)  # vᵀ J v, the same for J and Jᵀ
 
     def dense_form(b):  # vᵀ J v with a graph to the parameters
         rows = torch.func.jacrev(lambda z: network(z.unsqueeze(0)).flatten())(x[b]).flatten(1)

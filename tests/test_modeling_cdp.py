@@ -5,6 +5,8 @@ diffusion noise nor the global random state; (3) the batch is never changed; (4)
 checkpoint saved, loaded and saved again acts bit-equally; (6) what is missing or misshaped is named in one line.
 """
 
+import math
+
 import pytest
 import torch
 from lerobot.policies.diffusion.configuration_diffusion import DiffusionConfig
@@ -139,7 +141,39 @@ def test_held_out_loss_needs_no_gradients_and_is_the_acting_networks():
         torch.manual_seed(3)
         loss, log = policy(batch)
     torch.manual_seed(3)
-    assert loss == policy.ema.model.compute_loss(batch).mean and log == {"diffusion_loss": loss.item()}
+    model = policy.ema.model
+    assert loss == model.compute_loss(batch, model.encode(batch)).mean and log == {"diffusion_loss": loss.item()}
+
+
+@pytest.mark.parametrize("loss", ["jacobian", "mean_eigenvalue", "frobenius"])
+@pytest.mark.parametrize("points", ["perturbed", "mixed", "sampler"])
+def test_every_loss_and_point_trains(loss, points):
+    policy = make_policy(contraction_weight=0.1, contraction_every=1, contraction_loss=loss, contraction_points=points)
+    before = policy.diffusion.unet.final_conv[1].weight.clone()
+    losses = train_steps(policy, 3)
+    assert all(map(math.isfinite, losses)) and not torch.equal(before, policy.diffusion.unet.final_conv[1].weight)
+
+
+def test_auto_moves_the_weight_logs_it_and_resumes(tmp_path):
+    policy = make_policy(contraction_weight="auto", contraction_every=2)
+    train_steps(policy, 6)
+    _, log = policy(make_batch(policy.config))
+    assert log["contraction_weight"] == policy.rate_control.weight.item() != pytest.approx(0.1)
+    assert log["diversity"] > 0 and int(policy.rate_control.n_evaluations) == 4  # of seven forward passes
+    policy.save_pretrained(tmp_path)
+    resumed = CDPPolicy.from_pretrained(tmp_path)
+    assert resumed.rate_control.weight == policy.rate_control.weight
+    assert int(resumed.rate_control.n_evaluations) == 4
+
+
+def test_auto_leaves_the_diffusion_noise_alone():
+    batch = make_batch(make_config())
+    losses = []
+    for weight in (0.0, "auto"):
+        policy = make_policy(contraction_weight=weight).train()
+        torch.manual_seed(5)
+        losses.append(policy(batch)[1]["diffusion_loss"])
+    assert losses[0] == losses[1]
 
 
 def test_training_learns():
@@ -335,7 +369,7 @@ def test_diverged_weights_are_named():
 def test_a_penalty_that_is_not_finite_stops_before_the_update(monkeypatch):
     policy = make_policy(contraction_weight=1.0).train()
     nan = torch.full((1,), float("nan"))
-    monkeypatch.setattr(policy, "penalty", lambda *_: PenaltyValue(nan.squeeze(), nan))
+    monkeypatch.setattr(policy, "penalty", lambda *_: PenaltyValue(nan.squeeze(), nan, nan < 0))
     with pytest.raises(ValueError, match="the loss must be finite. Got nan on finite inputs"):
         policy(make_batch(policy.config))
 

@@ -29,6 +29,8 @@ class Denoiser(nn.Module):
 
 def make_penalty(**settings) -> ContractionPenalty:
     defaults = {
+        "loss": "hinge",
+        "points": "data",
         "prediction_type": "epsilon",
         "margin": 0.3,
         "timestep_share": 0.5,

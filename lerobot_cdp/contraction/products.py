@@ -15,7 +15,10 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-__all__ = ["autodiff", "batch_dot", "dense_jacobian", "finite_difference", "full_precision", "quadratic_form"]
+__all__ = [
+    "autodiff", "batch_dot", "dense_jacobian", "differentiable_product", "expand", "finite_difference",
+    "full_precision", "symmetric", "transposed",
+]  # fmt: skip
 
 Network = Callable[[Tensor], Tensor]
 Product = Callable[[Tensor], Tensor]
@@ -92,19 +95,18 @@ def symmetric(forward: Product, backward: Product) -> Product:
     return lambda v: (forward(v) + backward(v)) / 2
 
 
-def quadratic_form(f: Network, x: Tensor, v: Tensor, method: str, h: Tensor) -> Tensor:
-    """vᵀ J v, (B,), differentiable in the parameters of f by one ordinary backward pass.
+def differentiable_product(f: Network, x: Tensor, v: Tensor, method: str, h: Tensor) -> Tensor:
+    """J v (`finite_difference`) or Jᵀ v (`autodiff`), (B, ...), with a graph to the parameters of f.
 
-    `finite_difference` evaluates f at x ± h v in one batch of 2B (error of order h²); `autodiff` differentiates
-    ⟨v, f(x)⟩ once, with a graph, since vᵀ J v = vᵀ Jᵀ v.
+    One ordinary backward pass differentiates either. `finite_difference` evaluates f at x ± h v in one batch of 2B
+    (error of order h²); `autodiff` records a backward pass through f, which is why it gives the transpose.
     """
     if method == "finite_difference":
         step = expand(h, x) * v
         forward, backward = f(torch.cat([x + step, x - step])).chunk(2)
-        return batch_dot(v, forward - backward) / (2 * h)
+        return (forward - backward) / expand(2 * h, x)
     x = x.detach().requires_grad_()
-    (vjp,) = torch.autograd.grad(batch_dot(v, f(x)).sum(), x, create_graph=True)
-    return batch_dot(v, vjp)
+    return torch.autograd.grad(f(x), x, v, create_graph=True)[0]
 
 
 def dense_jacobian(f: Network, x: Tensor) -> Tensor:

@@ -1,0 +1,95 @@
+"""Where the penalty is evaluated: it needs no label, so any x_t, timestep and condition will do.
+
+    data        noised demonstrations under their own observation
+    perturbed   the same, with noise on the observation features
+    mixed       half-way worlds: actions and features interpolated between two samples of the batch
+    sampler     states that sampling itself passes through, under the demonstrations' observations
+
+A network that knows its demonstrations by heart contracts on them anyway; what a robot meets lies between and beside
+them.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
+from torch import Tensor
+
+__all__ = ["POINTS", "Points", "draw_points"]
+
+FEATURE_NOISE = 0.1  # standard deviation of `perturbed`, in units of each feature's own over the batch
+SAMPLER_STEPS = 10  # network evaluations of `sampler`
+
+POINTS = ("data", "perturbed", "mixed", "sampler")
+Network = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+
+
+@dataclass(frozen=True)
+class Points:
+    """Where contraction is judged: `x_t` (n, T, A), `timesteps` (n,), `condition` (n, C) or None."""
+
+    x_t: Tensor
+    timesteps: Tensor
+    condition: Tensor | None
+
+
+def draw_points(
+    kind: str,
+    network: Network,
+    scheduler: SchedulerMixin,
+    x_0: Tensor,
+    condition: Tensor | None,
+    n: int,
+    timestep_share: float,
+    generator: torch.Generator | None = None,
+) -> Points:
+    """Draw n points of a kind at low noise.
+
+    Args:
+        kind: one of POINTS.
+        network: (x_t, timesteps, condition) -> prediction; evaluated by `sampler` alone.
+        scheduler: the forward process, with `add_noise`; for `sampler` one that takes DDIM steps.
+        x_0: (B, T, A) clean, normalised action chunks, B >= n.
+        condition: (B, C) observation features, or None.
+        n: points wanted.
+        timestep_share: in (0, 1], the share of timesteps, from the low-noise end, that points lie at.
+        generator: source of all randomness used.
+    """
+    if kind == "perturbed" and condition is not None:
+        noise = torch.randn(condition.shape, device=condition.device, generator=generator)
+        condition = condition + FEATURE_NOISE * condition.std(dim=0, correction=0) * noise
+    if kind == "mixed":
+        share = torch.rand(len(x_0), device=x_0.device, generator=generator)
+        x_0 = _interpolate(x_0, share)
+        condition = None if condition is None else _interpolate(condition, share)
+    x_0, condition = x_0[:n], None if condition is None else condition[:n]
+    below = max(1, round(timestep_share * scheduler.config.num_train_timesteps))
+    noise = torch.randn(x_0.shape, device=x_0.device, generator=generator)
+    if kind == "sampler":
+        return _sampler_states(network, scheduler, noise, condition, below, generator)
+    timesteps = torch.randint(below, (n,), device=x_0.device, generator=generator)
+    return Points(scheduler.add_noise(x_0, noise, timesteps), timesteps, condition)
+
+
+def _interpolate(values: Tensor, share: Tensor) -> Tensor:
+    """Each sample mixed with the next one of the batch, which is in random order."""
+    return torch.lerp(values, values.roll(1, dims=0), share.view(-1, *(1,) * (values.ndim - 1)))
+
+
+@torch.no_grad()
+def _sampler_states(
+    network: Network, scheduler: SchedulerMixin, noise: Tensor, condition: Tensor | None, below: int, generator
+) -> Points:
+    """Of each sample one state, at random among those below the timestep `below`, of a sampling run."""
+    scheduler.set_timesteps(SAMPLER_STEPS)
+    x_t, states, low = noise, [], []
+    for t in scheduler.timesteps.tolist():
+        if t < below:
+            states.append(x_t)
+            low.append(t)
+        output = network(x_t, torch.full(x_t.shape[:1], t, device=x_t.device), condition)
+        x_t = scheduler.step(output, t, x_t).prev_sample
+    chosen = torch.randint(len(low), noise.shape[:1], device=noise.device, generator=generator)
+    x_t = torch.stack(states)[chosen, torch.arange(len(noise), device=noise.device)]
+    return Points(x_t, torch.tensor(low, device=noise.device)[chosen], condition)
