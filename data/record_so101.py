@@ -3,7 +3,7 @@
     python data/record_so101.py --root=outputs/so101_pick_place --n_episodes=100
 
 lerobot_env_so101's scripted controller is the expert. A demonstration that fails is left out; the next seed
-takes its place.
+takes its place. Steps in which the arm only waits are left out as well.
 
 LeRobot 0.6.1 writes parquet files that cannot be read before they are closed: a dataset whose recording is
 killed is lost. Here every seed goes into a file of its own in `<root>.partial`, which gets its name only when
@@ -36,12 +36,12 @@ from lerobot_cdp.environments import PickPlaceConfig, PickPlaceEnv
 ENV = PickPlaceConfig()
 JOINTS = ("shoulder_pan", "shoulder_lift", "elbow_flex", "wrist_flex", "wrist_roll")
 STATE = [f"{j}.pos" for j in JOINTS] + [f"{j}.vel" for j in JOINTS] + ["gripper.pos", "x", "y", "z"]
-PLACES = ["cube.x", "cube.y", "cube.z", "goal.x", "goal.y", "goal.z"]
+PLACES = [f"{place}.{axis}{scale}" for scale in ("", ".near") for place in ("cube", "goal") for axis in "xyz"]
 SUCCESS = "success"  # of a demonstration, kept beside its frames until the dataset is assembled
 UNFINISHED = "unfinished-"
 FEATURES = {
     OBS_STATE: {"dtype": "float32", "shape": (14,), "names": STATE},
-    OBS_ENV_STATE: {"dtype": "float32", "shape": (6,), "names": PLACES},
+    OBS_ENV_STATE: {"dtype": "float32", "shape": (12,), "names": PLACES},
     ACTION: {"dtype": "float32", "shape": (4,), "names": ["dx", "dy", "dz", "gripper"]},
 }
 
@@ -56,16 +56,16 @@ class RecordConfig:
         n_episodes: Number of successful demonstrations.
         seed: Environment seed of the first one; the next ones follow. lerobot-eval begins at seed 1000:
             demonstrations of lower seeds are not of its episodes.
-        action_noise: Standard deviation, in action units, of noise added to the displacement while the arm
-            moves. The dataset has the expert's action without it, its answer to where the noise led (DART,
-            Laskey et al. 2017). Policies that predict chunks cannot foresee that answer: they learn best from 0.
+        recovery_share: Share, in [0, 1], of the demonstrations that begin where a push at a random moment has left
+            the arm; what came before is not recorded. A policy that has seen none of them does not know what to
+            do once it is a centimetre beside the cube.
     """
 
     repo_id: str = "local/so101_pick_place"
     root: Path | None = None
     n_episodes: int = 100
     seed: int = 0
-    action_noise: float = 0.0
+    recovery_share: float = 0.5
 
 
 def record(config: RecordConfig) -> Path:
@@ -75,9 +75,11 @@ def record(config: RecordConfig) -> Path:
         ValueError: if a setting is out of its range.
         FileExistsError: if the folder holds anything but this dataset.
     """
-    for name, least in {"n_episodes": 1, "seed": 0, "action_noise": 0}.items():
-        if not getattr(config, name) >= least:
+    for name, least in {"n_episodes": 1, "seed": 0}.items():
+        if getattr(config, name) < least:
             raise ValueError(f"`{name}` must be at least {least}. Got {getattr(config, name)}.")
+    if not 0 <= config.recovery_share <= 1:
+        raise ValueError(f"`recovery_share` must be in [0, 1]. Got {config.recovery_share}.")
     root = (config.root or HF_LEROBOT_HOME / config.repo_id).absolute()
     partial = root.with_name(f"{root.name}.partial")
     if is_of(config, root, root / "meta" / "recording.json"):
@@ -124,11 +126,7 @@ def write_whole(path: Path, content: bytes) -> None:
 
 
 def record_demonstrations(config: RecordConfig, partial: Path) -> list[Path]:
-    """Record the seeds without a file in `partial` until `n_episodes` have succeeded; return these files.
-
-    Raises:
-        ValueError: if more than half of the demonstrations fail.
-    """
+    """Record the seeds without a file in `partial` until `n_episodes` have succeeded; return these files."""
     env = gym.make(ENV.gym_id, disable_env_checker=True, **ENV.gym_kwargs)
     succeeded, failed = [], []
     with tqdm(total=config.n_episodes, unit="episode") as progress:
@@ -136,7 +134,7 @@ def record_demonstrations(config: RecordConfig, partial: Path) -> list[Path]:
             file = partial / f"seed_{seed}.npz"
             if not file.exists():
                 content = io.BytesIO()
-                np.savez(content, **demonstrate(env, seed, config.action_noise))
+                np.savez(content, **demonstrate(env, seed, config.recovery_share))
                 write_whole(file, content.getvalue())
             success = np.load(file)[SUCCESS]
             (succeeded if success else failed).append(file)
@@ -144,41 +142,83 @@ def record_demonstrations(config: RecordConfig, partial: Path) -> list[Path]:
             progress.set_postfix(failed=len(failed))
             if len(succeeded) == config.n_episodes:
                 break
-            if len(failed) > 10 + len(succeeded):
-                raise ValueError(
-                    f"`action_noise` must let the expert succeed. Got {config.action_noise}: "
-                    f"{len(failed)} of {len(failed) + len(succeeded)} demonstrations failed."
-                )
     env.close()
     print(f"{len(succeeded)} demonstrations; left out {len(failed)} that failed: {[f.stem for f in failed]}")
     return succeeded
 
 
-def demonstrate(env: gym.Env, seed: int, action_noise: float) -> dict[str, np.ndarray]:
-    """Let the expert act for one episode of T steps.
+def demonstrate(env: gym.Env, seed: int, recovery_share: float) -> dict[str, np.ndarray]:
+    """Let the expert act for one episode, of which T steps are recorded.
 
     Returns:
         Every feature of the dataset, (T, *shape), and whether the demonstration succeeded, ().
     """
     robot: PickPlaceEnv = env.unwrapped
     expert = PickPlaceController(action_scale=ENV.action_scale)
-    # With the seed alone the noise would repeat the random numbers that placed the cube.
-    noise = np.random.default_rng([seed, 1])
+    # With the seed alone the push would repeat the random numbers that placed the cube.
+    push = draw_push(np.random.default_rng([seed, 1]), recovery_share)
     observation, _ = env.reset(seed=seed)
     steps, done = [], False
     while not done:
-        cube, goal = np.split(observation["environment_state"], 2)
-        action = expert.act(robot.ik_point_pos, robot.ik_point_pos + cube, robot.ik_point_pos + goal)
-        executed = action.copy()
-        if expert.phase not in (Phase.CLOSE, Phase.OPEN):  # a shaken gripper loses the cube
-            executed[:3] += action_noise * noise.standard_normal(3)
-        executed = np.clip(executed, env.action_space.low, env.action_space.high)
-        seen = observation["agent_pos"], observation["environment_state"]
+        action = expert.act(robot.ik_point_pos, robot.cube_pos, robot.goal_pos)
+        executed = push.apply(len(steps), action, expert)
+        steps.append((observation["agent_pos"], observation["environment_state"], action))
         observation, _, terminated, truncated, info = env.step(executed)
         done = terminated or truncated
-        steps.append((*seen, action))
     frames = {name: np.array(values) for name, values in zip(FEATURES, zip(*steps, strict=True), strict=True)}
-    return frames | {SUCCESS: np.array(info["is_success"])}
+    recorded = {name: values[push.end :] for name, values in frames.items()}
+    moving = moves(recorded[OBS_STATE], recorded[ACTION])
+    recorded = {name: values[moving] for name, values in recorded.items()}
+    return recorded | {SUCCESS: np.array(info["is_success"] and len(steps) > push.end)}
+
+
+def moves(state: np.ndarray, action: np.ndarray) -> np.ndarray:
+    """Which of T steps do something: (T, 14) states and (T, 4) actions -> (T,) bool.
+
+    The expert counts steps while the jaw closes and goes on waiting when it has: an arm that sees only where it is
+    cannot learn how long. In the steps left out nothing moves and nothing new is commanded, so what remains is what
+    a quicker expert would have done.
+    """
+    jaw = STATE.index("gripper.pos")
+    jaw_moves = np.abs(np.diff(state[:, jaw], prepend=np.inf)) > 0.01
+    new_command = np.diff(action[:, 3], prepend=np.inf) != 0
+    return jaw_moves | new_command | action[:, :3].any(axis=1)
+
+
+@dataclass
+class Push:
+    """A disturbance of the expert during the steps `start` to `end` − 1; none where they are equal.
+
+    Args:
+        start: First step.
+        end: Step after the last one: the first that is recorded.
+        displacement: (3,) what the arm does instead of the expert's action.
+        gripper: What the jaw does, as long as it has not closed on the cube.
+    """
+
+    start: int
+    end: int
+    displacement: np.ndarray
+    gripper: float
+
+    def apply(self, step: int, action: np.ndarray, expert: PickPlaceController) -> np.ndarray:
+        """Return the action to execute at `step`, where the expert's is `action`."""
+        if not self.start <= step < self.end:
+            return action
+        gripper = action[3]
+        if expert.phase in (Phase.HOVER, Phase.DESCEND, Phase.CLOSE):
+            gripper = self.gripper
+            if step == self.end - 1:
+                expert.reset()  # it goes back above the cube, which still lies on the table
+        return np.float32([*self.displacement, gripper])
+
+
+def draw_push(rng: np.random.Generator, share: float) -> Push:
+    """Draw the disturbance of a demonstration: with probability 1 − `share` there is none."""
+    if rng.random() >= share:
+        return Push(0, 0, np.zeros(3), 0.0)
+    start, length = rng.integers(45), rng.integers(1, 7)
+    return Push(start, start + length, rng.uniform(-1, 1, 3), rng.random())
 
 
 def assemble(config: RecordConfig, demonstrations: list[Path], partial: Path) -> Path:

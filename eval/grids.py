@@ -37,11 +37,27 @@ SHORT_TRAINING = {"optimizer_lr": 1e-3}
 # LeRobot's `diffusion` leaves the environment state in pixels, which cripples it; here it gets what `cdp` has.
 NORMALIZED = {"normalization_mapping": CDPConfig(device="cpu").normalization_mapping}
 
+# The solver of all is LeRobot's but for those rows that say `trailing`.
+LEADING = {"timestep_spacing": "leading"}
 PUSHT_POLICIES = {
     "diffusion": ("diffusion", NORMALIZED),
-    "cdp_w0": ("cdp", {"contraction_weight": 0.0}),
-    "cdp": ("cdp", {}),
+    "cdp_w0": ("cdp", LEADING | {"contraction_weight": 0.0}),
+    "cdp": ("cdp", LEADING),
 }
+
+
+def _sweep_cells(steps: int) -> list[Cell]:
+    """`cdp` with no contraction, with weights over five decades, and with the one that sets itself."""
+    return [
+        Cell(
+            task="pusht_keypoints",
+            label=f"cdp_w{weight}",
+            policy="cdp",
+            settings=SMALL_UNET | SHORT_TRAINING | {"contraction_weight": weight},
+            steps=steps,
+        )
+        for weight in (0.0, 0.001, 0.01, 0.1, 1.0, 10.0, 100.0, "auto")
+    ]
 
 
 def _pusht_cells(steps: int) -> list[Cell]:
@@ -64,5 +80,10 @@ GRIDS = {
         cells=_pusht_cells(steps=3000),
         solvers={"diffusion": DDIM | DDPM, "cdp": DDIM | TRAILING},
         baseline=("diffusion_epsilon", "ddim10"),
+    ),
+    "pusht_sweep": Grid(
+        cells=_sweep_cells(steps=1500),
+        solvers={"cdp": {name: DDIM[name] for name in ("ddim3", "ddim10")}},
+        baseline=("cdp_w0.0", "ddim10"),
     ),
 }

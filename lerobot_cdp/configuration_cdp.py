@@ -42,7 +42,8 @@ class CDPConfig(DiffusionConfig):
         prediction_type: What the network predicts: `epsilon`, `sample` or `v_prediction`.
         noise_scheduler_type: Solver at inference: `DDIM`, `DPMSolver++`, `UniPC` (deterministic) or `DDPM`.
         num_inference_steps: Network evaluations per action chunk.
-        timestep_spacing: Where the solver's steps lie, as diffusers names it: `leading`, `trailing`, `linspace`.
+        timestep_spacing: Where the solver's steps lie, as diffusers names it: `leading`, `trailing`, `linspace`. With
+            `trailing` the first step is at the noise that sampling starts from; `leading`, LeRobot's, starts late.
         contraction_weight: Weight γ >= 0 of the contraction penalty. 0 is plain diffusion: nothing is computed. `auto`
             sets it during training, by the two numbers below (see `contraction.rate_control`).
         contraction_target: For `auto`: share, in (0, 1), of the samples that are to contract by the margin.
@@ -86,7 +87,7 @@ class CDPConfig(DiffusionConfig):
     prediction_type: str = "epsilon"
     noise_scheduler_type: str = "DDIM"
     num_inference_steps: int = 10
-    timestep_spacing: str = "leading"
+    timestep_spacing: str = "trailing"
 
     contraction_weight: float | str = 0.1
     contraction_target: float = 0.9
@@ -94,7 +95,7 @@ class CDPConfig(DiffusionConfig):
     contraction_loss: str = "hinge"
     contraction_points: str = "data"
     contraction_margin: float = 0.0
-    contraction_timestep_share: float = 0.4
+    contraction_timestep_share: float = 0.1
     contraction_batch_share: float = 0.125
     contraction_every: int = 10
     contraction_products: int = 5

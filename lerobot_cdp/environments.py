@@ -42,15 +42,17 @@ from lerobot_env_so101.pick_place_env import PLACE_SUCCESS_DISTANCE, SO101PickPl
 __all__ = ["PickPlaceConfig", "PickPlaceEnv"]
 
 TASK, IMAGE_SHAPE = "SO101PickPlace-v0", (128, 128, 3)
+N_PLACES = 12  # numbers that say where cube and goal are
+NEAR = 0.03  # m; on a scale that reaches across the table, the millimetres that decide a grasp are too small to see
 
 
 class PickPlaceEnv(SO101PickPlaceGymEnv):
     """Carry the cube to the goal and let go of it there.
 
     Observation: `agent_pos` (14,): 5 joint angles in rad, their velocities in rad/s, the jaw's opening in [-1, 1]
-    and the grasp point in m; `environment_state` (6,): cube and goal as seen from the grasp point, in m, or with
-    `image_obs` `pixels.front` (128, 128, 3). Action (4,): displacement of the grasp point in [-1, 1], opening of the
-    gripper in [0, 1].
+    and the grasp point in m; `environment_state` (12,): cube and goal as seen from the grasp point, far, in m, and
+    near, as tanh(· / NEAR), or with `image_obs` `pixels.front` (128, 128, 3). Action (4,): displacement of the grasp
+    point in [-1, 1], opening of the gripper in [0, 1].
     """
 
     task = TASK
@@ -59,8 +61,16 @@ class PickPlaceEnv(SO101PickPlaceGymEnv):
 
     def __init__(self, **settings: Any):
         super().__init__(**settings)
+        if not self.image_obs:
+            places = gym.spaces.Box(-np.inf, np.inf, (N_PLACES,), dtype=np.float32)
+            self.observation_space = gym.spaces.Dict({**self.observation_space, "environment_state": places})
         # Without a GPU a frame with shadows and smooth edges takes 1 s, ten times as long.
         self._model.vis.quality.shadowsize = self._model.vis.quality.offsamples = 0
+
+    @property
+    def cube_pos(self) -> np.ndarray:
+        """Centre of the cube in world coordinates, (3,) in m."""
+        return self._data.sensor("block_pos").data.copy()
 
     def get_robot_state(self) -> np.ndarray:
         """`agent_pos` as an arm measures it: where the jaw is, not where it was sent, and the point that moves.
@@ -76,7 +86,7 @@ class PickPlaceEnv(SO101PickPlaceGymEnv):
         observation = super()._compute_observation()
         if not self.image_obs:  # seen from the hand, one way to move holds everywhere: few demonstrations suffice
             places = observation["environment_state"] - np.tile(self.ik_point_pos, 2)
-            observation["environment_state"] = places.astype(np.float32)
+            observation["environment_state"] = np.concatenate([places, np.tanh(places / NEAR)]).astype(np.float32)
         return observation
 
     def step(self, action: np.ndarray) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
@@ -119,7 +129,7 @@ class PickPlaceConfig(SO101Env):
     def __post_init__(self):
         if self.reward_type != "sparse":
             raise ValueError(f"`env.reward_type` must be 'sparse' in this task. Got {self.reward_type!r}.")
-        front, places = PolicyFeature(FeatureType.VISUAL, IMAGE_SHAPE), PolicyFeature(FeatureType.ENV, (6,))
+        front, places = PolicyFeature(FeatureType.VISUAL, IMAGE_SHAPE), PolicyFeature(FeatureType.ENV, (N_PLACES,))
         observed = {"pixels/front": front} if self.image_obs else {"environment_state": places}
         self.features = {key: self.features[key] for key in ("action", "agent_pos")} | observed
         self.features_map = self.features_map | {"pixels/front": "observation.images.front"}

@@ -49,7 +49,7 @@ class Expert(torch.nn.Module):
 
     def select_action(self, batch) -> torch.Tensor:
         assert batch["task"] == [PickPlaceEnv.task_description] * len(SEEDS)
-        cubes, goals = batch["observation.environment_state"].numpy().reshape(-1, 2, 3).swapaxes(0, 1)
+        cubes, goals = batch["observation.environment_state"].numpy()[:, :6].reshape(-1, 2, 3).swapaxes(0, 1)
         experts = zip(self.controllers, self.robots, cubes, goals, strict=True)
         actions = [
             expert.act(hand := robot.ik_point_pos, hand + cube, hand + goal) for expert, robot, cube, goal in experts

@@ -11,14 +11,14 @@ If sampling draws from the distribution of the data, x_0 is one more draw: the r
 policy averages its action modes or keeps one of them, and no reference policy is needed to see it (it is the ratio of
 the two terms of the energy score, Gneiting and Raftery 2007).
 
-Control is dual ascent on log γ, driven by the constraint that is nearer to being broken:
+The weight follows the one that is nearer to being broken (a diversity above 1 counts as 1):
 
-    log γ  ←  log γ + STEP · min(target − share, diversity − floor)
+    γ = BASE_WEIGHT · exp(GAIN · min(target − share, diversity − floor))
 
-γ grows while too few samples contract, until the modes are in danger, and shrinks once it is not needed.
+γ is BASE_WEIGHT where the nearer one just holds. It grows while too few samples contract, but no further than diversity
+allows, and falls steeply once modes are in danger. Nothing is summed up over the training: where the target is out of
+reach, as between narrow modes, an integral would raise γ until modes are lost, however small the drive.
 """
-
-import math
 
 import torch
 from torch import Tensor, nn
@@ -27,10 +27,10 @@ from .products import batch_dot
 
 __all__ = ["RateControl", "distances"]
 
-STEP = 0.1  # per evaluation of the penalty; a drive of 0.3 changes γ by a factor e in about 30 of them
+BASE_WEIGHT = 0.1
+GAIN = 10.0  # a drive of 0.23 changes γ by a factor of 10
 SMOOTHING = 0.9  # of the running means: a few samples at a time are noisy
 PROBE_EVERY = 10  # evaluations of the penalty between two probes of the diversity
-FIRST_WEIGHT, SMALLEST_WEIGHT, LARGEST_WEIGHT = 0.1, 1e-4, 1e3
 
 
 def distances(a: Tensor, b: Tensor) -> Tensor:
@@ -39,7 +39,7 @@ def distances(a: Tensor, b: Tensor) -> Tensor:
 
 
 class RateControl(nn.Module):
-    """The weight γ and what drives it, all in buffers: a checkpoint resumes where it was.
+    """The weight γ by what drives it, all in buffers: a checkpoint resumes where it was.
 
     Args:
         target: in (0, 1), share of samples that are to contract.
@@ -49,7 +49,6 @@ class RateControl(nn.Module):
     def __init__(self, target: float, floor: float):
         super().__init__()
         self.target, self.floor = target, floor
-        self.register_buffer("log_weight", torch.tensor(math.log(FIRST_WEIGHT)))
         self.register_buffer("n_evaluations", torch.zeros((), dtype=torch.int64))
         # Running means, and how much of them is there yet: share, 1; spread, error.
         self.register_buffer("share_sum", torch.zeros(2))
@@ -57,13 +56,15 @@ class RateControl(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """γ, a scalar."""
-        return self.log_weight.exp()
+        """γ, a scalar > 0, at most BASE_WEIGHT · exp(GAIN · (1 − floor))."""
+        drive = torch.minimum(self.target - self.share, self.diversity.clamp(max=1) - self.floor)
+        return BASE_WEIGHT * (GAIN * drive).exp()
 
     @property
     def share(self) -> Tensor:
-        """Running mean of the share of samples that contract by the margin."""
-        return self.share_sum[0] / self.share_sum[1]
+        """Running mean of the share of samples that contract by the margin; the target before there is one."""
+        contracting, counted = self.share_sum
+        return (contracting + 1e-6 * self.target) / (counted + 1e-6)
 
     @property
     def diversity(self) -> Tensor:
@@ -85,10 +86,7 @@ class RateControl(nn.Module):
 
     @torch.no_grad()
     def update(self, contracting: Tensor) -> None:
-        """Move the weight after an evaluation of the penalty: `contracting` (n,) bool."""
-        now = torch.stack([contracting.float().mean(), torch.ones_like(self.log_weight)])
-        self.share_sum.lerp_(now, 1 - SMOOTHING)
-        drive = torch.minimum(self.target - self.share, self.diversity - self.floor)
-        log_weight = self.log_weight + STEP * drive
-        self.log_weight.copy_(log_weight.clamp(math.log(SMALLEST_WEIGHT), math.log(LARGEST_WEIGHT)))
+        """Take in an evaluation of the penalty: `contracting` (n,) bool."""
+        share = contracting.float().mean()
+        self.share_sum.lerp_(torch.stack([share, torch.ones_like(share)]), 1 - SMOOTHING)
         self.n_evaluations += 1

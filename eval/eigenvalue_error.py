@@ -1,0 +1,135 @@
+"""How good the estimate of λ_max is that training uses: against the dense spectrum of a trained network.
+
+    python eval/eigenvalue_error.py --checkpoint=RUN/checkpoints/last/pretrained_model \\
+        --repo_id=lerobot/pusht_keypoints --root=DATASET
+
+On real observations and noised demonstrations, at the timesteps that the penalty acts on. Relative errors of
+λ_max(sym J_D), the denoiser's, for three ways to search: products of J by forward finite differences, which training
+uses by default, exact products of J, and exact products of sym J, which cost a backward pass each besides.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import draccus
+import torch
+from lerobot.policies.diffusion.modeling_diffusion import DiffusionPolicy
+from lerobot.utils.constants import ACTION
+from torch import Tensor
+
+from expansion import acting_model, acting_network
+from lerobot_cdp.contraction import (
+    RELATIVE_STEP,
+    bind,
+    dense_jacobian,
+    finite_difference,
+    lanczos,
+    rate_operator,
+    signal_and_noise,
+)
+from memory_dataset import load_memory_dataset
+from rollouts import load_policy
+
+PRODUCTS = (2, 3, 4, 5, 6, 8, 12)
+SMALLEST = 1e-3  # eigenvalues below it count as this large in a relative error
+
+
+@dataclass
+class EigenvalueErrorConfig:
+    """Settings of the measurement.
+
+    Args:
+        checkpoint: Folder of a trained `cdp` or `diffusion` policy without cameras.
+        repo_id: LeRobotDataset it was trained on.
+        root: Folder of the dataset; None: LeRobot's cache, or the Hub.
+        n_samples: Observations, each at one timestep.
+        timestep_share: Share of the timesteps, from the low-noise end.
+        seed: Of observations, noise and first directions.
+    """
+
+    checkpoint: Path
+    repo_id: str = "lerobot/pusht_keypoints"
+    root: Path | None = None
+    n_samples: int = 256
+    timestep_share: float = 0.4
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Spectra:
+    """Dense R (N, d, d) of the rate operator at N points, and what the estimates need: f, x_t, the operator, σ_t."""
+
+    rate: Tensor
+    f: object
+    x_t: Tensor
+    operator: object
+    alpha_t: Tensor
+    sigma_t: Tensor
+
+    def denoiser(self, rho: Tensor) -> Tensor:
+        """λ_max(sym J_D) of an expansion rate ρ, (N,)."""
+        return (rho + self.operator.fastest) / self.alpha_t
+
+
+def spectra(policy: DiffusionPolicy, batch: dict[str, Tensor], timestep_share: float) -> Spectra:
+    """Dense rate matrices at the noised demonstrations of a batch."""
+    scheduler, x_0 = acting_model(policy).noise_scheduler, batch[ACTION]
+    timesteps = torch.randint(max(1, round(timestep_share * len(scheduler.alphas_cumprod))), x_0.shape[:1])
+    x_t = scheduler.add_noise(x_0, torch.randn_like(x_0), timesteps)
+    alpha_t, sigma_t = signal_and_noise(scheduler, timesteps)
+    operator = rate_operator(alpha_t, sigma_t, policy.config.prediction_type)
+    network = acting_network(policy, batch)
+    f = bind(lambda x, t, _: network(x, t), timesteps, None)
+    jacobian = dense_jacobian(f, x_t)
+    shift, scale = (values.view(-1, 1, 1) for values in (operator.shift, operator.scale))
+    return Spectra(shift * torch.eye(x_0[0].numel()) + scale * jacobian, f, x_t, operator, alpha_t, sigma_t)
+
+
+@torch.no_grad()
+def relative_errors(dense: Spectra, n_products: int) -> dict[str, Tensor]:
+    """Of each way to search, |estimate − λ_max(sym J_D)| / |λ_max|, (N,)."""
+    symmetric = (dense.rate + dense.rate.mT) / 2
+    exact = dense.denoiser(torch.linalg.eigvalsh(symmetric)[:, -1])
+    jvp = finite_difference(dense.f, dense.x_t, RELATIVE_STEP * dense.sigma_t)
+
+    def apply(matrices: Tensor):
+        return lambda v: torch.einsum("bij,bj->bi", matrices, v.flatten(1)).view_as(v)
+
+    products = {
+        "J, finite differences": lambda v: dense.operator(jvp(v), v),
+        "J, exact": apply(dense.rate),
+        "sym J, exact": apply(symmetric),
+    }
+    start = torch.randn_like(dense.x_t)
+    estimates = {name: dense.denoiser(lanczos(p, start, n_products).largest) for name, p in products.items()}
+    return {name: (e - exact).abs() / exact.abs().clamp_min(SMALLEST) for name, e in estimates.items()}
+
+
+def table(dense: Spectra) -> str:
+    """Markdown: median and 95th percentile of the errors in per cent over the number of products."""
+    lines = []
+    for n_products in PRODUCTS:
+        errors = relative_errors(dense, n_products)
+        if not lines:
+            lines += ["| products | " + " | ".join(errors) + " |", "| ---: |" + " ---: |" * len(errors)]
+        cells = [f"{100 * e.median():.1f} / {100 * e.quantile(0.95):.1f}" for e in errors.values()]
+        lines.append(f"| {n_products} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def main(config: EigenvalueErrorConfig) -> None:
+    torch.manual_seed(config.seed)
+    policy, preprocessor, _ = load_policy(config.checkpoint, {"device": "cpu"})
+    root = None if config.root is None else str(config.root)
+    dataset = load_memory_dataset(config.repo_id, root, None, policy.config)
+    batch = preprocessor(dataset.batch(torch.randperm(len(dataset))[: config.n_samples]))
+    dense = spectra(policy, batch, config.timestep_share)
+    antisymmetric = (dense.rate - dense.rate.mT).flatten(1).norm(dim=1) / 2 / dense.rate.flatten(1).norm(dim=1)
+    n_samples, d = dense.rate.shape[:2]
+    print(f"{policy.config.type}, {policy.config.prediction_type}, d = {d}, N = {n_samples}")
+    print(f"antisymmetric part of R: {100 * antisymmetric.median():.1f} % of its norm (median)")
+    print(f"relative error of λ_max(sym J_D), median / 95th percentile, in %\n\n{table(dense)}")
+
+
+if __name__ == "__main__":
+    main(draccus.parse(EigenvalueErrorConfig))

@@ -1,0 +1,199 @@
+"""The page of the contraction report: a table and five explained plots, all in one HTML file."""
+
+import base64
+import html
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from lerobot_cdp.configuration_cdp import SettingError
+from report_plots import PLOTS, action_unit, label
+
+__all__ = ["page", "read_report", "summary", "write_page"]
+
+KIND = "contraction report"
+# Policies that differ in these are not measured alike.
+SHARED_SETTINGS = (
+    "dataset", "episodes", "n_observations", "seed", "prediction_type", "num_train_timesteps", "clip_sample",
+    "horizon", "n_action_steps", "solver", "n_steps", "timestep_spacing", "action_normalization",
+)  # fmt: skip
+
+
+def read_report(path: Path) -> dict:
+    """A `report.json`.
+
+    Raises:
+        SettingError: if it is none.
+    """
+    try:
+        report = json.loads(path.read_text())
+        if report["kind"] == KIND:
+            return report
+        reason = f"of kind {report['kind']!r}"
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        reason = f"{type(error).__name__}: {error}"
+    raise SettingError(f"`compare` must be a `report.json` of this command. Got {str(path)!r} ({reason}).")
+
+
+# ------------------------------------------------------------------ table
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the summary.
+
+    Attributes:
+        name: what it is.
+        value: measures of a report -> number, None where it was not measured.
+        unit: of the number; `action` stands for the unit of actions.
+        has_ratio: whether a ratio of two policies' numbers says something.
+    """
+
+    name: str
+    value: Callable[[dict], float | None]
+    unit: str = ""
+    has_ratio: bool = True
+
+
+def _contracting(measures: dict, half: str) -> float:
+    shares = measures["expansion"]["contracting_share"]
+    chosen = shares[: (len(shares) + 1) // 2] if half == "low" else shares[len(shares) // 2 :]
+    return 100 * sum(chosen) / len(chosen)
+
+
+def _solver_error(measures: dict, spacing: str, steps: int) -> float | None:
+    error = measures["solver_error"]
+    return error[spacing]["50"][error["steps"].index(steps)] if steps in error["steps"] else None
+
+
+def _injected(measures: dict, size: float) -> float:
+    injected = measures["injected_error"]
+    return injected["change"]["50"][injected["sizes"].index(size)]
+
+
+ROWS = (
+    Row("Contracting share, low-noise half of the timesteps", lambda m: _contracting(m, "low"), "%", False),
+    Row("Contracting share, high-noise half", lambda m: _contracting(m, "high"), "%", False),
+    Row("Contraction factor, median", lambda m: m["factor"]["50"]),
+    Row("Contraction factor, exceeded by 5 %", lambda m: m["factor"]["95"]),
+    Row("Spread of the action, mean", lambda m: m["spread"]["mean"], "action"),
+    Row("Error of 3 DDIM steps (leading), median", lambda m: _solver_error(m, "leading", 3), "action"),
+    Row("Error of 3 DDIM steps (trailing), median", lambda m: _solver_error(m, "trailing", 3), "action"),
+    Row("Change by a network error of 3 %, median", lambda m: _injected(m, 0.03), "action"),
+)
+
+
+def summary(report: dict, other: dict | None) -> list[tuple[str, str, float | None, float | None, float | None]]:
+    """Of each row: its name, unit, this report's number, the other's, and their ratio where it says something."""
+    rows = []
+    for row in ROWS:
+        this = row.value(report["measures"])
+        that = row.value(other["measures"]) if other else None
+        ratio = this / that if row.has_ratio and this is not None and that else None
+        unit = action_unit(report) if row.unit == "action" else row.unit
+        rows.append((row.name, unit, this, that, ratio))
+    return rows
+
+
+def _table(report: dict, other: dict | None) -> str:
+    heads = ["", "unit", label(report)] + ([label(other), "ratio"] if other else [])
+    lines = ["<tr>" + "".join(f"<th>{html.escape(head)}</th>" for head in heads) + "</tr>"]
+    for name, unit, *numbers in summary(report, other):
+        cells = [f"<td>{html.escape(name)}</td><td>{html.escape(unit)}</td>"]
+        cells += [f'<td class="n">{_number(x)}</td>' for x in numbers[: 3 if other else 1]]
+        lines.append(f"<tr>{''.join(cells)}</tr>")
+    return f"<table>{''.join(lines)}</table>"
+
+
+def _number(x: float | None) -> str:
+    return "–" if x is None else f"{x:.3g}"
+
+
+# ------------------------------------------------------------------ page
+
+STYLE = """
+body { max-width: 60rem; margin: 2rem auto; padding: 0 1rem; font: 16px/1.5 sans-serif; color: #222; }
+table { border-collapse: collapse; } td, th { padding: .25rem .7rem; border-bottom: 1px solid #ddd; text-align: left; }
+td.n { text-align: right; font-variant-numeric: tabular-nums; } img { max-width: 100%; } h2 { margin-top: 2.5rem; }
+.note { background: #fff4d6; padding: .5rem 1rem; } .small { color: #666; font-size: 85%; }
+"""
+
+
+def _method(report: dict) -> list[str]:
+    """How each plot was measured, in the order of PLOTS."""
+    s, error = report["settings"], report["measures"]["solver_error"]
+    solver = f"{s['solver']} in {s['n_steps']} steps"
+    curvature = 100 * report["measures"]["factor"]["nonlinearity"]["50"]
+    return [
+        f"Margin = −ρ / (α b): ρ is the expansion rate of the sampling ODE per unit of log(α/σ), the largest "
+        f"eigenvalue of its symmetrised Jacobian, estimated from below with {s['n_products']} Jacobian products at "
+        f"noised demonstrations. Line: median; bands: middle half and middle 90 % of the observations.",
+        f"{s['twin_draws']} draws per observation, each with a twin at a distance of 0.001 per number in a random "
+        f"direction, both solved by {solver}; the whole chunk is compared. At half the distance the factor differs by "
+        f"{curvature:.2g} % (median): where this is small, the factor is that of the solver's Jacobian. Box: middle "
+        f"half; whiskers: middle 90 %.",
+        f"{s['spread_draws']} draws per observation, {solver}; the executed actions. Box and whiskers: over "
+        f"observations.",
+        f"Root mean square over the executed actions, against the probability-flow ODE of the same network from the "
+        f"same draw. The reference takes {error['reference_steps']} DDIM steps on fractional timesteps (log-SNR "
+        f"interpolated), with the denoiser clipped where the policy clips. Leading and trailing are diffusers' ways to "
+        f"place the steps; where they clip, a part of the error stays however many they are. Line: median; band: "
+        f"middle half of the observations.",
+        f"One random pattern per observation is added to the output at every step of {solver}; root mean square change "
+        f"of the executed actions. Outputs of different prediction types are not comparable.",
+    ]
+
+
+def _notes(reports: list[dict]) -> str:
+    """Warnings: a policy not measured with its own solver, policies not measured alike."""
+    notes = [
+        f"{label(report)} acts with {s['policy_solver']}, whose noise at every step hides what becomes of a small "
+        f"difference: measured with {s['solver']} in {s['n_steps']} steps on the same process instead."
+        for report in reports
+        if (s := report["settings"])["policy_solver"] != s["solver"]
+    ]
+    first, last = reports[0]["settings"], reports[-1]["settings"]
+    differ = [f"{name}: {first[name]} / {last[name]}" for name in SHARED_SETTINGS if first[name] != last[name]]
+    if differ:
+        notes.append(f"Compare with care, these differ: {'; '.join(differ)}.")
+    return "".join(f'<p class="note">{html.escape(note)}</p>' for note in notes)
+
+
+def _details(report: dict) -> str:
+    rows = report["settings"] | report["provenance"]
+    cells = (f"<tr><td>{html.escape(k)}</td><td>{html.escape(str(v))}</td></tr>" for k, v in rows.items())
+    return f"<h3>{html.escape(label(report))}</h3><table>{''.join(cells)}</table>"
+
+
+def page(report: dict, other: dict | None) -> str:
+    """The page as one HTML document that refers to nothing outside it."""
+    reports = [report] + ([other] if other else [])
+    settings = report["settings"]
+    sections = []
+    for plot, method in zip(PLOTS, _method(report), strict=True):
+        image = base64.b64encode(plot.png(reports)).decode()
+        title = html.escape(plot.title)
+        sections.append(
+            f'<h2>{title}</h2><img alt="{title}" src="data:image/png;base64,{image}">'
+            f'<p>{html.escape(plot.good)} {html.escape(plot.bad)}</p><p class="small">{html.escape(method)}</p>'
+        )
+    return (
+        f'<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><title>Contraction report</title>'
+        f"<style>{STYLE}</style></head><body><h1>Contraction report</h1>"
+        f"<p>A diffusion policy turns a noise draw into an action by solving an ODE. Where that ODE contracts, nearby "
+        f"solutions approach each other, and errors of the network and of the solver fade; where it expands, they "
+        f"grow. Measured for <b>{html.escape(label(report))}</b> on {settings['n_observations']} observations of "
+        f"{html.escape(settings['dataset'])}.</p>"
+        f"{_table(report, other)}{_notes(reports)}{''.join(sections)}"
+        f'<div class="small"><h2>Settings</h2>{"".join(map(_details, reports))}</div></body></html>\n'
+    )
+
+
+def write_page(path: Path, report: dict, other: dict | None = None) -> None:
+    """Write the page; the file is either complete or absent, whenever the process dies."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
+    partial.write_text(page(report, other), encoding="utf-8")
+    os.replace(partial, path)
