@@ -9,8 +9,8 @@ contraction is the policy's own; so are its margin (0), the share of timesteps i
 and, for `auto`, target and floor. Step counts are network evaluations.
 
 What to expect: a moderate weight lets more points contract and keeps every mode, but its samples are no better than
-without a penalty; a large one makes everything it acts on contract, brings few-step samples nearer to 100-step ones,
-and melts the modes together. `auto` must stay clear of that.
+without a penalty; a large one melts the modes together, with 10-step samples that are nearer to 100-step ones and
+farther from the data. `auto` must stay clear of that.
 """
 
 import math
@@ -21,9 +21,11 @@ from statistics import mean, stdev
 
 import draccus
 import torch
+from draccus.utils import ParsingError
 from tqdm import tqdm
 
 from cells import write_json
+from lerobot_cdp.configuration_cdp import SettingError
 from toy_measures import measure
 from toy_model import AUTO, SAMPLING_STEPS, Modes, Run, train
 from toy_plots import animate, plot
@@ -47,6 +49,9 @@ class ToyConfig:
         steps: Training steps, at least 12.
         n_demonstrations: Demonstrations of each mode.
         n_samples: Samples that every number is made of, at least 100.
+
+    Raises:
+        SettingError: if a number is too small.
     """
 
     output_dir: Path = field(default=Path("outputs/toy"))
@@ -60,7 +65,7 @@ class ToyConfig:
         least = {"n_seeds": 2, "steps": N_STAGES, "n_demonstrations": 1, "n_samples": 100}
         for name, lowest in least.items():
             if getattr(self, name) < lowest:
-                raise ValueError(f"`{name}` must be at least {lowest}. Got {getattr(self, name)}.")
+                raise SettingError(f"`{name}` must be at least {lowest}. Got {getattr(self, name)}.")
 
 
 def train_all(config: ToyConfig, modes: Modes, stages: list[int]) -> list[Run]:
@@ -150,5 +155,5 @@ def main(config: ToyConfig) -> None:
 if __name__ == "__main__":
     try:
         main(draccus.parse(ToyConfig))
-    except ValueError as error:
+    except ParsingError as error:
         sys.exit(str(error))

@@ -10,6 +10,7 @@ import math
 import pytest
 import torch
 
+from lerobot_cdp.configuration_cdp import SettingError
 from lerobot_cdp.sampler import sample
 from toy import ROWS, SWEEP, ToyConfig, compare, interval, main
 from toy_measures import REFERENCE_STEPS, energy_distance, flow, mode_shares, modes_kept, spectrum, variance_parts
@@ -112,5 +113,5 @@ def test_the_picture_shows_weights_of_the_sweep():
 
 @pytest.mark.parametrize("name,least", [("n_seeds", 2), ("steps", 12), ("n_demonstrations", 1), ("n_samples", 100)])
 def test_bad_settings_are_refused(name, least):
-    with pytest.raises(ValueError, match=f"`{name}` must be at least {least}. Got 0."):
+    with pytest.raises(SettingError, match=f"`{name}` must be at least {least}. Got 0."):
         ToyConfig(**{name: 0})
