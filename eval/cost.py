@@ -1,9 +1,10 @@
-"""What contraction costs: training step and action chunk of `cdp` against LeRobot's `diffusion`, same network.
+"""What contraction costs: training step, memory and action chunk of `cdp` against LeRobot's `diffusion`, same network.
 
     python eval/cost.py --batch_size=64 --down_dims="[64, 128, 128]"
 
 The policies take turns in one run, and the table gives medians and ratios: single times depend on the load of the
-machine. A round of steps is as long as `contraction_every`, so that it holds one evaluation of the penalty.
+machine. A round of steps is as long as `contraction_every`, so that it holds one evaluation of the penalty. Memory is
+the most that tensors hold at a time in a step that has it, with weights, their average and the optimizer's state.
 """
 
 import time
@@ -19,6 +20,7 @@ from tqdm import trange
 
 from lerobot_cdp import CDPConfig
 from lerobot_cdp.modeling_cdp import CDPPolicy
+from peak_memory import PeakMemory
 from rollouts import chunk_latency
 
 
@@ -91,6 +93,15 @@ def step_seconds(policy: DiffusionPolicy, optimizer: torch.optim.Optimizer, batc
     return (time.perf_counter() - start) / n_steps
 
 
+def peak_bytes(policy: DiffusionPolicy, optimizer: torch.optim.Optimizer, batch: dict) -> int:
+    """Most bytes that tensors hold during a training step that has the penalty, with all that the training keeps."""
+    optimizer_state = [value for state in optimizer.state.values() for value in state.values()]
+    kept = [*policy.parameters(), *policy.buffers(), *filter(torch.is_tensor, optimizer_state)]
+    with PeakMemory() as memory:
+        step_seconds(policy, optimizer, batch, n_steps=1)  # the rounds before it were whole periods of the penalty
+    return memory.peak + sum(tensor.nbytes for tensor in kept)
+
+
 def main(config: CostConfig) -> None:
     policies, batch = make_policies(config), make_batch(config)
     optimizers = {name: torch.optim.Adam(p.get_optim_params(), lr=1e-4) for name, p in policies.items()}
@@ -104,14 +115,16 @@ def main(config: CostConfig) -> None:
             if turn:  # the first one warms up
                 steps[name].append(seconds)
                 chunks[name].append(chunk)
+    memory = {name: peak_bytes(policies[name], optimizers[name], batch) for name in policies}
     base_step, base_chunk = median(steps["diffusion"]), median(chunks["diffusion"])
     parameters = sum(p.numel() for p in policies["diffusion"].parameters()) / 1e6
     print(f"{parameters:.2f} M parameters, batch {config.batch_size}, horizon {config.horizon}, on {config.device}")
-    print(f"{'':<12}{'training step':>15}{'ratio':>8}{'action chunk':>15}{'ratio':>8}")
+    print(f"{'':<12}{'training step':>15}{'ratio':>8}{'memory':>12}{'ratio':>8}{'action chunk':>15}{'ratio':>8}")
     for name in policies:
         step, chunk = median(steps[name]), median(chunks[name])
         columns = (
             f"{1000 * step:>12.1f} ms{step / base_step:>8.2f}",
+            f"{memory[name] / 2**20:>8.0f} MiB{memory[name] / memory['diffusion']:>8.2f}",
             f"{1000 * chunk:>12.1f} ms{chunk / base_chunk:>8.3f}",
         )
         print(f"{name:<12}{''.join(columns)}")
