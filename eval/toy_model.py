@@ -59,6 +59,7 @@ def make_scheduler() -> DDIMScheduler:
         num_train_timesteps=100,
         beta_schedule="squaredcos_cap_v2",
         prediction_type=PREDICTION_TYPE,
+        timestep_spacing="trailing",
         clip_sample=True,
         clip_sample_range=5.5,
     )
@@ -132,7 +133,7 @@ class Contraction:
         if self.control is not None:
             if self.control.wants_probe:
                 self._probe(x_0[: len(value.rate)], generator)
-            self.control.update(value.contracting)
+            self.control.update(value.rate < 0)
         return weight * EVERY * value.loss
 
     @torch.no_grad()

@@ -46,7 +46,7 @@ class CDPConfig(DiffusionConfig):
             `trailing` the first step is at the noise that sampling starts from; `leading`, LeRobot's, starts late.
         contraction_weight: Weight γ >= 0 of the contraction penalty. 0 is plain diffusion: nothing is computed. `auto`
             sets it during training, by the two numbers below (see `contraction.rate_control`).
-        contraction_target: For `auto`: share, in (0, 1), of the samples that are to contract by the margin.
+        contraction_target: For `auto`: share, in (0, 1), of the samples that are to contract.
         contraction_diversity: For `auto`: least spread, in [0, 1), of the sampled chunks, in units of that of the data.
             Contraction gives way to it: a policy must keep its action modes.
         contraction_loss: What is penalised: `hinge` (the expansion rate beyond the margin), `jacobian` (the paper's),

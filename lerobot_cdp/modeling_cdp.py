@@ -145,7 +145,7 @@ class CDPPolicy(DiffusionPolicy):
         weight = self.rate_control.weight
         if self.rate_control.wants_probe:
             self._probe_diversity(x_0[: len(value.rate)], condition[: len(value.rate)], generator)
-        self.rate_control.update(value.contracting)
+        self.rate_control.update(value.rate < 0)
         return weight * every * value.loss
 
     @torch.no_grad()

@@ -369,7 +369,7 @@ def test_diverged_weights_are_named():
 def test_a_penalty_that_is_not_finite_stops_before_the_update(monkeypatch):
     policy = make_policy(contraction_weight=1.0).train()
     nan = torch.full((1,), float("nan"))
-    monkeypatch.setattr(policy, "penalty", lambda *_: PenaltyValue(nan.squeeze(), nan, nan < 0))
+    monkeypatch.setattr(policy, "penalty", lambda *_: PenaltyValue(nan.squeeze(), nan))
     with pytest.raises(ValueError, match="the loss must be finite. Got nan on finite inputs"):
         policy(make_batch(policy.config))
 

@@ -36,12 +36,10 @@ class PenaltyValue:
     Attributes:
         loss: scalar, >= 0, with a graph to the network's parameters; not yet weighted.
         rate: (n,) expansion rates ρ, detached.
-        contracting: (n,) bool, whether ρ is below 0 by the margin.
     """
 
     loss: Tensor
     rate: Tensor
-    contracting: Tensor
 
 
 def bind(network: Callable, timesteps: Tensor, condition: Tensor | None) -> Callable[[Tensor], Tensor]:
@@ -128,8 +126,7 @@ class ContractionPenalty:
             top = local.extremes(start, self.n_products)
             loss = LOSSES[self.loss](local, top.largest_vector, directions, self.margin).mean()
             loss = precomputed(loss, [p for p in network.parameters() if p.requires_grad])
-            contracting = top.largest + self.margin * local.operator.fastest < 0
-        return PenaltyValue(loss, top.largest, contracting)
+        return PenaltyValue(loss, top.largest)
 
     def _linearise(self, network: nn.Module, scheduler: Scheduler, points: Points) -> LocalRate:
         alpha_t, sigma_t = signal_and_noise(scheduler, points.timesteps)

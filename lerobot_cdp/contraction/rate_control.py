@@ -1,6 +1,6 @@
 """`contraction_weight: auto`: the weight γ follows two constraints during training instead of a sweep.
 
-    contraction   the share of samples that contract by the margin is at least `target`
+    contraction   the share of samples that contract is at least `target`
     diversity     sampled chunks differ as much as the data does: at least `floor`
 
 Diversity compares two chunks a, b sampled for one observation with the demonstrated x_0:
@@ -62,7 +62,7 @@ class RateControl(nn.Module):
 
     @property
     def share(self) -> Tensor:
-        """Running mean of the share of samples that contract by the margin; the target before there is one."""
+        """Running mean of the share of samples that contract; the target before there is one."""
         contracting, counted = self.share_sum
         return (contracting + 1e-6 * self.target) / (counted + 1e-6)
 
