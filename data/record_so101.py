@@ -1,6 +1,6 @@
 """Record demonstrations of SO-101 pick and place as a LeRobotDataset.
 
-    python data/record_so101.py --root=outputs/so101_pick_place --n_episodes=100
+    python data/record_so101.py --root=outputs/so101_pick_place
 
 lerobot_env_so101's scripted controller is the expert. A demonstration that fails is left out; the next seed
 takes its place. Steps in which the arm only waits are left out as well.
@@ -63,7 +63,7 @@ class RecordConfig:
 
     repo_id: str = "local/so101_pick_place"
     root: Path | None = None
-    n_episodes: int = 100
+    n_episodes: int = 300
     seed: int = 0
     recovery_share: float = 0.5
 

@@ -2,8 +2,8 @@
 
     python eval/demo.py --output_dir=outputs/demo            (`make demo`)
 
-Every stage is a stock command, printed before it runs; what is done already is skipped and an interrupted
-training goes on from its last checkpoint. No network, GPU or display is needed.
+Every stage is a stock command, printed before it runs, both policies side by side; what is done already is skipped
+and an interrupted training goes on from its last checkpoint. No network, GPU or display is needed.
 """
 
 import json
@@ -49,8 +49,8 @@ class DemoConfig:
     """
 
     output_dir: Path = field(default=Path("outputs/demo"))
-    n_demonstrations: int = 200
-    steps: int = 4000
+    n_demonstrations: int = 300
+    steps: int = 3500
     n_episodes: int = 20
 
     def __post_init__(self):
@@ -72,19 +72,34 @@ class DemoConfig:
         return self.output_dir / "eval" / f"{policy}-{self.steps}steps-{self.n_episodes}episodes"
 
 
-def run(*command: object) -> float:
-    """Print a command and run it with this Python's scripts; return its seconds.
+def run(commands: dict[str, list[object]], log_dir: Path) -> None:
+    """Print commands and run them side by side with this Python's scripts; return when all are done.
 
-    Networks this small are no quicker on two threads than on one, and the second core can read the data.
+    The first one writes to the terminal, the others to `log_dir`/<their name>.log. Networks this small are no quicker
+    on two threads than on one: with two cores, two of them take little longer than one.
     """
-    words = [str(word) for word in command]
-    print(f"\n$ {shlex.join(words)}", flush=True)
-    start = time.perf_counter()
+    processes = {}
+    for name, command in commands.items():
+        words = [str(word) for word in command]
+        log = log_dir / f"{name}.log" if processes else None
+        print(f"\n$ {shlex.join(words)}" + (f" > {log}" if log else ""), flush=True)
+        processes[name] = start(words, log)
+    for process in processes.values():
+        process.wait()
+    failed = [name for name, process in processes.items() if process.returncode]
+    if failed:
+        sys.exit(f"{' and '.join(failed)} failed, see above or in {log_dir}; `make demo` goes on from here.")
+
+
+def start(words: list[str], log: Path | None) -> subprocess.Popen:
+    """Start a command on one thread, with its output in the file `log` or, for None, in the terminal."""
     program = [sys.executable] if words[0] == "python" else [str(Path(sys.executable).parent / words[0])]
-    done = subprocess.run([*program, *words[1:]], env=os.environ | {"OMP_NUM_THREADS": "1"})
-    if done.returncode:
-        sys.exit(f"The command above failed (exit status {done.returncode}); `make demo` goes on from here.")
-    return time.perf_counter() - start
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    if log is None:
+        return subprocess.Popen([*program, *words[1:]], env=environment)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("w") as file:
+        return subprocess.Popen([*program, *words[1:]], env=environment, stdout=file, stderr=subprocess.STDOUT)
 
 
 def train_command(config: DemoConfig, policy: str) -> list[object]:
@@ -121,22 +136,27 @@ def trained_steps(config: DemoConfig, policy: str) -> int:
     return json.loads(file.read_text())["step"] if file.exists() else 0
 
 
-def train_and_evaluate(config: DemoConfig, policy: str) -> None:
-    """Bring a policy to `steps` training steps and evaluate it on unseen seeds, where that is not done."""
-    if trained_steps(config, policy) < config.steps:
-        run(*train_command(config, policy))
-    if not (config.eval_dir(policy) / "eval_info.json").exists():
-        run(
-            "lerobot-eval",
-            f"--policy.path={config.checkpoint(policy)}",
-            "--policy.device=cpu",
-            "--env.type=so101_pick_place",
-            f"--eval.n_episodes={config.n_episodes}",
-            f"--eval.batch_size={min(10, config.n_episodes)}",
-            "--eval.use_async_envs=false",
-            f"--seed={UNSEEN_SEED}",
-            f"--output_dir={config.eval_dir(policy)}",
-        )
+def eval_command(config: DemoConfig, policy: str) -> list[object]:
+    """The lerobot-eval command of a policy, on unseen seeds."""
+    return [
+        "lerobot-eval",
+        f"--policy.path={config.checkpoint(policy)}",
+        "--policy.device=cpu",
+        "--env.type=so101_pick_place",
+        f"--eval.n_episodes={config.n_episodes}",
+        f"--eval.batch_size={min(10, config.n_episodes)}",
+        "--eval.use_async_envs=false",
+        f"--seed={UNSEEN_SEED}",
+        f"--output_dir={config.eval_dir(policy)}",
+    ]
+
+
+def train_and_evaluate(config: DemoConfig) -> None:
+    """Bring both policies to `steps` training steps and evaluate them, where that is not done."""
+    untrained = [policy for policy in POLICIES if trained_steps(config, policy) < config.steps]
+    run({f"train-{policy}": train_command(config, policy) for policy in untrained}, config.output_dir)
+    unknown = [policy for policy in POLICIES if not (config.eval_dir(policy) / "eval_info.json").exists()]
+    run({f"eval-{policy}": eval_command(config, policy) for policy in unknown}, config.output_dir)
 
 
 def measure(config: DemoConfig, policy: str) -> dict:
@@ -173,9 +193,9 @@ def _batch(config: DemoConfig, policy, preprocessor) -> dict:
 def main(config: DemoConfig) -> None:
     start = time.perf_counter()
     recorder = REPOSITORY / "data" / "record_so101.py"
-    run("python", recorder, f"--root={config.dataset}", f"--n_episodes={config.n_demonstrations}")
-    for policy in POLICIES:
-        train_and_evaluate(config, policy)
+    record = ["python", recorder, f"--root={config.dataset}", f"--n_episodes={config.n_demonstrations}"]
+    run({"record": record}, config.output_dir)
+    train_and_evaluate(config)
     results = [measure(config, policy) for policy in POLICIES]
     (config.output_dir / "results.json").write_text(json.dumps(results, indent=1) + "\n")
     picture = config.output_dir / "demo.png"

@@ -41,8 +41,11 @@ PUSHT_POLICIES = {
     "diffusion": ("diffusion", NORMALIZED),
     "cdp_w0": ("cdp", {"contraction_weight": 0.0}),
     "cdp": ("cdp", {}),
-    # The penalty on the lowest 40 % of the timesteps instead of the lowest 10 %, every 8 steps.
-    "cdp_share40": ("cdp", {"contraction_timestep_share": 0.4, "contraction_every": 8}),
+    # A stronger penalty, on the lowest 40 % of the timesteps instead of the lowest 10 %.
+    "cdp_strong": (
+        "cdp",
+        {"contraction_weight": 0.1, "contraction_timestep_share": 0.4, "contraction_every": 8},
+    ),
 }
 
 
@@ -72,7 +75,7 @@ def _pusht_cells(steps: int) -> list[Cell]:
         )
         for prediction_type in ("epsilon", "sample")
         for label, (policy, settings) in PUSHT_POLICIES.items()
-        if (prediction_type, label) != ("sample", "cdp_share40")
+        if (prediction_type, label) != ("sample", "cdp_strong")
     ]
 
 

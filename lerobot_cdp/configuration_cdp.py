@@ -89,7 +89,7 @@ class CDPConfig(DiffusionConfig):
     num_inference_steps: int = 10
     timestep_spacing: str = "trailing"
 
-    contraction_weight: float | str = 0.1
+    contraction_weight: float | str = 0.01
     contraction_target: float = 0.9
     contraction_diversity: float = 0.8
     contraction_loss: str = "hinge"

@@ -6,7 +6,7 @@ import draccus
 import pytest
 from lerobot.configs.train import TrainPipelineConfig
 
-from demo import SHARED_SETTINGS, DemoConfig, train_command, trained_steps
+from demo import SHARED_SETTINGS, DemoConfig, eval_command, run, train_command, trained_steps
 from demo_report import plot, table
 
 
@@ -48,6 +48,25 @@ def test_an_interrupted_training_is_resumed(tmp_path):
         "--resume=true",
         f"--steps={config.steps}",
     ]
+
+
+def test_both_policies_are_evaluated_alike(tmp_path):
+    config = DemoConfig(output_dir=tmp_path)
+    cdp, diffusion = (eval_command(config, policy) for policy in ("cdp", "diffusion"))
+    assert [word.replace("cdp", "diffusion") for word in cdp] == diffusion
+
+
+def test_commands_run_side_by_side_and_keep_their_logs(tmp_path, capfd):
+    meet = "import pathlib, sys, time; p = pathlib.Path(sys.argv[1]); (p / sys.argv[2]).touch()\n"
+    meet += "while len(list(p.glob('side*'))) < 2: time.sleep(0.01)\nprint('met', sys.argv[2])"
+    run({f"go{i}": ["python", "-c", meet, tmp_path, f"side{i}"] for i in (1, 2)}, tmp_path)
+    assert "met side1" in capfd.readouterr().out and (tmp_path / "go2.log").read_text() == "met side2\n"
+
+
+def test_a_failure_is_named(tmp_path):
+    with pytest.raises(SystemExit, match=r"^bad failed, see above or in .*; `make demo` goes on from here\.$"):
+        run({"good": ["python", "-c", ""], "bad": ["python", "-c", "raise SystemExit(3)"]}, tmp_path)
+    run({}, tmp_path)  # nothing to do is no failure
 
 
 @pytest.mark.parametrize("name", ["n_demonstrations", "steps", "n_episodes"])
