@@ -84,6 +84,8 @@ def record(config: RecordConfig) -> Path:
     partial = root.with_name(f"{root.name}.partial")
     if is_of(config, root, root / "meta" / "recording.json"):
         print(f"Nothing to record: {root} is complete.")
+        if (partial / "recording.json").exists():  # killed before it could be removed
+            shutil.rmtree(partial)
     else:
         if not is_of(config, partial, partial / "recording.json"):
             partial.mkdir(parents=True, exist_ok=True)

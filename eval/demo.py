@@ -9,6 +9,7 @@ and an interrupted training goes on from its last checkpoint. No network, GPU or
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -79,13 +80,18 @@ def run(commands: dict[str, list[object]], log_dir: Path) -> None:
     on two threads than on one: with two cores, two of them take little longer than one.
     """
     processes = {}
-    for name, command in commands.items():
-        words = [str(word) for word in command]
-        log = log_dir / f"{name}.log" if processes else None
-        print(f"\n$ {shlex.join(words)}" + (f" > {log}" if log else ""), flush=True)
-        processes[name] = start(words, log)
-    for process in processes.values():
-        process.wait()
+    try:
+        for name, command in commands.items():
+            words = [str(word) for word in command]
+            log = log_dir / f"{name}.log" if processes else None
+            print(f"\n$ {shlex.join(words)}" + (f" > {log}" if log else ""), flush=True)
+            processes[name] = start(words, log)
+        for process in processes.values():
+            process.wait()
+    finally:  # none goes on alone
+        for process in processes.values():
+            process.terminate()
+            process.wait()
     failed = [name for name, process in processes.items() if process.returncode]
     if failed:
         sys.exit(f"{' and '.join(failed)} failed, see above or in {log_dir}; `make demo` goes on from here.")
@@ -105,6 +111,8 @@ def start(words: list[str], log: Path | None) -> subprocess.Popen:
 def train_command(config: DemoConfig, policy: str) -> list[object]:
     """The lerobot-train command of a policy; both have the same network, data and steps."""
     last = config.checkpoint(policy) / "train_config.json"
+    if not last.exists():
+        shutil.rmtree(config.train_dir(policy), ignore_errors=True)  # killed in its first checkpoint
     if last.exists():
         return ["lerobot-train", f"--config_path={last}", "--resume=true", f"--steps={config.steps}"]
     common = ["--dataset.streaming=true", f"--dataset.root={config.dataset}"]
@@ -209,4 +217,7 @@ def main(config: DemoConfig) -> None:
 
 
 if __name__ == "__main__":
-    main(draccus.parse(DemoConfig))
+    try:
+        main(draccus.parse(DemoConfig))
+    except KeyboardInterrupt:
+        sys.exit("Interrupted; `make demo` goes on from here.")

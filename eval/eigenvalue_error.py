@@ -18,6 +18,7 @@ from lerobot.utils.constants import ACTION
 from torch import Tensor
 
 from expansion import acting_model, acting_network
+from lerobot_cdp import CDPConfig
 from lerobot_cdp.contraction import (
     RELATIVE_STEP,
     bind,
@@ -43,7 +44,7 @@ class EigenvalueErrorConfig:
         repo_id: LeRobotDataset it was trained on.
         root: Folder of the dataset; None: LeRobot's cache, or the Hub.
         n_samples: Observations, each at one timestep.
-        timestep_share: Share of the timesteps, from the low-noise end.
+        timestep_share: Share of the timesteps, from the low-noise end. None: that of the penalty by default.
         seed: Of observations, noise and first directions.
     """
 
@@ -51,7 +52,7 @@ class EigenvalueErrorConfig:
     repo_id: str = "lerobot/pusht_keypoints"
     root: Path | None = None
     n_samples: int = 256
-    timestep_share: float = 0.4
+    timestep_share: float | None = None
     seed: int = 0
 
 
@@ -123,7 +124,8 @@ def main(config: EigenvalueErrorConfig) -> None:
     root = None if config.root is None else str(config.root)
     dataset = load_memory_dataset(config.repo_id, root, None, policy.config)
     batch = preprocessor(dataset.batch(torch.randperm(len(dataset))[: config.n_samples]))
-    dense = spectra(policy, batch, config.timestep_share)
+    default = CDPConfig(device="cpu").contraction_timestep_share
+    dense = spectra(policy, batch, config.timestep_share or default)
     antisymmetric = (dense.rate - dense.rate.mT).flatten(1).norm(dim=1) / 2 / dense.rate.flatten(1).norm(dim=1)
     n_samples, d = dense.rate.shape[:2]
     print(f"{policy.config.type}, {policy.config.prediction_type}, d = {d}, N = {n_samples}")

@@ -11,14 +11,15 @@ if TYPE_CHECKING:
 
 __all__ = ["load_weights"]
 
-EMA_PREFIX = "ema."
+EMA_PREFIX, CONTROL_PREFIX = "ema.", "rate_control."
 
 
 def load_weights(policy: "CDPPolicy", file: Path) -> None:
     """Load a `cdp` checkpoint into a policy.
 
-    The moving average alone may differ between the two: a policy without one leaves the checkpoint's unused; a
-    policy with one starts it from the weights of a checkpoint that has none.
+    Two things may differ. The moving average: a policy without one leaves the checkpoint's unused; a policy with one
+    starts it from the weights of a checkpoint that has none. And the state of the rate control: a policy with
+    `contraction_weight: auto` begins it anew where the checkpoint has none, any other leaves it unused.
 
     Args:
         policy: built from the checkpoint's config, or one of the same network.
@@ -36,6 +37,10 @@ def load_weights(policy: "CDPPolicy", file: Path) -> None:
         weights = {k: v for k, v in weights.items() if not k.startswith(EMA_PREFIX)}
     elif not any(k.startswith(EMA_PREFIX) for k in weights):
         weights |= {k: weights[_averaged(k)] for k in wanted if k.startswith(EMA_PREFIX) and _averaged(k) in weights}
+    if policy.rate_control is None:
+        weights = {k: v for k, v in weights.items() if not k.startswith(CONTROL_PREFIX)}
+    elif not any(k.startswith(CONTROL_PREFIX) for k in weights):
+        weights |= {k: v for k, v in wanted.items() if k.startswith(CONTROL_PREFIX)}
     _check_complete(wanted, weights, file)
     policy.load_state_dict(weights)
 

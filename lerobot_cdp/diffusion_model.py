@@ -42,6 +42,7 @@ class CDPDiffusionModel(DiffusionModel):
         plain.noise_scheduler_type, plain.compile_model = "DDIM", False
         super().__init__(plain)
         self.config = config
+        self.noise_scheduler = make_scheduler(plain)  # LeRobot's, with the spacing of the policy
         self.solver = make_scheduler(config)
         self.contraction_factor: Tensor | None = None  # (B,) of the latest chunks, where it is monitored
 

@@ -7,6 +7,7 @@ batch ─ CDPDiffusionModel ─┬─ diffusion loss ─────────
                     └─ diffusers solver, n_obs_steps in, chunk out         predict_action_chunk, select_action
 """
 
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -22,6 +23,7 @@ from .configuration_cdp import AUTO, CDPConfig
 from .contraction import ContractionPenalty, RateControl
 from .diffusion_model import CDPDiffusionModel
 from .ema import EMA
+from .sampler import sample
 
 __all__ = ["CDPPolicy"]
 
@@ -151,7 +153,10 @@ class CDPPolicy(DiffusionPolicy):
     @torch.no_grad()
     def _probe_diversity(self, x_0: Tensor, condition: Tensor, generator: torch.Generator) -> None:
         """Sample two chunks for each observation and show them to the rate control."""
-        chunks = self.diffusion.conditional_sample(2 * len(x_0), condition.repeat(2, 1), generator)
+        model, condition = self.diffusion, condition.repeat(2, 1)
+        noise = torch.randn((2 * len(x_0), *x_0.shape[1:]), device=x_0.device, generator=generator)
+        network = partial(model.denoise, condition=condition)
+        chunks = sample(network, model.solver, noise, self.config.num_inference_steps, generator)
         self.rate_control.probe(*chunks.chunk(2), x_0)
 
     def _contraction_numbers(self) -> dict[str, float]:

@@ -58,7 +58,8 @@ def test_both_policies_are_evaluated_alike(tmp_path):
 
 def test_commands_run_side_by_side_and_keep_their_logs(tmp_path, capfd):
     meet = "import pathlib, sys, time; p = pathlib.Path(sys.argv[1]); (p / sys.argv[2]).touch()\n"
-    meet += "while len(list(p.glob('side*'))) < 2: time.sleep(0.01)\nprint('met', sys.argv[2])"
+    meet += "t = time.time()\nwhile len(list(p.glob('side*'))) < 2: assert time.time() < t + 60; time.sleep(0.01)\n"
+    meet += "print('met', sys.argv[2])"
     run({f"go{i}": ["python", "-c", meet, tmp_path, f"side{i}"] for i in (1, 2)}, tmp_path)
     assert "met side1" in capfd.readouterr().out and (tmp_path / "go2.log").read_text() == "met side2\n"
 

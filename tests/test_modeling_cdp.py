@@ -149,9 +149,11 @@ def test_held_out_loss_needs_no_gradients_and_is_the_acting_networks():
 @pytest.mark.parametrize("points", ["perturbed", "mixed", "sampler"])
 def test_every_loss_and_point_trains(loss, points):
     policy = make_policy(contraction_weight=0.1, contraction_every=1, contraction_loss=loss, contraction_points=points)
-    before = policy.diffusion.unet.final_conv[1].weight.clone()
+    plain = make_policy(contraction_weight=0.0)
     losses = train_steps(policy, 3)
-    assert all(map(math.isfinite, losses)) and not torch.equal(before, policy.diffusion.unet.final_conv[1].weight)
+    train_steps(plain, 3)
+    weights = [p.diffusion.unet.final_conv[1].weight for p in (policy, plain)]
+    assert all(map(math.isfinite, losses)) and not torch.equal(*weights)
 
 
 def test_auto_moves_the_weight_logs_it_and_resumes(tmp_path):
@@ -164,6 +166,17 @@ def test_auto_moves_the_weight_logs_it_and_resumes(tmp_path):
     resumed = CDPPolicy.from_pretrained(tmp_path)
     assert resumed.rate_control.weight == policy.rate_control.weight
     assert int(resumed.rate_control.n_evaluations) == 4
+
+
+@pytest.mark.parametrize("saved,loaded", [("auto", 0.1), (0.1, "auto")])
+def test_a_checkpoint_goes_on_with_another_way_to_weigh(saved, loaded, tmp_path):
+    policy = make_policy(contraction_weight=saved)
+    train_steps(policy, 2)
+    policy.save_pretrained(tmp_path)
+    other = CDPPolicy.from_pretrained(tmp_path, config=make_config(contraction_weight=loaded))
+    for name, weight in policy.diffusion.state_dict().items():
+        assert torch.equal(weight, other.diffusion.state_dict()[name])
+    assert (other.rate_control is None) == (loaded != "auto")
 
 
 def test_auto_leaves_the_diffusion_noise_alone():

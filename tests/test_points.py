@@ -40,6 +40,11 @@ def test_shapes_low_noise_and_one_generator(kind, scheduler, data):
     assert torch.equal(draw(kind, scheduler, data, timestep_share=1e-6).timesteps, torch.zeros(B, dtype=torch.int64))
 
 
+def test_the_sampler_has_a_last_state_above_the_cut(scheduler, data):
+    trailing = DDIMScheduler.from_config(scheduler.config, timestep_spacing="trailing")
+    assert (draw("sampler", trailing, data, timestep_share=0.05).timesteps == 9).all()
+
+
 @pytest.mark.parametrize("kind", POINTS)
 def test_without_a_condition(kind, scheduler, data):
     points = draw(kind, scheduler, (data[0], None))

@@ -34,7 +34,7 @@ class PenaltyValue:
     """What one evaluation of the penalty gives.
 
     Attributes:
-        loss: scalar, >= 0, with a graph to the network's parameters; not yet weighted.
+        loss: scalar, >= 0 but for `mean_eigenvalue`, with a graph to the network's parameters; not yet weighted.
         rate: (n,) expansion rates ρ, detached.
     """
 

@@ -3,7 +3,9 @@
     data        noised demonstrations under their own observation
     perturbed   the same, with noise on the observation features
     mixed       half-way worlds: actions and features interpolated between two samples of the batch
-    sampler     states that sampling itself passes through, under the demonstrations' observations
+    sampler     states that DDIM sampling itself passes through, under the demonstrations' observations
+
+With a single sample `mixed` is `data`, and so is `perturbed`: both need others to compare with.
 
 A network that knows its demonstrations by heart contracts on them anyway; what a robot meets lies between and beside
 them.
@@ -81,8 +83,9 @@ def _interpolate(values: Tensor, share: Tensor) -> Tensor:
 def _sampler_states(
     network: Network, scheduler: SchedulerMixin, noise: Tensor, condition: Tensor | None, below: int, generator
 ) -> Points:
-    """Of each sample one state, at random among those below the timestep `below`, of a sampling run."""
-    scheduler.set_timesteps(SAMPLER_STEPS)
+    """Of each sample one state, at random among those below the timestep `below` (or the last), of a sampling run."""
+    scheduler.set_timesteps(min(SAMPLER_STEPS, scheduler.config.num_train_timesteps))
+    below = max(below, int(scheduler.timesteps[-1]) + 1)  # the last one in any case
     x_t, states, low = noise, [], []
     for t in scheduler.timesteps.tolist():
         if t < below:

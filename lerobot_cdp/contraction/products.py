@@ -54,7 +54,7 @@ def finite_difference(f: Network, x: Tensor, h: Tensor) -> Product:
         x: (B, ...) where the Jacobian is taken.
         h: (B,) step per sample, > 0, in units of x.
     """
-    f_x = f(x)
+    f_x = f(x).clone()  # CUDA graphs of a compiled network would write the next output over it
     h = expand(h, x)
     return lambda v: (f(x + h * v) - f_x) / h
 
