@@ -267,7 +267,7 @@ def test_same_seed_or_same_noise_gives_the_same_action(solver, prediction):
 @pytest.mark.parametrize("prediction", ["epsilon", "sample"])
 def test_samples_lerobots_actions_under_lerobots_schedulers(solver, prediction):
     settings = {"noise_scheduler_type": solver, "num_inference_steps": 10, "prediction_type": prediction}
-    ours = make_policy(use_ema=False, **settings).eval()
+    ours = make_policy(use_ema=False, timestep_spacing="leading", **settings).eval()
     theirs = DiffusionPolicy(make_config(DiffusionConfig, **settings)).eval()
     theirs.load_state_dict({k: v for k, v in ours.state_dict().items() if k.startswith("diffusion.")})
     assert torch.equal(act(ours), act(theirs))
