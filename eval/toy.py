@@ -4,7 +4,7 @@
     python eval/toy.py --output_dir=outputs/toy --sweep=true     five: every weight with several seeds, in toy.json
 
 A chunk is one action of two numbers, and the observation is always the same. The network knows the actions from a few
-demonstrations of each mode. It predicts noise and samples by DDIM, both as the policy does by default, and the
+demonstrations of each mode. It predicts noise and samples by DDIM, as the policy does by default, and the
 contraction is the policy's own; so are its margin (0) and, for `auto`, target and floor. It acts on the 40 % of
 timesteps with the lowest noise, where modes are chosen too, instead of the policy's 10 %: here it is to do harm as
 well. Step counts are network evaluations.
