@@ -199,6 +199,7 @@ def _batch(config: DemoConfig, policy, preprocessor) -> dict:
 
 
 def main(config: DemoConfig) -> None:
+    torch.set_num_threads(1)  # as the commands below: times are those of one thread
     start = time.perf_counter()
     recorder = REPOSITORY / "data" / "record_so101.py"
     record = ["python", recorder, f"--root={config.dataset}", f"--n_episodes={config.n_demonstrations}"]
