@@ -138,7 +138,7 @@ class Contraction:
             if self.control.wants_probe:
                 self._probe(x_0[: len(value.rate)], generator)
             self.control.update(value.rate < 0)
-        return weight * EVERY * value.loss
+        return value.term(weight * EVERY)
 
     @torch.no_grad()
     def _probe(self, x_0: Tensor, generator: torch.Generator) -> None:

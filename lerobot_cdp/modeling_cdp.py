@@ -20,7 +20,7 @@ from torch import Tensor
 from .batch_checks import check_actions, check_finite, check_observation
 from .checkpoint import load_weights
 from .configuration_cdp import AUTO, CDPConfig
-from .contraction import ContractionPenalty, RateControl
+from .contraction import ContractionPenalty, PenaltyValue, RateControl
 from .diffusion_model import CDPDiffusionModel
 from .ema import EMA
 from .sampler import sample
@@ -124,16 +124,18 @@ class CDPPolicy(DiffusionPolicy):
         penalty, log = None, {}
         if self.config.contraction_weight != 0 and self.training:
             # Before the diffusion loss: the graph of neither is in memory while the other is computed.
-            penalty = self._contraction_loss(batch[ACTION], condition)
+            penalty = self._evaluate_penalty(batch[ACTION], condition)
             log = self._contraction_numbers()
         diffusion = model.compute_loss(batch, condition)
         loss = diffusion.per_sample if reduction == "none" else diffusion.mean
-        loss = loss if penalty is None else loss + penalty
+        if penalty is not None:
+            value, weight = penalty
+            loss = loss + value.term(weight)
         check_finite(loss.mean(), batch)
         return loss, {"diffusion_loss": diffusion.mean.item()} | log
 
-    def _contraction_loss(self, x_0: Tensor, condition: Tensor) -> Tensor | None:
-        """The weighted penalty on every k-th step, else None."""
+    def _evaluate_penalty(self, x_0: Tensor, condition: Tensor) -> tuple[PenaltyValue, float | Tensor] | None:
+        """The penalty and its weight on every k-th step, else None."""
         step, every = int(self.n_updates), self.config.contraction_every
         if step % every:
             return None
@@ -141,14 +143,14 @@ class CDPPolicy(DiffusionPolicy):
         generator = torch.Generator(x_0.device).manual_seed(step)
         value = self.penalty(self.diffusion.unet, self.diffusion.noise_scheduler, x_0, condition, generator)
         share = (value.rate < 0).float().mean()
-        self.contraction_log.copy_(torch.stack([value.loss.detach(), value.rate.mean(), share]))
+        self.contraction_log.copy_(torch.stack([value.loss, value.rate.mean(), share]))
         if self.rate_control is None:
-            return self.config.contraction_weight * every * value.loss
+            return value, self.config.contraction_weight * every
         weight = self.rate_control.weight
         if self.rate_control.wants_probe:
             self._probe_diversity(x_0[: len(value.rate)], condition[: len(value.rate)], generator)
         self.rate_control.update(value.rate < 0)
-        return weight * every * value.loss
+        return value, weight * every
 
     @torch.no_grad()
     def _probe_diversity(self, x_0: Tensor, condition: Tensor, generator: torch.Generator) -> None:

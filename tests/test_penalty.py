@@ -10,6 +10,7 @@ from diffusers import DDIMScheduler
 from torch import nn
 
 from lerobot_cdp.contraction import ContractionPenalty, bind, dense_jacobian, rate_operator, signal_and_noise
+from peak_memory import PeakMemory
 
 B, T, A, C = 6, 4, 2, 3
 PREDICTIONS = ("epsilon", "sample", "v_prediction")
@@ -93,7 +94,7 @@ def test_value_and_gradient_are_the_dense_ones(prediction, product, tolerance, i
     torch.testing.assert_close(value.rate, rates.detach(), rtol=tolerance, atol=tolerance)
     torch.testing.assert_close(value.loss, expected, rtol=tolerance, atol=tolerance)
     parameters = list(network.parameters())
-    got = torch.cat([g.flatten() for g in torch.autograd.grad(value.loss, parameters, materialize_grads=True)])
+    got = torch.cat([g.flatten() for g in torch.autograd.grad(value.term(1.0), parameters, materialize_grads=True)])
     want = torch.cat([g.flatten() for g in torch.autograd.grad(expected, parameters, materialize_grads=True)])
     assert want.norm() > 0 and (got - want).norm() <= 5 * tolerance * want.norm()
 
@@ -120,7 +121,7 @@ def test_descent_makes_sampling_contract(prediction, scheduler):
     first = penalty(network, scheduler, x_0, condition, torch.Generator().manual_seed(1))
     for _ in range(80):
         optimizer.zero_grad()
-        penalty(network, scheduler, x_0, condition, generator).loss.backward()
+        penalty(network, scheduler, x_0, condition, generator).term(1.0).backward()
         optimizer.step()
     recorder = Recorder(network)
     last = penalty(recorder, scheduler, x_0, condition, torch.Generator().manual_seed(1))
@@ -135,7 +136,7 @@ def test_one_sample_at_least_and_no_gradient_to_the_condition(inputs, scheduler)
     condition.requires_grad_()
     value = make_penalty(batch_share=1e-6)(network, scheduler, x_0, condition)
     assert value.rate.shape == (1,)
-    assert torch.autograd.grad(value.loss, condition, allow_unused=True) == (None,)
+    assert torch.autograd.grad(value.term(1.0), condition, allow_unused=True) == (None,)
 
 
 def test_the_lowest_timesteps_alone(inputs, scheduler):
@@ -191,13 +192,37 @@ def test_the_callers_backward_pass_runs_no_network(product, inputs, scheduler):
     network, x_0, condition = inputs
     arguments = (network, scheduler, x_0, condition)
     value = make_penalty(product=product)(*arguments, torch.Generator().manual_seed(3))
-    next_nodes = {type(node).__name__ for node, _ in value.loss.grad_fn.next_functions if node is not None}
+    term = value.term(2.0)
+    next_nodes = {type(node).__name__ for node, _ in term.grad_fn.next_functions if node is not None}
     assert next_nodes == {"AccumulateGrad"}
-    parameters = list(network.parameters())
-    tripled = torch.autograd.grad(3 * value.loss, parameters, materialize_grads=True)
-    again = make_penalty(product=product)(*arguments, torch.Generator().manual_seed(3)).loss
-    for a, b in zip(tripled, torch.autograd.grad(again, parameters, materialize_grads=True), strict=True):
-        torch.testing.assert_close(a, 3 * b)
+    (3 * term).backward()
+    for parameter, derivative in zip(network.parameters(), value.gradient, strict=True):
+        torch.testing.assert_close(parameter.grad, 6 * derivative)
+    with pytest.raises(RuntimeError, match="must be differentiated once"):
+        term.backward()
+
+
+def test_the_term_joins_other_losses_without_a_second_gradient_in_memory(inputs, scheduler):
+    """Of the gradients' size there is one copy at the end of the backward pass, and it is the sum."""
+    network, x_0, condition = inputs
+    wide = [layer for _ in range(6) for layer in (nn.Linear(256, 256), nn.Tanh())]
+    network.layers = nn.Sequential(nn.Linear(T * A + C + 1, 256), *wide, nn.Linear(256, T * A))
+    size = sum(p.nbytes for p in network.parameters())
+
+    def training_loss():
+        return network(x_0[:1], torch.zeros(1, dtype=torch.long), condition[:1]).square().mean()
+
+    value = make_penalty()(network, scheduler, x_0, condition, torch.Generator().manual_seed(3))
+    want = torch.autograd.grad(training_loss(), network.parameters())
+    want = [a + 2 * b for a, b in zip(want, value.gradient, strict=True)]
+    with PeakMemory() as memory:
+        loss = training_loss()
+        loss = loss + value.term(2.0)
+        del value
+        loss.backward()
+    assert size <= memory.peak < 1.5 * size
+    for parameter, expected in zip(network.parameters(), want, strict=True):
+        torch.testing.assert_close(parameter.grad, expected)
 
 
 def test_bind_repeats_what_it_is_bound_to():

@@ -10,7 +10,7 @@ The gradient needs no differentiation through the eigen-solver: λ_max has the g
 eigenvector v* held fixed. So `lanczos` finds v* without a graph and the loss is evaluated on it with one.
 
 Rounding: a finite difference does not survive TF32 or bfloat16, forwards or backwards. So the gradient is taken
-here, in full precision, and handed to the caller's backward pass ready-made (`precomputed`).
+here, in full precision, and handed to the caller's backward pass ready-made (`PenaltyValue.term`).
 """
 
 from collections.abc import Callable
@@ -31,15 +31,45 @@ __all__ = ["ContractionPenalty", "PenaltyValue", "bind"]
 
 @dataclass(frozen=True)
 class PenaltyValue:
-    """What one evaluation of the penalty gives.
+    """What one evaluation of the penalty gives, with its gradient.
 
     Attributes:
-        loss: scalar, >= 0 but for `mean_eigenvalue`, with a graph to the network's parameters; not yet weighted.
+        loss: scalar, detached, >= 0 but for `mean_eigenvalue`; not yet weighted.
         rate: (n,) expansion rates ρ, detached.
+        parameters: what the loss was differentiated by.
+        gradient: its derivative by each of them.
     """
 
     loss: Tensor
     rate: Tensor
+    parameters: tuple[nn.Parameter, ...] = ()
+    gradient: tuple[Tensor, ...] = ()
+
+    def term(self, weight: float | Tensor) -> Tensor:
+        """weight · loss, to be added to a training loss; for one backward pass.
+
+        Call it after the other losses are computed. Autograd visits the latest first: the gradient at hand then becomes
+        the one that the others are added to, and training needs no second copy of the weights' size.
+        """
+        return _Precomputed.apply(weight * self.loss, weight, self.gradient, *self.parameters)
+
+
+class _Precomputed(torch.autograd.Function):
+    """A number whose gradient is known: (value, weight, gradient, *parameters) -> value."""
+
+    @staticmethod
+    def forward(ctx, value: Tensor, weight: float | Tensor, gradient: tuple[Tensor, ...], *parameters: Tensor):
+        ctx.weight, ctx.gradient = weight, gradient
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        if ctx.gradient is None:
+            raise RuntimeError("`PenaltyValue.term` must be differentiated once. Got a second backward pass.")
+        gradient, ctx.gradient = list(ctx.gradient), None
+        for i, derivative in enumerate(gradient):  # one by one: each is freed when its multiple is made
+            gradient[i] = derivative * (grad * ctx.weight)
+        return None, None, None, *gradient
 
 
 def bind(network: Callable, timesteps: Tensor, condition: Tensor | None) -> Callable[[Tensor], Tensor]:
@@ -51,27 +81,6 @@ def bind(network: Callable, timesteps: Tensor, condition: Tensor | None) -> Call
         return network(x, timesteps.repeat(repeats), c)
 
     return f
-
-
-class _Precomputed(torch.autograd.Function):
-    """A number whose derivatives by `parameters` are known: (value, derivatives, *parameters) -> value."""
-
-    @staticmethod
-    def forward(ctx, value: Tensor, derivatives: tuple[Tensor, ...], *parameters: Tensor) -> Tensor:
-        ctx.derivatives = derivatives
-        return value.clone()
-
-    @staticmethod
-    def backward(ctx, grad: Tensor):
-        return None, None, *(grad * derivative for derivative in ctx.derivatives)
-
-
-def precomputed(loss: Tensor, parameters: list[nn.Parameter]) -> Tensor:
-    """The same scalar with its gradient taken now, under the precision in force, and its graph freed."""
-    if not loss.requires_grad:  # the Jacobian depends on no parameter
-        return loss
-    derivatives = torch.autograd.grad(loss, parameters, materialize_grads=True)
-    return _Precomputed.apply(loss.detach(), derivatives, *parameters)
 
 
 @dataclass(frozen=True)
@@ -125,11 +134,18 @@ class ContractionPenalty:
             local = self._linearise(network, scheduler, points)
             top = local.extremes(start, self.n_products)
             loss = LOSSES[self.loss](local, top.largest_vector, directions, self.margin).mean()
-            loss = precomputed(loss, [p for p in network.parameters() if p.requires_grad])
-        return PenaltyValue(loss, top.largest)
+            parameters = tuple(p for p in network.parameters() if p.requires_grad)
+            gradient = _gradient(loss, parameters)
+        return PenaltyValue(loss.detach(), top.largest, parameters, gradient)
 
     def _linearise(self, network: nn.Module, scheduler: Scheduler, points: Points) -> LocalRate:
         alpha_t, sigma_t = signal_and_noise(scheduler, points.timesteps)
         operator = rate_operator(alpha_t, sigma_t, self.prediction_type)
         f = bind(network, points.timesteps, points.condition)
         return LocalRate(f, points.x_t, operator, alpha_t, sigma_t, self.product)
+
+
+def _gradient(loss: Tensor, parameters: tuple[nn.Parameter, ...]) -> tuple[Tensor, ...]:
+    if not loss.requires_grad:  # the Jacobian depends on no parameter
+        return tuple(torch.zeros_like(p) for p in parameters)
+    return torch.autograd.grad(loss, parameters, materialize_grads=True)
