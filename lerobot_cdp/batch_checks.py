@@ -15,7 +15,7 @@ def check_observation(batch: dict[str, Tensor], config: CDPConfig, time_axis: bo
     Args:
         batch: observations, (B, n_obs_steps, *feature shape) with a time axis, else (B, *feature shape). With one
             observation step images may lack the time axis.
-        config: names the features. Image sizes are free where `resize_shape` is set, but one for all cameras.
+        config: names the features. Image sizes are free where `resize_shape` is set.
         time_axis: whether the batch is stacked over time.
 
     Raises:
@@ -27,10 +27,10 @@ def check_observation(batch: dict[str, Tensor], config: CDPConfig, time_axis: bo
         vectors[OBS_ENV_STATE] = config.env_state_feature
     for key, feature in vectors.items():
         _check_shape(batch, key, (*lead, *feature.shape))
-    size = None
     for key, feature in config.image_features.items():
-        channels, *expected = feature.shape
-        size = size or (_image_size(batch, key) if config.resize_shape else tuple(expected))
+        channels, *size = feature.shape
+        if config.resize_shape and key in batch:
+            size = batch[key].shape[-2:]
         image_lead = lead
         if time_axis and config.n_obs_steps == 1 and key in batch and batch[key].ndim == 4:
             image_lead = ("B",)
@@ -63,10 +63,6 @@ def check_finite(loss: Tensor, batch: dict[str, Tensor]) -> None:
         f"the loss must be finite. Got {loss.item()} on finite inputs: the weights have diverged; "
         "lower `optimizer_lr` or `contraction_weight`."
     )
-
-
-def _image_size(batch: dict[str, Tensor], key: str) -> tuple[int, int] | None:
-    return tuple(batch[key].shape[-2:]) if key in batch else None
 
 
 def _check_shape(batch: dict[str, Tensor], key: str, shape: tuple) -> None:

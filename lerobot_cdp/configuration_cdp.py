@@ -11,8 +11,16 @@ from .contraction.points import POINTS
 
 __all__ = ["CDPConfig", "SettingError"]
 
-PREDICTION_TYPES = ("epsilon", "sample", "v_prediction")
-NOISE_SCHEDULERS = ("DDIM", "DPMSolver++", "UniPC", "DDPM")
+# The solvers of the process that a prediction type belongs to; the first one is the default.
+VP_SOLVERS, FLOW_SOLVERS = ("DDIM", "DPMSolver++", "UniPC", "DDPM"), ("FlowMatchEuler",)
+SOLVERS = {"epsilon": VP_SOLVERS, "sample": VP_SOLVERS, "v_prediction": VP_SOLVERS, "velocity": FLOW_SOLVERS}
+# Settings that only one choice uses: with any other they must keep their defaults.
+BACKBONE_SETTINGS = {
+    "unet": ("down_dims", "kernel_size", "n_groups", "use_film_scale_modulation", "gradient_checkpointing"),
+    "mlp": ("mlp_hidden_dim", "mlp_num_blocks"),
+    "dit": ("dit_hidden_dim", "dit_num_heads", "dit_num_layers"),
+}
+VP_SETTINGS = ("beta_schedule", "beta_start", "beta_end", "timestep_spacing")
 TIMESTEP_SPACINGS = ("leading", "trailing", "linspace")
 BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
 JACOBIAN_PRODUCTS = ("finite_difference", "autodiff")
@@ -39,8 +47,19 @@ class CDPConfig(DiffusionConfig):
             diffusion feeds it to the network in its raw unit, pixels for PushT.
         drop_n_last_frames: Frames at the end of each episode that start no training sample. Computed as
             horizon − n_action_steps − n_obs_steps + 1 when not given, once: a checkpoint keeps its number.
-        prediction_type: What the network predicts: `epsilon`, `sample` or `v_prediction`.
-        noise_scheduler_type: Solver at inference: `DDIM`, `DPMSolver++`, `UniPC` (deterministic) or `DDPM`.
+        backbone: Network: `unet` (LeRobot's), `mlp` (residual, over the flattened chunk) or `dit` (diffusion
+            transformer); see `backbones`. Settings of the others must be left alone.
+        mlp_hidden_dim: Width of the MLP.
+        mlp_num_blocks: Its residual blocks.
+        dit_hidden_dim: Width of a token of the transformer; a multiple of `dit_num_heads`.
+        dit_num_heads: Its attention heads.
+        dit_num_layers: Its blocks.
+        freeze_vision_encoder: Whether the ResNet that encodes images is left as it was loaded; what comes after it,
+            spatial softmax and a linear layer, is trained in any case.
+        prediction_type: What the network predicts: `epsilon`, `sample` or `v_prediction`, of a variance-preserving
+            process, or `velocity`, of flow matching (see `process`).
+        noise_scheduler_type: Solver at inference: `DDIM` (default), `DPMSolver++`, `UniPC` (all deterministic) or
+            `DDPM`; with `velocity`: `FlowMatchEuler`.
         num_inference_steps: Network evaluations per action chunk.
         timestep_spacing: Where the solver's steps lie, as diffusers names it: `leading`, `trailing`, `linspace`. With
             `trailing` the first step is at the noise that sampling starts from; `leading`, LeRobot's, starts late.
@@ -68,6 +87,7 @@ class CDPConfig(DiffusionConfig):
         ema_decay: Largest decay, in [0, 1), of that average.
         ema_power: After n updates the decay is 1 − (1 + n)^−ema_power, until it reaches `ema_decay`; > 0.
         action_feature_names: Names of the action dimensions; LeRobot fills it from the dataset.
+        resize_shape: (H, W) that every camera is resized to; needed where cameras differ in size.
         push_to_hub: Whether LeRobot uploads the trained policy. When not given: whether `repo_id` is.
 
     Raises:
@@ -84,8 +104,16 @@ class CDPConfig(DiffusionConfig):
     )
     drop_n_last_frames: int | None = None
 
+    backbone: str = "unet"
+    mlp_hidden_dim: int = 512
+    mlp_num_blocks: int = 3
+    dit_hidden_dim: int = 384
+    dit_num_heads: int = 12
+    dit_num_layers: int = 6
+    freeze_vision_encoder: bool = False
+
     prediction_type: str = "epsilon"
-    noise_scheduler_type: str = "DDIM"
+    noise_scheduler_type: str | None = None
     num_inference_steps: int = 10
     timestep_spacing: str = "trailing"
 
@@ -111,25 +139,35 @@ class CDPConfig(DiffusionConfig):
     push_to_hub: bool | None = None
 
     def __post_init__(self):
+        if self.noise_scheduler_type is None:
+            self.noise_scheduler_type = SOLVERS.get(self.prediction_type, VP_SOLVERS)[0]
         self._check_choices()
+        self._check_unused()
         self._check_ranges()
-        # LeRobot's own check knows two solvers and two predictions; ours have passed the checks above.
-        chosen = self.noise_scheduler_type, self.prediction_type
-        self.noise_scheduler_type, self.prediction_type = "DDIM", "epsilon"
-        try:
-            super().__post_init__()
-        except ValueError as error:
-            raise SettingError(str(error)) from error
-        self.noise_scheduler_type, self.prediction_type = chosen
+        self._check_by_lerobot()
         if self.drop_n_last_frames is None:
             self.drop_n_last_frames = self.horizon - self.n_action_steps - self.n_obs_steps + 1
         if self.push_to_hub is None:
             self.push_to_hub = self.repo_id is not None
 
+    def _check_by_lerobot(self) -> None:
+        """LeRobot's own checks, for which this config passes as one of its own: two solvers, two predictions, a U-Net."""
+        pretended = {"noise_scheduler_type": "DDIM", "prediction_type": "epsilon"}
+        if self.backbone != "unet":
+            pretended["down_dims"] = ()  # any horizon
+        own = {name: getattr(self, name) for name in pretended}
+        self.__dict__.update(pretended)
+        try:
+            super().__post_init__()
+        except ValueError as error:
+            raise SettingError(str(error)) from error
+        finally:
+            self.__dict__.update(own)
+
     def _check_choices(self) -> None:
         choices = {
-            "prediction_type": PREDICTION_TYPES,
-            "noise_scheduler_type": NOISE_SCHEDULERS,
+            "backbone": tuple(BACKBONE_SETTINGS),
+            "prediction_type": tuple(SOLVERS),
             "timestep_spacing": TIMESTEP_SPACINGS,
             "beta_schedule": BETA_SCHEDULES,
             "contraction_product": JACOBIAN_PRODUCTS,
@@ -138,10 +176,28 @@ class CDPConfig(DiffusionConfig):
         }
         for name, allowed in choices.items():
             _require(self, name, getattr(self, name) in allowed, f"one of {list(allowed)}")
+        solvers = SOLVERS[self.prediction_type]
+        must_be = f"one of {list(solvers)} with prediction_type = {self.prediction_type}"
+        _require(self, "noise_scheduler_type", self.noise_scheduler_type in solvers, must_be)
+
+    def _check_unused(self) -> None:
+        """Settings that the choices made leave unused must keep their defaults: a user who sets one expects an effect."""
+        unused = {}
+        for backbone, names in BACKBONE_SETTINGS.items():
+            if backbone != self.backbone:
+                unused |= dict.fromkeys(names, f"backbone = {self.backbone}")
+        if self.prediction_type == "velocity":
+            unused |= dict.fromkeys(VP_SETTINGS, "prediction_type = velocity")
+        for name, choice in unused.items():
+            default = type(self).__dataclass_fields__[name].default
+            got = getattr(self, name)
+            is_default = tuple(got) == default if isinstance(default, tuple) else got == default
+            _require(self, name, is_default, f"left at {default!r} with {choice}, which does not use it")
 
     def _check_ranges(self) -> None:
         for name in (
             "n_obs_steps", "n_action_steps", "num_train_timesteps", "contraction_every", "contraction_products",
+            "mlp_hidden_dim", "mlp_num_blocks", "dit_hidden_dim", "dit_num_heads", "dit_num_layers",
         ):  # fmt: skip
             _require(self, name, getattr(self, name) >= 1, "at least 1")
         for name in ("contraction_margin", "contraction_diversity", "ema_decay"):
@@ -165,6 +221,8 @@ class CDPConfig(DiffusionConfig):
                 _require(self, name, not getattr(self, name), "false with contraction_product = autodiff")
         if self.monitor_contraction:
             _require(self, "noise_scheduler_type", self.noise_scheduler_type != "DDPM", "deterministic with a monitor")
+        heads = self.dit_num_heads
+        _require(self, "dit_hidden_dim", self.dit_hidden_dim % heads == 0, f"a multiple of dit_num_heads = {heads}")
         longest = self.horizon - self.n_obs_steps + 1
         _require(
             self,
@@ -188,8 +246,22 @@ class CDPConfig(DiffusionConfig):
             )
         if self.action_feature is None:
             raise ValueError(f"`output_features` must hold 'action'. Got {sorted(self.output_features or [])}.")
-        if self.image_features or self.env_state_feature:
-            super().validate_features()
+        for key, feature in self.image_features.items():
+            self._check_camera(key, feature.shape)
+
+    def _check_camera(self, key: str, shape: tuple[int, int, int]) -> None:
+        """Cameras share the encoder's input size: by themselves, or resized."""
+        first, reference = next(iter(self.image_features.items()))
+        if shape[0] != reference.shape[0]:
+            raise ValueError(f"`{key}` must have {reference.shape[0]} channels, as `{first}` has. Got {shape}.")
+        if self.resize_shape is None and shape != reference.shape:
+            raise ValueError(
+                f"`resize_shape` must be set where cameras differ in size. Got None with {reference.shape} of "
+                f"`{first}` and {shape} of `{key}`."
+            )
+        if self.resize_shape is None and self.crop_shape is not None:
+            if self.crop_shape[0] > shape[1] or self.crop_shape[1] > shape[2]:
+                raise ValueError(f"`crop_shape` must fit into `{key}`, {shape[1:]}. Got {tuple(self.crop_shape)}.")
 
     @property
     def chunk_size(self) -> int:

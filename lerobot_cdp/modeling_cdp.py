@@ -1,20 +1,21 @@
 """Contractive Diffusion Policy: LeRobot's diffusion policy, trained so that sampling contracts.
 
 batch ─ CDPDiffusionModel ─┬─ diffusion loss ───────────────┐
-         (LeRobot's U-Net) └─ ContractionPenalty · γ ───────┴─ loss        forward
+          (encoder,        └─ ContractionPenalty · γ ───────┴─ loss        forward
+           backbone,
+           process)
                 │
                 └─ EMA (moving average of the weights)                     update
                     └─ diffusers solver, n_obs_steps in, chunk out         predict_action_chunk, select_action
 """
 
-from functools import partial
 from pathlib import Path
 
 import torch
 from lerobot.policies.diffusion.modeling_diffusion import DiffusionPolicy
 from lerobot.policies.pretrained import PreTrainedPolicy
 from lerobot.policies.utils import populate_queues
-from lerobot.utils.constants import ACTION, OBS_IMAGES
+from lerobot.utils.constants import ACTION
 from torch import Tensor
 
 from .batch_checks import check_actions, check_finite, check_observation
@@ -23,7 +24,7 @@ from .configuration_cdp import AUTO, CDPConfig
 from .contraction import ContractionPenalty, PenaltyValue, RateControl
 from .diffusion_model import CDPDiffusionModel
 from .ema import EMA
-from .sampler import sample
+from .observations import stack_cameras
 
 __all__ = ["CDPPolicy"]
 
@@ -62,7 +63,6 @@ class CDPPolicy(DiffusionPolicy):
         self.penalty = ContractionPenalty(
             loss=config.contraction_loss,
             points=config.contraction_points,
-            prediction_type=config.prediction_type,
             margin=config.contraction_margin,
             timestep_share=config.contraction_timestep_share,
             batch_share=config.contraction_batch_share,
@@ -79,7 +79,7 @@ class CDPPolicy(DiffusionPolicy):
     def _compile(self, mode: str) -> None:
         # In place: a wrapped module would rename its weights in the checkpoint.
         for model in filter(None, (self.diffusion, self.ema and self.ema.model)):
-            model.unet.compile(mode=mode)
+            model.backbone.compile(mode=mode)
 
     @property
     def acting_model(self) -> CDPDiffusionModel:
@@ -118,9 +118,9 @@ class CDPPolicy(DiffusionPolicy):
             raise ValueError(f"`reduction` must be one of ['mean', 'none']. Got {reduction!r}.")
         check_observation(batch, self.config, time_axis=True)
         check_actions(batch, self.config)
-        batch = self._stack_cameras(batch, time_axis=True)
+        batch = stack_cameras(batch, self.config, time_axis=True)
         model = self.diffusion if self.training else self.acting_model
-        condition = model.encode(batch)
+        condition = model.encoder(batch)
         penalty, log = None, {}
         if self.config.contraction_weight != 0 and self.training:
             # Before the diffusion loss: the graph of neither is in memory while the other is computed.
@@ -141,7 +141,7 @@ class CDPPolicy(DiffusionPolicy):
             return None
         # Drawn from a generator of its own: a resumed run repeats it, and γ does not change the diffusion noise.
         generator = torch.Generator(x_0.device).manual_seed(step)
-        value = self.penalty(self.diffusion.unet, self.diffusion.noise_scheduler, x_0, condition, generator)
+        value = self.penalty(self.diffusion.backbone, self.diffusion.process, x_0, condition, generator)
         share = (value.rate < 0).float().mean()
         self.contraction_log.copy_(torch.stack([value.loss, value.rate.mean(), share]))
         if self.rate_control is None:
@@ -155,10 +155,8 @@ class CDPPolicy(DiffusionPolicy):
     @torch.no_grad()
     def _probe_diversity(self, x_0: Tensor, condition: Tensor, generator: torch.Generator) -> None:
         """Sample two chunks for each observation and show them to the rate control."""
-        model, condition = self.diffusion, condition.repeat(2, 1)
         noise = torch.randn((2 * len(x_0), *x_0.shape[1:]), device=x_0.device, generator=generator)
-        network = partial(model.denoise, condition=condition)
-        chunks = sample(network, model.solver, noise, self.config.num_inference_steps, generator)
+        chunks = self.diffusion.conditional_sample(condition.repeat(2, 1), noise, generator)
         self.rate_control.probe(*chunks.chunk(2), x_0)
 
     def _contraction_numbers(self) -> dict[str, float]:
@@ -176,8 +174,8 @@ class CDPPolicy(DiffusionPolicy):
         self.n_updates += 1
 
     def get_optim_params(self):
-        """The parameters to train; the moving average is none of them."""
-        return self.diffusion.parameters()
+        """The parameters to train: no moving average, nothing frozen."""
+        return [p for p in self.diffusion.parameters() if p.requires_grad]
 
     # ------------------------------------------------------------------ inference
 
@@ -200,7 +198,7 @@ class CDPPolicy(DiffusionPolicy):
             batch = {k: torch.stack(list(q), dim=1) for k, q in self._queues.items() if k != ACTION}
         else:
             check_observation(batch, self.config, time_axis=True)
-            batch = self._stack_cameras(batch, time_axis=True)
+            batch = stack_cameras(batch, self.config, time_axis=True)
         return self.acting_model.generate_actions(batch, noise=noise)
 
     @torch.no_grad()
@@ -215,21 +213,11 @@ class CDPPolicy(DiffusionPolicy):
             ValueError: if an observation is missing or misshaped.
         """
         check_observation(batch, self.config, time_axis=False)
-        populate_queues(self._queues, self._stack_cameras(batch, time_axis=False), exclude_keys=[ACTION])
+        populate_queues(self._queues, stack_cameras(batch, self.config, time_axis=False), exclude_keys=[ACTION])
         if not self._queues[ACTION]:
             chunk = self.predict_action_chunk(batch, noise=noise)
             self._queues[ACTION].extend(chunk.transpose(0, 1))
         return self._queues[ACTION].popleft()
-
-    def _stack_cameras(self, batch: dict[str, Tensor], time_axis: bool) -> dict[str, Tensor]:
-        """A shallow copy of the batch with all cameras under one key, (B, [n_obs_steps,] cameras, C, H, W)."""
-        batch = dict(batch)
-        if self.config.image_features:
-            images = [batch[key] for key in self.config.image_features]
-            if time_axis:  # which LeRobot's dataset drops from images of a single step
-                images = [image.unsqueeze(1) if image.ndim == 4 else image for image in images]
-            batch[OBS_IMAGES] = torch.stack(images, dim=-4)
-        return batch
 
     # ------------------------------------------------------------------ checkpoints
 

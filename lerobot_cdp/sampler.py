@@ -1,27 +1,66 @@
-"""Solvers of the sampling ODE, all from diffusers: from a noise draw to an action chunk.
+"""Solvers of the reverse process, all diffusers': from a noise draw to an action chunk.
 
-| `noise_scheduler_type` | solver                                             | deterministic |
-| ---------------------- | -------------------------------------------------- | ------------- |
-| `DDIM`                 | DDIM with η = 0, first order                       | yes           |
-| `DPMSolver++`          | DPM-Solver++ 2M, second-order multistep            | yes           |
-| `UniPC`                | UniPC, second-order predictor-corrector            | yes           |
-| `DDPM`                 | ancestral sampling, for comparison                 | no            |
+| `noise_scheduler_type` | solver                                             | process             | deterministic |
+| ---------------------- | -------------------------------------------------- | ------------------- | ------------- |
+| `DDIM`                 | DDIM with η = 0, first order                       | variance preserving | yes           |
+| `DPMSolver++`          | DPM-Solver++ 2M, second-order multistep            | variance preserving | yes           |
+| `UniPC`                | UniPC, second-order predictor-corrector            | variance preserving | yes           |
+| `DDPM`                 | ancestral sampling, for comparison                 | variance preserving | no            |
+| `FlowMatchEuler`       | Euler                                              | flow matching       | yes           |
 """
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler, UniPCMultistepScheduler
+from diffusers import (
+    DDIMScheduler,
+    DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    UniPCMultistepScheduler,
+)
+from diffusers.configuration_utils import register_to_config
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor
 
 from .configuration_cdp import CDPConfig
 
-__all__ = ["make_scheduler", "sample"]
+__all__ = ["FlowMatchEulerScheduler", "make_scheduler", "sample"]
 
 
-def make_scheduler(config: CDPConfig) -> SchedulerMixin:
-    """The diffusers scheduler that `config.noise_scheduler_type` names, on the training process of the config."""
+class FlowMatchEulerScheduler(FlowMatchEulerDiscreteScheduler):
+    """diffusers' Euler solver for flow matching, with two things changed.
+
+    Its steps are equal, σ = 1, 1 − 1/n, …, 1/n, 0: diffusers ends with a step of 1/T whatever n is, one evaluation that
+    hardly moves. And it clips the estimate of x_0, as diffusers' DDIM does.
+
+    Args:
+        num_train_timesteps: T; a step at σ is at the timestep σ·T.
+        clip_sample: clip x_t − σ v to ±`clip_sample_range`.
+        clip_sample_range: > 0, in units of the normalised actions.
+    """
+
+    @register_to_config
+    def __init__(self, num_train_timesteps: int = 100, clip_sample: bool = True, clip_sample_range: float = 1.0):
+        super().__init__(num_train_timesteps=num_train_timesteps)
+
+    def set_timesteps(self, num_inference_steps: int) -> None:
+        """Lay `num_inference_steps` equal steps from σ = 1 to 0."""
+        super().set_timesteps(sigmas=np.linspace(1, 1 / num_inference_steps, num_inference_steps))
+
+    def step(self, model_output: Tensor, timestep: Tensor, sample: Tensor):
+        """One step from x_t = `sample` (B, T, A) with the velocity `model_output` (B, T, A)."""
+        if self.config.clip_sample:
+            sigma = timestep / self.config.num_train_timesteps
+            limit = self.config.clip_sample_range
+            x_0 = (sample - sigma * model_output).clamp(-limit, limit)
+            model_output = (sample - x_0) / sigma
+        return super().step(model_output, timestep, sample)
+
+
+def make_scheduler(name: str, config: CDPConfig) -> SchedulerMixin:
+    """The diffusers scheduler that `name`, a `noise_scheduler_type`, stands for, on the process of the config."""
     process = {
         "num_train_timesteps": config.num_train_timesteps,
         "beta_start": config.beta_start,
@@ -38,8 +77,9 @@ def make_scheduler(config: CDPConfig) -> SchedulerMixin:
         "DDPM": lambda: DDPMScheduler(**process, **clip),
         "DPMSolver++": lambda: DPMSolverMultistepScheduler(**process, **threshold, solver_order=2),
         "UniPC": lambda: UniPCMultistepScheduler(**process, **threshold, solver_order=2),
+        "FlowMatchEuler": lambda: FlowMatchEulerScheduler(config.num_train_timesteps, **clip),
     }
-    return makers[config.noise_scheduler_type]()
+    return makers[name]()
 
 
 def sample(
@@ -66,6 +106,6 @@ def sample(
     stochastic = {"generator": generator} if isinstance(scheduler, DDPMScheduler) else {}
     x_t = noise
     for t in scheduler.timesteps:
-        output = network(x_t, torch.full(x_t.shape[:1], int(t), device=x_t.device))
+        output = network(x_t, torch.full(x_t.shape[:1], t.item(), device=x_t.device))
         x_t = scheduler.step(output, t, x_t, **stochastic).prev_sample
     return x_t

@@ -7,7 +7,7 @@ stochastic     trace and Frobenius norm from random directions
 local_rate     R_t of a network at given points
 losses         what is penalised
 points         where
-penalty        the training term made of them
+penalty        the training term made of them: `contraction_loss` for any network, ContractionPenalty for a policy
 rate_control   its weight, set by what training needs
 """
 
@@ -15,7 +15,7 @@ from .criterion import RateOperator, denoiser_coefficients, rate_operator, signa
 from .lanczos import Extremes, lanczos
 from .local_rate import RELATIVE_STEP, LocalRate
 from .losses import LOSSES
-from .penalty import ContractionPenalty, PenaltyValue, bind
+from .penalty import ContractionPenalty, PenaltyValue, bind, contraction_loss
 from .points import POINTS, Points, draw_points
 from .products import (
     autodiff,
@@ -42,6 +42,7 @@ __all__ = [
     "RateOperator",
     "autodiff",
     "bind",
+    "contraction_loss",
     "denoiser_coefficients",
     "dense_jacobian",
     "differentiable_product",

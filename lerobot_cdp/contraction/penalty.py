@@ -13,20 +13,24 @@ Rounding: a finite difference does not survive TF32 or bfloat16, forwards or bac
 here, in full precision, and handed to the caller's backward pass ready-made (`PenaltyValue.term`).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from .criterion import Scheduler, rate_operator, signal_and_noise
+from .criterion import rate_operator
 from .local_rate import LocalRate
 from .losses import LOSSES
-from .points import Points, draw_points
+from .points import draw_points
 from .products import full_precision
 from .stochastic import unit_directions
 
-__all__ = ["ContractionPenalty", "PenaltyValue", "bind"]
+if TYPE_CHECKING:
+    from ..process import Process
+
+__all__ = ["ContractionPenalty", "PenaltyValue", "bind", "contraction_loss"]
 
 
 @dataclass(frozen=True)
@@ -83,14 +87,65 @@ def bind(network: Callable, timesteps: Tensor, condition: Tensor | None) -> Call
     return f
 
 
+def contraction_loss(
+    f: Callable[[Tensor], Tensor],
+    parameters: Iterable[nn.Parameter],
+    x_t: Tensor,
+    alpha_t: Tensor,
+    sigma_t: Tensor,
+    prediction_type: str,
+    process: str = "vp",
+    loss: str = "hinge",
+    margin: float = 0.0,
+    n_products: int = 5,
+    product: str = "finite_difference",
+    generator: torch.Generator | None = None,
+) -> PenaltyValue:
+    """A contraction loss of any denoiser or velocity field: what `cdp` trains with, for other policies' heads.
+
+    Add `contraction_loss(...).term(weight)` to the training loss, last.
+
+    Args:
+        f: the network as a function of x_t alone, with everything else it sees held fixed: (k·n, ...) -> (k·n, ...)
+            for k >= 1 inputs for each of the n points, all first inputs first (see `bind`). It runs in float32.
+        parameters: what the loss is differentiated by; those that need no gradient are left out.
+        x_t: (n, ...) noised actions, float32.
+        alpha_t: (n,) signal scale.
+        sigma_t: (n,) noise scale > 0: x_t = α_t x_0 + σ_t ε.
+        prediction_type: what f predicts: `epsilon`, `sample`, `v_prediction` (α ε − σ x_0) or `velocity` (ε − x_0).
+        process: `vp` (α² + σ² = 1), `flow` (α = 1 − σ, the one of `velocity`) or `ve` (α = 1).
+        loss: one of `losses.LOSSES`.
+        margin: in [0, 1), fraction of the fastest contraction that is asked for.
+        n_products: Jacobian products spent on each estimate of λ_max.
+        product: `finite_difference` or `autodiff`.
+        generator: source of the random directions.
+
+    Raises:
+        ValueError: if the prediction type or the process is unknown, or they do not belong together.
+    """
+    parameters = tuple(p for p in parameters if p.requires_grad)
+    operator = rate_operator(alpha_t, sigma_t, prediction_type, process)
+    with full_precision(x_t.device.type):
+        start, *directions = unit_directions(x_t, 3, generator)
+        local = LocalRate(f, x_t, operator, alpha_t, sigma_t, product)
+        top = local.extremes(start, n_products)
+        value = LOSSES[loss](local, top.largest_vector, directions, margin).mean()
+        return PenaltyValue(value.detach(), top.largest, parameters, _gradient(value, parameters))
+
+
+def _gradient(loss: Tensor, parameters: tuple[nn.Parameter, ...]) -> tuple[Tensor, ...]:
+    if not loss.requires_grad:  # the Jacobian depends on no parameter
+        return tuple(torch.zeros_like(p) for p in parameters)
+    return torch.autograd.grad(loss, parameters, materialize_grads=True)
+
+
 @dataclass(frozen=True)
 class ContractionPenalty:
-    """A contraction loss of a denoiser.
+    """The contraction loss of a policy's network, at points drawn for a training batch.
 
     Attributes:
         loss: one of `losses.LOSSES`.
         points: where it is evaluated, one of `points.POINTS`.
-        prediction_type: what the network predicts: `epsilon`, `sample` or `v_prediction`.
         margin: in [0, 1), fraction of the fastest contraction that is asked for.
         timestep_share: in (0, 1], the share of timesteps, from the low-noise end, that the penalty acts on.
         batch_share: in (0, 1], the share of the batch it is computed on, at least one sample.
@@ -100,7 +155,6 @@ class ContractionPenalty:
 
     loss: str
     points: str
-    prediction_type: str
     margin: float
     timestep_share: float
     batch_share: float
@@ -110,7 +164,7 @@ class ContractionPenalty:
     def __call__(
         self,
         network: nn.Module,
-        scheduler: Scheduler,
+        process: "Process",
         x_0: Tensor,
         condition: Tensor | None,
         generator: torch.Generator | None = None,
@@ -119,7 +173,7 @@ class ContractionPenalty:
 
         Args:
             network: (x_t (n, T, A), timesteps (n,), condition (n, C)) -> (n, T, A); its parameters get the gradient.
-            scheduler: the forward process, with `add_noise` and `alphas_cumprod`; a DDIMScheduler for `sampler` points.
+            process: the forward process that it is trained on.
             x_0: (B, T, A) clean, normalised action chunks.
             condition: (B, C) observation features; no gradient flows into them.
             generator: source of all randomness used.
@@ -127,25 +181,17 @@ class ContractionPenalty:
         n = max(1, round(self.batch_share * x_0.shape[0]))
         condition = None if condition is None else condition.detach().float()
         with full_precision(x_0.device.type):
-            points = draw_points(
-                self.points, network, scheduler, x_0.float(), condition, n, self.timestep_share, generator
-            )
-            start, *directions = unit_directions(points.x_t, 3, generator)
-            local = self._linearise(network, scheduler, points)
-            top = local.extremes(start, self.n_products)
-            loss = LOSSES[self.loss](local, top.largest_vector, directions, self.margin).mean()
-            parameters = tuple(p for p in network.parameters() if p.requires_grad)
-            gradient = _gradient(loss, parameters)
-        return PenaltyValue(loss.detach(), top.largest, parameters, gradient)
-
-    def _linearise(self, network: nn.Module, scheduler: Scheduler, points: Points) -> LocalRate:
-        alpha_t, sigma_t = signal_and_noise(scheduler, points.timesteps)
-        operator = rate_operator(alpha_t, sigma_t, self.prediction_type)
-        f = bind(network, points.timesteps, points.condition)
-        return LocalRate(f, points.x_t, operator, alpha_t, sigma_t, self.product)
-
-
-def _gradient(loss: Tensor, parameters: tuple[nn.Parameter, ...]) -> tuple[Tensor, ...]:
-    if not loss.requires_grad:  # the Jacobian depends on no parameter
-        return tuple(torch.zeros_like(p) for p in parameters)
-    return torch.autograd.grad(loss, parameters, materialize_grads=True)
+            at = draw_points(self.points, network, process, x_0.float(), condition, n, self.timestep_share, generator)
+        return contraction_loss(
+            bind(network, at.timesteps, at.condition),
+            network.parameters(),
+            at.x_t,
+            *process.signal_and_noise(at.timesteps),
+            process.prediction_type,
+            process.name,
+            loss=self.loss,
+            margin=self.margin,
+            n_products=self.n_products,
+            product=self.product,
+            generator=generator,
+        )

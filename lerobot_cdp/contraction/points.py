@@ -3,7 +3,7 @@
     data        noised demonstrations under their own observation
     perturbed   the same, with noise on the observation features
     mixed       half-way worlds: actions and features interpolated between two samples of the batch
-    sampler     states that DDIM sampling itself passes through, under the demonstrations' observations
+    sampler     states that sampling itself passes through, under the demonstrations' observations
 
 With a single sample `mixed` is `data`, and so is `perturbed`: both need others to compare with.
 
@@ -13,10 +13,13 @@ them.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
-from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from ..process import Process
 
 __all__ = ["POINTS", "Points", "draw_points"]
 
@@ -39,7 +42,7 @@ class Points:
 def draw_points(
     kind: str,
     network: Network,
-    scheduler: SchedulerMixin,
+    process: "Process",
     x_0: Tensor,
     condition: Tensor | None,
     n: int,
@@ -51,7 +54,7 @@ def draw_points(
     Args:
         kind: one of POINTS.
         network: (x_t, timesteps, condition) -> prediction; evaluated by `sampler` alone.
-        scheduler: the forward process, with `add_noise`; for `sampler` one that takes DDIM steps.
+        process: the forward process; `sampler` takes steps of its scheduler.
         x_0: (B, T, A) clean, normalised action chunks, B >= n.
         condition: (B, C) observation features, or None.
         n: points wanted.
@@ -66,12 +69,11 @@ def draw_points(
         x_0 = _interpolate(x_0, share)
         condition = None if condition is None else _interpolate(condition, share)
     x_0, condition = x_0[:n], None if condition is None else condition[:n]
-    below = max(1, round(timestep_share * scheduler.config.num_train_timesteps))
     noise = torch.randn(x_0.shape, device=x_0.device, generator=generator)
     if kind == "sampler":
-        return _sampler_states(network, scheduler, noise, condition, below, generator)
-    timesteps = torch.randint(below, (n,), device=x_0.device, generator=generator)
-    return Points(scheduler.add_noise(x_0, noise, timesteps), timesteps, condition)
+        return _sampler_states(network, process, noise, condition, timestep_share, generator)
+    timesteps = process.draw_timesteps(n, timestep_share, x_0.device, generator)
+    return Points(process.add_noise(x_0, noise, timesteps), timesteps, condition)
 
 
 def _interpolate(values: Tensor, share: Tensor) -> Tensor:
@@ -81,18 +83,20 @@ def _interpolate(values: Tensor, share: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _sampler_states(
-    network: Network, scheduler: SchedulerMixin, noise: Tensor, condition: Tensor | None, below: int, generator
+    network: Network, process: "Process", noise: Tensor, condition: Tensor | None, timestep_share: float, generator
 ) -> Points:
-    """Of each sample one state, at random among those below the timestep `below` (or the last), of a sampling run."""
-    scheduler.set_timesteps(min(SAMPLER_STEPS, scheduler.config.num_train_timesteps))
-    below = max(below, int(scheduler.timesteps[-1]) + 1)  # the last one in any case
+    """Of each sample one state, at random among those of low noise (or the last one), of a sampling run."""
+    n_timesteps = process.scheduler.config.num_train_timesteps
+    process.scheduler.set_timesteps(min(SAMPLER_STEPS, n_timesteps))
+    timesteps = process.scheduler.timesteps
+    below = max(round(timestep_share * n_timesteps), timesteps[-1].item() + 1)  # the last one in any case
     x_t, states, low = noise, [], []
-    for t in scheduler.timesteps.tolist():
+    for t in timesteps:
         if t < below:
             states.append(x_t)
-            low.append(t)
-        output = network(x_t, torch.full(x_t.shape[:1], t, device=x_t.device), condition)
-        x_t = scheduler.step(output, t, x_t).prev_sample
+            low.append(t.item())
+        output = network(x_t, torch.full(x_t.shape[:1], t.item(), device=x_t.device), condition)
+        x_t = process.scheduler.step(output, t, x_t).prev_sample
     chosen = torch.randint(len(low), noise.shape[:1], device=noise.device, generator=generator)
     x_t = torch.stack(states)[chosen, torch.arange(len(noise), device=noise.device)]
     return Points(x_t, torch.tensor(low, device=noise.device)[chosen], condition)

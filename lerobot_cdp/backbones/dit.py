@@ -1,0 +1,57 @@
+"""A diffusion transformer (Peebles & Xie 2023): LeRobot's, from its `multi_task_dit`, one token per action.
+
+The timestep and the observation reach every block by adaptive layer norm. LeRobot's transformer hands the observation
+to one linear layer in each block; here a small MLP comes first.
+"""
+
+from types import SimpleNamespace
+
+from lerobot.configs import FeatureType, PolicyFeature
+from lerobot.policies.multi_task_dit.modeling_multi_task_dit import DiffusionTransformer
+from torch import Tensor, nn
+
+__all__ = ["DiT"]
+
+
+class DiT(nn.Module):
+    """(x_t (B, T, A), timesteps (B,), condition (B, C)) -> (B, T, A).
+
+    Args:
+        chunk_shape: (T, A).
+        condition_dim: C.
+        hidden_dim: width of a token; a multiple of `n_heads`.
+        n_heads: attention heads.
+        n_layers: transformer blocks.
+        embed_dim: width of the embedding of the timestep, and of that of the condition; even.
+    """
+
+    def __init__(
+        self,
+        chunk_shape: tuple[int, int],
+        condition_dim: int,
+        hidden_dim: int,
+        n_heads: int,
+        n_layers: int,
+        embed_dim: int,
+    ):
+        super().__init__()
+        horizon, action_dim = chunk_shape
+        settings = SimpleNamespace(
+            horizon=horizon,
+            action_feature=PolicyFeature(FeatureType.ACTION, (action_dim,)),
+            hidden_dim=hidden_dim,
+            num_heads=n_heads,
+            num_layers=n_layers,
+            timestep_embed_dim=embed_dim,
+            dropout=0.0,
+            use_positional_encoding=True,
+            use_rope=False,
+            rope_base=10_000.0,
+        )
+        self.condition = nn.Sequential(
+            nn.Linear(condition_dim, hidden_dim), nn.Mish(), nn.Linear(hidden_dim, embed_dim)
+        )
+        self.transformer = DiffusionTransformer(settings, conditioning_dim=embed_dim)
+
+    def forward(self, x_t: Tensor, timesteps: Tensor, condition: Tensor) -> Tensor:
+        return self.transformer(x_t, timesteps, self.condition(condition))
