@@ -18,6 +18,7 @@ from torch import Tensor
 from expansion import Expansion, Network, expansion_at
 from lerobot_cdp.contraction import denoiser_coefficients
 from lerobot_cdp.contraction.products import expand
+from lerobot_cdp.process import Process
 from lerobot_cdp.sampler import sample
 
 __all__ = [
@@ -47,7 +48,7 @@ def policy_solver(scheduler: SchedulerMixin, n_steps: int) -> Solver:
 
 
 def binned_expansion(
-    network: Network, scheduler, x_0: Tensor, n_bins: int, n_products: int, generator: torch.Generator
+    network: Network, process: Process, x_0: Tensor, n_bins: int, n_products: int, generator: torch.Generator
 ) -> list[Expansion]:
     """Expansion over all timesteps: for each of `n_bins` bins, of equal width, one random timestep per observation.
 
@@ -55,11 +56,10 @@ def binned_expansion(
         x_0: (B, T, A) clean, normalised action chunks.
         n_bins: in [1, num_train_timesteps]; the first is the low-noise end.
     """
-    edges = torch.linspace(0, len(scheduler.alphas_cumprod), n_bins + 1).round().int().tolist()
     bins = []
-    for low, high in pairwise(edges):
-        timesteps = torch.randint(low, high, x_0.shape[:1], generator=generator)
-        bins.append(expansion_at(network, scheduler, x_0, timesteps, n_products, generator))
+    for low, high in pairwise(torch.linspace(0, 1, n_bins + 1).tolist()):
+        timesteps = process.draw_timesteps(len(x_0), high, "cpu", generator, above=low)
+        bins.append(expansion_at(network, process, x_0, timesteps, n_products, generator))
     return bins
 
 
@@ -107,8 +107,18 @@ def noise_spread(network: Network, solve: Solver, noise: Tensor, executed: slice
 
 
 @torch.no_grad()
-def reference_solution(network: Network, scheduler: SchedulerMixin, noise: Tensor, n_steps: int) -> Tensor:
-    """The probability-flow ODE from `noise` at the last timestep, in `n_steps` >= 2 DDIM steps.
+def reference_solution(network: Network, process: Process, noise: Tensor, n_steps: int) -> Tensor:
+    """The probability-flow ODE from `noise` at the last timestep, in `n_steps` >= 2 first-order steps.
+
+    Flow matching: Euler steps, clipped as the policy clips. A variance-preserving process:
+    """
+    if process.name == "flow":
+        return sample(network, process.scheduler, noise, n_steps)
+    return _ddim_reference(network, process.scheduler, noise, n_steps)
+
+
+def _ddim_reference(network: Network, scheduler: SchedulerMixin, noise: Tensor, n_steps: int) -> Tensor:
+    """The reference of a variance-preserving process, by DDIM.
 
     It is the ODE of the denoiser D, clipped to the actions' range where the scheduler clips. diffusers' own DDIM clips
     D but goes on with the noise of the unclipped one, and so has no limit as the steps grow: it is no reference.
@@ -147,24 +157,28 @@ def _refined(alphas_cumprod: Tensor, n_steps: int) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def solver_error(
-    network: Network, scheduler: SchedulerMixin, noise: Tensor, reference: Tensor, executed: slice, steps: list[int]
+    network: Network, process: Process, noise: Tensor, reference: Tensor, executed: slice, steps: list[int]
 ) -> dict[str, Tensor]:
-    """Error of few-step DDIM (η = 0): root mean square over the executed actions, against a reference.
+    """Error of a first-order solver in few steps: root mean square over the executed actions, against a reference.
 
     Args:
-        scheduler: its forward process, prediction type and clipping are used.
+        process: its prediction type and the clipping of its scheduler are used.
         noise: (B, T, A) the start of both.
         reference: (B, T, A) as `reference_solution` gives it.
         steps: numbers of steps, each in [1, num_train_timesteps].
 
     Returns:
-        For each spacing of diffusers, `leading` and `trailing`: (len(steps), B).
+        For each grid, (len(steps), B): DDIM on diffusers' `leading` and `trailing`; Euler on the `uniform` one.
     """
+    if process.name == "flow":
+        solvers = {"uniform": process.scheduler}
+    else:
+        own = process.scheduler.config
+        solvers = {s: DDIMScheduler.from_config(own, timestep_spacing=s) for s in ("leading", "trailing")}
     errors = {}
-    for spacing in ("leading", "trailing"):
-        solver = DDIMScheduler.from_config(scheduler.config, timestep_spacing=spacing)
+    for grid, solver in solvers.items():
         solutions = [sample(network, solver, noise, n) for n in steps]
-        errors[spacing] = torch.stack([rms((x - reference)[:, executed]) for x in solutions])
+        errors[grid] = torch.stack([rms((x - reference)[:, executed]) for x in solutions])
     return errors
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler
+from diffusers import DDIMScheduler
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from lerobot.policies.diffusion.modeling_diffusion import DiffusionPolicy
 from lerobot.utils.constants import ACTION
@@ -12,9 +12,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 import contraction_measures as measures
-from expansion import N_PRODUCTS, Network, acting_model, acting_network
+from expansion import N_PRODUCTS, Network, acting_model, acting_network, process_of
 from lerobot_cdp.configuration_cdp import SettingError
 from lerobot_cdp.contraction.products import full_precision
+from lerobot_cdp.process import Process
 
 __all__ = ["SPREAD_DRAWS", "TWIN_DRAWS", "Protocol", "measure", "own_solver", "summarise"]
 
@@ -26,16 +27,17 @@ REFERENCE_STEPS = 1000
 ERROR_SIZES = (0.01, 0.03, 0.1)
 QUANTILES = (5, 25, 50, 75, 95)  # percent
 DDPM_STAND_IN_STEPS = 10
+ERROR_PREFIX = "solver_error_"  # of the raw measurements, one for each grid of steps
 
 
 def own_solver(policy: DiffusionPolicy) -> tuple[str, SchedulerMixin, int]:
     """Name, scheduler and steps of the policy's solver; DDIM in 10 steps where its own is DDPM, which is random."""
-    model = acting_model(policy)
-    if policy.config.noise_scheduler_type == "DDPM":
-        process = model.noise_scheduler.config
-        return "DDIM", DDIMScheduler.from_config(process), min(DDPM_STAND_IN_STEPS, process.num_train_timesteps)
-    scheduler = model.solver if policy.config.type == "cdp" else model.noise_scheduler
-    return policy.config.noise_scheduler_type, scheduler, model.num_inference_steps
+    model, config = acting_model(policy), policy.config
+    if config.noise_scheduler_type == "DDPM":
+        own = process_of(policy).scheduler.config
+        return "DDIM", DDIMScheduler.from_config(own), min(DDPM_STAND_IN_STEPS, config.num_train_timesteps)
+    scheduler = model.solver if config.type == "cdp" else model.noise_scheduler
+    return config.noise_scheduler_type, scheduler, config.num_inference_steps or config.num_train_timesteps
 
 
 @dataclass(frozen=True)
@@ -43,15 +45,15 @@ class Protocol:
     """What is measured of one policy: its process, its own solver, and how much of each.
 
     Attributes:
-        scheduler: the training process, a DDPMScheduler or DDIMScheduler.
+        process: what it was trained on.
         solver: the policy's own, and `n_steps` its steps.
         executed: the part of the horizon that is executed.
-        error_steps: numbers of DDIM steps compared with the reference.
+        error_steps: numbers of first-order steps compared with the reference.
         n_bins: bins of timesteps.
         n_products: Jacobian products per λ_max.
     """
 
-    scheduler: DDPMScheduler | DDIMScheduler
+    process: Process
     solver: SchedulerMixin
     n_steps: int
     executed: slice
@@ -61,11 +63,11 @@ class Protocol:
 
     @classmethod
     def of(cls, policy: DiffusionPolicy) -> "Protocol":
-        config, scheduler = policy.config, acting_model(policy).noise_scheduler
+        config = policy.config
         _, solver, n_steps = own_solver(policy)
         first, n_timesteps = config.n_obs_steps - 1, config.num_train_timesteps
         return cls(
-            scheduler=scheduler,
+            process=process_of(policy),
             solver=solver,
             n_steps=n_steps,
             executed=slice(first, first + config.n_action_steps),
@@ -90,9 +92,9 @@ class Protocol:
         """
         draws = torch.randn((SPREAD_DRAWS, *x_0.shape), generator=generator).to(x_0)
         solve = measures.policy_solver(self.solver, self.n_steps)
-        reference = measures.reference_solution(network, self.scheduler, draws[0], REFERENCE_STEPS)
-        errors = measures.solver_error(network, self.scheduler, draws[0], reference, self.executed, self.error_steps)
-        bins = measures.binned_expansion(network, self.scheduler, x_0, self.n_bins, self.n_products, generator)
+        reference = measures.reference_solution(network, self.process, draws[0], REFERENCE_STEPS)
+        errors = measures.solver_error(network, self.process, draws[0], reference, self.executed, self.error_steps)
+        bins = measures.binned_expansion(network, self.process, x_0, self.n_bins, self.n_products, generator)
         twins = measures.deterministic_twins(network, solve, draws[:TWIN_DRAWS].flatten(0, 1), generator)
         return {
             "margin": torch.stack([e.margin for e in bins]),
@@ -100,8 +102,7 @@ class Protocol:
             "factor": twins.factor,
             "nonlinearity": twins.nonlinearity,
             "spread": measures.noise_spread(network, solve, draws, self.executed),
-            "error_leading": errors["leading"],
-            "error_trailing": errors["trailing"],
+            **{f"{ERROR_PREFIX}{grid}": error for grid, error in errors.items()},
             "injected_error": measures.injected_error(
                 network, solve, draws[0], self.executed, list(ERROR_SIZES), generator
             ),
@@ -144,7 +145,7 @@ def quantiles(values: Tensor) -> dict[str, list]:
 
 def summarise(raw: dict[str, Tensor], protocol: Protocol) -> dict:
     """The `measures` of `report.json`: plain data."""
-    edges = torch.linspace(0, protocol.scheduler.config.num_train_timesteps, protocol.n_bins + 1).round()
+    edges = torch.linspace(0, protocol.process.scheduler.config.num_train_timesteps, protocol.n_bins + 1).round()
     return {
         "expansion": {
             "timesteps": ((edges[:-1] + edges[1:] - 1) / 2).tolist(),
@@ -157,8 +158,11 @@ def summarise(raw: dict[str, Tensor], protocol: Protocol) -> dict:
         "solver_error": {
             "steps": protocol.error_steps,
             "reference_steps": REFERENCE_STEPS,
-            "leading": quantiles(raw["error_leading"]),
-            "trailing": quantiles(raw["error_trailing"]),
+            "grids": {
+                name.removeprefix(ERROR_PREFIX): quantiles(error)
+                for name, error in raw.items()
+                if name.startswith(ERROR_PREFIX)
+            },
         },
         "injected_error": {"sizes": list(ERROR_SIZES), "change": quantiles(raw["injected_error"])},
     }

@@ -17,17 +17,9 @@ from lerobot.policies.diffusion.modeling_diffusion import DiffusionPolicy
 from lerobot.utils.constants import ACTION
 from torch import Tensor
 
-from expansion import acting_model, acting_network
+from expansion import acting_network, local_rate, process_of
 from lerobot_cdp import CDPConfig
-from lerobot_cdp.contraction import (
-    RELATIVE_STEP,
-    bind,
-    dense_jacobian,
-    finite_difference,
-    lanczos,
-    rate_operator,
-    signal_and_noise,
-)
+from lerobot_cdp.contraction import LocalRate, dense_jacobian, lanczos
 from memory_dataset import load_memory_dataset
 from rollouts import load_policy
 
@@ -58,32 +50,24 @@ class EigenvalueErrorConfig:
 
 @dataclass(frozen=True)
 class Spectra:
-    """Dense R (N, d, d) of the rate operator at N points, and what the estimates need: f, x_t, the operator, σ_t."""
+    """Dense R (N, d, d) of the rate operator at N points, and the same known by its products."""
 
     rate: Tensor
-    f: object
-    x_t: Tensor
-    operator: object
-    alpha_t: Tensor
-    sigma_t: Tensor
+    local: LocalRate
 
     def denoiser(self, rho: Tensor) -> Tensor:
         """λ_max(sym J_D) of an expansion rate ρ, (N,)."""
-        return (rho + self.operator.fastest) / self.alpha_t
+        return (rho + self.local.operator.fastest) / self.local.alpha_t
 
 
 def spectra(policy: DiffusionPolicy, batch: dict[str, Tensor], timestep_share: float) -> Spectra:
     """Dense rate matrices at the noised demonstrations of a batch."""
-    scheduler, x_0 = acting_model(policy).noise_scheduler, batch[ACTION]
-    timesteps = torch.randint(max(1, round(timestep_share * len(scheduler.alphas_cumprod))), x_0.shape[:1])
-    x_t = scheduler.add_noise(x_0, torch.randn_like(x_0), timesteps)
-    alpha_t, sigma_t = signal_and_noise(scheduler, timesteps)
-    operator = rate_operator(alpha_t, sigma_t, policy.config.prediction_type)
-    network = acting_network(policy, batch)
-    f = bind(lambda x, t, _: network(x, t), timesteps, None)
-    jacobian = dense_jacobian(f, x_t)
-    shift, scale = (values.view(-1, 1, 1) for values in (operator.shift, operator.scale))
-    return Spectra(shift * torch.eye(x_0[0].numel()) + scale * jacobian, f, x_t, operator, alpha_t, sigma_t)
+    process, x_0 = process_of(policy), batch[ACTION]
+    timesteps = process.draw_timesteps(len(x_0), timestep_share, x_0.device)
+    x_t = process.add_noise(x_0, torch.randn_like(x_0), timesteps)
+    local = local_rate(acting_network(policy, batch), process, x_t, timesteps)
+    shift, scale = (values.view(-1, 1, 1) for values in (local.operator.shift, local.operator.scale))
+    return Spectra(shift * torch.eye(x_0[0].numel()) + scale * dense_jacobian(local.f, x_t), local)
 
 
 @torch.no_grad()
@@ -91,19 +75,19 @@ def relative_errors(dense: Spectra, n_products: int) -> dict[str, Tensor]:
     """Of each way to search, |estimate − λ_max(sym J_D)| / |λ_max|, (N,)."""
     symmetric = (dense.rate + dense.rate.mT) / 2
     exact = dense.denoiser(torch.linalg.eigvalsh(symmetric)[:, -1])
-    jvp = finite_difference(dense.f, dense.x_t, RELATIVE_STEP * dense.sigma_t)
 
     def apply(matrices: Tensor):
         return lambda v: torch.einsum("bij,bj->bi", matrices, v.flatten(1)).view_as(v)
 
-    products = {
-        "J, finite differences": lambda v: dense.operator(jvp(v), v),
-        "J, exact": apply(dense.rate),
-        "sym J, exact": apply(symmetric),
+    start = torch.randn_like(dense.local.x_t)
+    rates = {
+        "J, finite differences": dense.local.extremes(start, n_products).largest,
+        "J, exact": lanczos(apply(dense.rate), start, n_products).largest,
+        "sym J, exact": lanczos(apply(symmetric), start, n_products).largest,
     }
-    start = torch.randn_like(dense.x_t)
-    estimates = {name: dense.denoiser(lanczos(p, start, n_products).largest) for name, p in products.items()}
-    return {name: (e - exact).abs() / exact.abs().clamp_min(SMALLEST) for name, e in estimates.items()}
+    return {
+        name: (dense.denoiser(rate) - exact).abs() / exact.abs().clamp_min(SMALLEST) for name, rate in rates.items()
+    }
 
 
 def table(dense: Spectra) -> str:

@@ -4,15 +4,26 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from lerobot.policies.diffusion.modeling_diffusion import DiffusionModel, DiffusionPolicy
+from lerobot.policies.diffusion.modeling_diffusion import DiffusionPolicy
 from lerobot.utils.constants import ACTION, OBS_IMAGES
-from torch import Tensor
+from torch import Tensor, nn
 
-from lerobot_cdp.contraction import RELATIVE_STEP, bind, finite_difference, lanczos, rate_operator, signal_and_noise
+from lerobot_cdp.contraction import LocalRate, bind, rate_operator
 from lerobot_cdp.contraction.products import full_precision
 from lerobot_cdp.modeling_cdp import CDPPolicy
+from lerobot_cdp.observations import stack_cameras
+from lerobot_cdp.process import Process, VariancePreserving
 
-__all__ = ["N_PRODUCTS", "Expansion", "acting_model", "acting_network", "expansion", "expansion_at"]
+__all__ = [
+    "N_PRODUCTS",
+    "Expansion",
+    "acting_model",
+    "acting_network",
+    "expansion",
+    "expansion_at",
+    "local_rate",
+    "process_of",
+]
 
 Network = Callable[[Tensor, Tensor], Tensor]
 
@@ -34,9 +45,15 @@ class Expansion:
     margin: Tensor
 
 
-def acting_model(policy: DiffusionPolicy) -> DiffusionModel:
+def acting_model(policy: DiffusionPolicy) -> nn.Module:
     """The network that acts: the moving average of a `cdp` policy that has one."""
     return policy.acting_model if isinstance(policy, CDPPolicy) else policy.diffusion
+
+
+def process_of(policy: DiffusionPolicy) -> Process:
+    """The forward process that a policy was trained on."""
+    model = acting_model(policy)
+    return model.process if isinstance(policy, CDPPolicy) else VariancePreserving(model.noise_scheduler)
 
 
 def acting_network(policy: DiffusionPolicy, batch: dict[str, Tensor]) -> Network:
@@ -49,17 +66,19 @@ def acting_network(policy: DiffusionPolicy, batch: dict[str, Tensor]) -> Network
     Returns:
         (x_t (k·B, T, A), timesteps (k·B,), integers or fractions) -> (k·B, T, A): k times the B observations.
     """
-    cameras = [batch[key] for key in policy.config.image_features]
-    if cameras:  # LeRobot's dataset drops the time axis from images of a single step
-        images = [image.unsqueeze(1) if image.ndim == 4 else image for image in cameras]
-        batch = batch | {OBS_IMAGES: torch.stack(images, dim=-4)}
     model = acting_model(policy)
-    condition = model._prepare_global_conditioning(batch)
+    if isinstance(policy, CDPPolicy):
+        backbone, condition = model.backbone, model.encoder(stack_cameras(batch, policy.config, time_axis=True))
+    else:
+        backbone, condition = model.unet, model._prepare_global_conditioning(_lerobots_cameras(policy, batch))
+    return lambda x_t, timesteps: backbone(x_t, timesteps, condition.repeat(len(x_t) // len(condition), 1))
 
-    def network(x_t: Tensor, timesteps: Tensor) -> Tensor:
-        return model.unet(x_t, timesteps, global_cond=condition.repeat(len(x_t) // len(condition), 1))
 
-    return network
+def _lerobots_cameras(policy: DiffusionPolicy, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    cameras = [batch[key] for key in policy.config.image_features]
+    # LeRobot's dataset drops the time axis from images of a single step.
+    images = [image.unsqueeze(1) if image.ndim == 4 else image for image in cameras]
+    return batch | {OBS_IMAGES: torch.stack(images, dim=-4)} if images else batch
 
 
 @torch.no_grad()
@@ -79,34 +98,36 @@ def expansion(
         n_products: Jacobian products for each λ_max.
         seed: of timesteps, noise and start vectors.
     """
-    scheduler = acting_model(policy).noise_scheduler
-    generator = torch.Generator().manual_seed(seed)
-    high = max(1, round(timestep_share * len(scheduler.alphas_cumprod)))
-    timesteps = torch.randint(high, (len(batch[ACTION]),), generator=generator)
-    return expansion_at(acting_network(policy, batch), scheduler, batch[ACTION], timesteps, n_products, generator)
+    process, generator = process_of(policy), torch.Generator().manual_seed(seed)
+    timesteps = process.draw_timesteps(len(batch[ACTION]), timestep_share, "cpu", generator)
+    return expansion_at(acting_network(policy, batch), process, batch[ACTION], timesteps, n_products, generator)
 
 
 @torch.no_grad()
 def expansion_at(
-    network: Network, scheduler, x_0: Tensor, timesteps: Tensor, n_products: int, generator: torch.Generator
+    network: Network, process: Process, x_0: Tensor, timesteps: Tensor, n_products: int, generator: torch.Generator
 ) -> Expansion:
     """Expansion rates at x_t = α_t x_0 + σ_t ε.
 
     Args:
-        network: (x_t (B, T, A), timesteps (B,)) -> (B, T, A), of the scheduler's prediction type.
-        scheduler: a diffusers scheduler: its forward process and its prediction type are used.
+        network: (x_t (B, T, A), timesteps (B,)) -> (B, T, A), of the process's prediction type.
+        process: the forward process.
         x_0: (B, T, A) clean, normalised action chunks.
-        timesteps: (B,) integers in [0, num_train_timesteps).
+        timesteps: (B,) of the process.
         n_products: >= 1, Jacobian products for each λ_max; the estimate never exceeds it.
         generator: on the CPU, of the noise and the start vectors.
     """
     noise, start = torch.randn((2, *x_0.shape), generator=generator).to(x_0.device)
     timesteps = timesteps.to(x_0.device)
-    alpha_t, sigma_t = signal_and_noise(scheduler, timesteps)
-    operator = rate_operator(alpha_t, sigma_t, scheduler.config.prediction_type)
-    x_t = scheduler.add_noise(x_0, noise, timesteps)
+    local = local_rate(network, process, process.add_noise(x_0, noise, timesteps), timesteps)
+    with full_precision(x_0.device.type):
+        rate = local.extremes(start, n_products).largest
+    return Expansion(timesteps.cpu(), rate.cpu(), (-rate / local.operator.fastest).cpu())
+
+
+def local_rate(network: Network, process: Process, x_t: Tensor, timesteps: Tensor) -> LocalRate:
+    """The Jacobian of sampling at x_t (B, T, A), by finite differences."""
+    alpha_t, sigma_t = process.signal_and_noise(timesteps)
+    operator = rate_operator(alpha_t, sigma_t, process.prediction_type, process.name)
     f = bind(lambda x, t, _: network(x, t), timesteps, None)
-    with full_precision(x_t.device.type):
-        jvp = finite_difference(f, x_t, RELATIVE_STEP * sigma_t)
-        rate = lanczos(lambda v: operator(jvp(v), v), start, n_products).largest
-    return Expansion(timesteps.cpu(), rate.cpu(), (-rate / operator.fastest).cpu())
+    return LocalRate(f, x_t, operator, alpha_t, sigma_t, "finite_difference")

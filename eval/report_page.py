@@ -63,9 +63,10 @@ def _contracting(measures: dict, half: str) -> float:
     return 100 * sum(chosen) / len(chosen)
 
 
-def _solver_error(measures: dict, spacing: str, steps: int) -> float | None:
+def _solver_error(measures: dict, steps: int, *grids: str) -> float | None:
     error = measures["solver_error"]
-    return error[spacing]["50"][error["steps"].index(steps)] if steps in error["steps"] else None
+    found = [error["grids"][grid] for grid in grids if grid in error["grids"]]
+    return found[0]["50"][error["steps"].index(steps)] if found and steps in error["steps"] else None
 
 
 def _injected(measures: dict, size: float) -> float:
@@ -79,8 +80,12 @@ ROWS = (
     Row("Contraction factor, median", lambda m: m["factor"]["50"]),
     Row("Contraction factor, exceeded by 5 %", lambda m: m["factor"]["95"]),
     Row("Spread of the action, mean", lambda m: m["spread"]["mean"], "action"),
-    Row("Error of 3 DDIM steps (leading), median", lambda m: _solver_error(m, "leading", 3), "action"),
-    Row("Error of 3 DDIM steps (trailing), median", lambda m: _solver_error(m, "trailing", 3), "action"),
+    Row("Error of 3 steps (leading), median", lambda m: _solver_error(m, 3, "leading"), "action"),
+    Row(
+        "Error of 3 steps (trailing, or uniform), median",
+        lambda m: _solver_error(m, 3, "trailing", "uniform"),
+        "action",
+    ),
     Row("Change by a network error of 3 %, median", lambda m: _injected(m, 0.03), "action"),
 )
 
@@ -137,10 +142,10 @@ def _method(report: dict) -> list[str]:
         f"{s['spread_draws']} draws per observation, {solver}; the executed actions. Box and whiskers: over "
         f"observations.",
         f"Root mean square over the executed actions, against the probability-flow ODE of the same network from the "
-        f"same draw. The reference takes {error['reference_steps']} DDIM steps on fractional timesteps (log-SNR "
-        f"interpolated), with the denoiser clipped where the policy clips. Leading and trailing are diffusers' ways to "
-        f"place the steps; where they clip, a part of the error stays however many they are. Line: median; band: "
-        f"middle half of the observations.",
+        f"same draw. The reference takes {error['reference_steps']} first-order steps with the denoiser clipped where "
+        f"the policy clips. Of DDIM, leading and trailing are diffusers' ways to place the steps; where they clip, a "
+        f"part of the error stays however many they are. Flow matching takes Euler steps of equal size. Line: median; "
+        f"band: middle half of the observations.",
         f"One random pattern per observation is added to the output at every step of {solver}; root mean square change "
         f"of the executed actions. Outputs of different prediction types are not comparable.",
     ]

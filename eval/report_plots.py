@@ -91,12 +91,12 @@ def _errors(axes: list[Axes], reports: list[dict]) -> None:
     lowest = []
     for report, color in zip(reports, COLORS, strict=False):
         error = report["measures"]["solver_error"]
-        for spacing, style in (("leading", "o--"), ("trailing", "o-")):
-            percent, name = error[spacing], f"{label(report)}, {spacing}"
+        for grid, percent in error["grids"].items():
+            style, name = "o--" if grid == "leading" else "o-", f"{label(report)}, {grid}"
             lines.plot(error["steps"], percent["50"], style, color=color, label=name)
             lines.fill_between(error["steps"], percent["25"], percent["75"], color=color, alpha=0.12)
             lowest += percent["25"]
-    lines.set(xscale="log", xlabel="DDIM steps", ylabel=f"error ({action_unit(reports[0])})")
+    lines.set(xscale="log", xlabel="first-order solver steps", ylabel=f"error ({action_unit(reports[0])})")
     _logarithmic(lines, "y", min(lowest))
     steps = reports[0]["measures"]["solver_error"]["steps"]
     lines.set_xticks(steps, steps)

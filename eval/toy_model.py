@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from lerobot_cdp.contraction import ContractionPenalty, RateControl
 from lerobot_cdp.ema import EMA
+from lerobot_cdp.process import Process, VariancePreserving
 from lerobot_cdp.sampler import sample
 
 __all__ = ["AUTO", "TIMESTEP_SHARE", "Denoiser", "Modes", "Run", "make_scheduler", "train"]
@@ -106,16 +107,15 @@ class Run:
 
 
 class Contraction:
-    """The weighted penalty of a training step, as `CDPPolicy._contraction_loss` forms it."""
+    """The weighted penalty of a training step, as `CDPPolicy` forms it."""
 
-    def __init__(self, weight: float | str, network: nn.Module, scheduler: DDIMScheduler):
-        self.network, self.scheduler = network, scheduler
+    def __init__(self, weight: float | str, network: nn.Module, process: Process):
+        self.network, self.process = network, process
         self.fixed_weight = weight
         self.control = RateControl(TARGET, FLOOR) if weight == AUTO else None
         self.penalty = ContractionPenalty(
             loss="hinge",
             points="data",
-            prediction_type=PREDICTION_TYPE,
             margin=MARGIN,
             timestep_share=TIMESTEP_SHARE,
             batch_share=BATCH_SHARE,
@@ -132,7 +132,7 @@ class Contraction:
         if self.fixed_weight == 0 or step % EVERY:
             return 0.0
         generator = torch.Generator().manual_seed(step)
-        value = self.penalty(self.network, self.scheduler, x_0, None, generator)
+        value = self.penalty(self.network, self.process, x_0, None, generator)
         weight = self.weight
         if self.control is not None:
             if self.control.wants_probe:
@@ -143,7 +143,7 @@ class Contraction:
     @torch.no_grad()
     def _probe(self, x_0: Tensor, generator: torch.Generator) -> None:
         noise = torch.randn((2 * len(x_0), *x_0.shape[1:]), generator=generator)
-        chunks = sample(self.network, copy.deepcopy(self.scheduler), noise, SAMPLING_STEPS)
+        chunks = sample(self.network, copy.deepcopy(self.process.scheduler), noise, SAMPLING_STEPS)
         self.control.probe(*chunks.chunk(2), x_0)
 
 
@@ -166,14 +166,14 @@ def train(
         progress: called after every step.
     """
     torch.manual_seed(seed)
-    network, scheduler = Denoiser(), make_scheduler()
-    ema, contraction = EMA(network, EMA_DECAY, EMA_POWER), Contraction(weight, network, scheduler)
+    network, process = Denoiser(), VariancePreserving(make_scheduler())
+    ema, contraction = EMA(network, EMA_DECAY, EMA_POWER), Contraction(weight, network, process)
     optimizer = torch.optim.Adam(network.parameters(), lr=LEARNING_RATE, fused=True)
     generator = torch.Generator().manual_seed(seed)
     run = Run(weight, seed, modes.draw(n_each, generator), {}, {})
     for step in range(stages[-1]):
         x_0 = run.demonstrations[torch.randint(len(run.demonstrations), (BATCH_SIZE,), generator=generator)]
-        loss = contraction.loss(step, x_0) + diffusion_loss(network, scheduler, x_0, generator)
+        loss = contraction.loss(step, x_0) + diffusion_loss(network, process, x_0, generator)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -184,8 +184,8 @@ def train(
     return run
 
 
-def diffusion_loss(network: nn.Module, scheduler: DDIMScheduler, x_0: Tensor, generator: torch.Generator) -> Tensor:
+def diffusion_loss(network: nn.Module, process: Process, x_0: Tensor, generator: torch.Generator) -> Tensor:
     """Mean squared error of the predicted noise at random timesteps."""
     epsilon = torch.randn(x_0.shape, generator=generator)
-    timesteps = torch.randint(scheduler.config.num_train_timesteps, x_0.shape[:1], generator=generator)
-    return F.mse_loss(network(scheduler.add_noise(x_0, epsilon, timesteps), timesteps), epsilon)
+    timesteps = process.draw_timesteps(len(x_0), 1.0, x_0.device, generator)
+    return F.mse_loss(network(process.add_noise(x_0, epsilon, timesteps), timesteps), epsilon)

@@ -5,17 +5,30 @@ from typing import TYPE_CHECKING
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from torch import Tensor
 
 if TYPE_CHECKING:
     from .modeling_cdp import CDPPolicy
 
-__all__ = ["load_weights"]
+__all__ = ["load_complete", "read_weights"]
 
 EMA_PREFIX, CONTROL_PREFIX = "ema.", "rate_control."
 
 
-def load_weights(policy: "CDPPolicy", file: Path) -> None:
-    """Load a `cdp` checkpoint into a policy.
+def read_weights(file: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file.
+
+    Raises:
+        ValueError: if it cannot be read.
+    """
+    try:
+        return load_file(file)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"`{file.name}` in {file.parent} must be a safetensors file. Got {error}.") from error
+
+
+def load_complete(policy: "CDPPolicy", weights: dict[str, Tensor], file: Path) -> None:
+    """Load all weights of a policy.
 
     Two things may differ. The moving average: a policy without one leaves the checkpoint's unused; a policy with one
     starts it from the weights of a checkpoint that has none. And the state of the rate control: a policy with
@@ -23,15 +36,12 @@ def load_weights(policy: "CDPPolicy", file: Path) -> None:
 
     Args:
         policy: built from the checkpoint's config, or one of the same network.
-        file: `model.safetensors`.
+        weights: by their names in the policy.
+        file: where they are from, for the error.
 
     Raises:
-        ValueError: if the file cannot be read, or a weight is missing, left over or misshaped.
+        ValueError: if a weight is missing, left over or misshaped.
     """
-    try:
-        weights = load_file(file)
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"`{file.name}` in {file.parent} must be a safetensors file. Got {error}.") from error
     wanted = policy.state_dict()
     if policy.ema is None:
         weights = {k: v for k, v in weights.items() if not k.startswith(EMA_PREFIX)}

@@ -151,7 +151,7 @@ class CDPConfig(DiffusionConfig):
             self.push_to_hub = self.repo_id is not None
 
     def _check_by_lerobot(self) -> None:
-        """LeRobot's own checks, for which this config passes as one of its own: two solvers, two predictions, a U-Net."""
+        """LeRobot's own checks, which know two solvers, two predictions and a U-Net: this config passes as one of those."""
         pretended = {"noise_scheduler_type": "DDIM", "prediction_type": "epsilon"}
         if self.backbone != "unet":
             pretended["down_dims"] = ()  # any horizon
@@ -181,7 +181,7 @@ class CDPConfig(DiffusionConfig):
         _require(self, "noise_scheduler_type", self.noise_scheduler_type in solvers, must_be)
 
     def _check_unused(self) -> None:
-        """Settings that the choices made leave unused must keep their defaults: a user who sets one expects an effect."""
+        """Settings that the choices made leave unused must keep their defaults: who sets one expects an effect."""
         unused = {}
         for backbone, names in BACKBONE_SETTINGS.items():
             if backbone != self.backbone:
@@ -259,9 +259,9 @@ class CDPConfig(DiffusionConfig):
                 f"`resize_shape` must be set where cameras differ in size. Got None with {reference.shape} of "
                 f"`{first}` and {shape} of `{key}`."
             )
-        if self.resize_shape is None and self.crop_shape is not None:
-            if self.crop_shape[0] > shape[1] or self.crop_shape[1] > shape[2]:
-                raise ValueError(f"`crop_shape` must fit into `{key}`, {shape[1:]}. Got {tuple(self.crop_shape)}.")
+        crop_height, crop_width = self.crop_shape or (0, 0)
+        if self.resize_shape is None and (crop_height > shape[1] or crop_width > shape[2]):
+            raise ValueError(f"`crop_shape` must fit into `{key}`, {shape[1:]}. Got {tuple(self.crop_shape)}.")
 
     @property
     def chunk_size(self) -> int:

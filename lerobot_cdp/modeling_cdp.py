@@ -19,7 +19,7 @@ from lerobot.utils.constants import ACTION
 from torch import Tensor
 
 from .batch_checks import check_actions, check_finite, check_observation
-from .checkpoint import load_weights
+from .checkpoint import load_complete, read_weights
 from .configuration_cdp import AUTO, CDPConfig
 from .contraction import ContractionPenalty, PenaltyValue, RateControl
 from .diffusion_model import CDPDiffusionModel
@@ -223,5 +223,5 @@ class CDPPolicy(DiffusionPolicy):
 
     @classmethod
     def _load_as_safetensor(cls, model: "CDPPolicy", model_file: str, map_location: str, strict: bool):
-        load_weights(model, Path(model_file))
+        load_complete(model, read_weights(Path(model_file)), Path(model_file))
         return model

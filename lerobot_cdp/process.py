@@ -1,9 +1,9 @@
 """The forward process x_t = α_t x_0 + σ_t ε, from data (t = 0) to noise, and what a network predicts in it.
 
-| `prediction_type`                   | process                             | timesteps           | the network predicts    |
-| ----------------------------------- | ----------------------------------- | ------------------- | ----------------------- |
-| `epsilon`, `sample`, `v_prediction` | variance preserving, α² + σ² = 1    | integers 0 … T − 1  | ε, x_0, α ε − σ x_0     |
-| `velocity`                          | flow matching, α = 1 − σ, σ = t / T | reals in [1, T]     | ε − x_0                 |
+| `prediction_type`                   | process                             | timesteps          | the network predicts |
+| ----------------------------------- | ----------------------------------- | ------------------ | -------------------- |
+| `epsilon`, `sample`, `v_prediction` | variance preserving, α² + σ² = 1    | integers 0 … T − 1 | ε, x_0, α ε − σ x_0  |
+| `velocity`                          | flow matching, α = 1 − σ, σ = t / T | reals in [1, T]    | ε − x_0              |
 
 T is `num_train_timesteps`. A network sees the timestep as it is: numbers of the same size in both processes.
 """
@@ -36,9 +36,9 @@ class Process(Protocol):
     scheduler: SchedulerMixin
 
     def draw_timesteps(
-        self, n: int, share: float, device: torch.device, generator: torch.Generator | None = None
+        self, n: int, share: float, device: torch.device, generator: torch.Generator | None = None, above: float = 0
     ) -> Tensor:
-        """(n,) timesteps, uniform over the `share`, in (0, 1], of all that has the least noise."""
+        """(n,) timesteps, uniform over the `share`, in (0, 1], of least noise, without the `above`, in [0, share)."""
 
     def signal_and_noise(self, timesteps: Tensor) -> tuple[Tensor, Tensor]:
         """α_t and σ_t, each (B,), of timesteps (B,)."""
@@ -59,9 +59,9 @@ class VariancePreserving:
         self.scheduler = scheduler
         self.prediction_type = scheduler.config.prediction_type
 
-    def draw_timesteps(self, n, share, device, generator=None):
-        below = max(1, round(share * self.scheduler.config.num_train_timesteps))
-        return torch.randint(below, (n,), device=device, generator=generator)
+    def draw_timesteps(self, n, share, device, generator=None, above=0):
+        first, last = (round(s * self.scheduler.config.num_train_timesteps) for s in (above, share))
+        return torch.randint(first, max(first + 1, last), (n,), device=device, generator=generator)
 
     def signal_and_noise(self, timesteps):
         return signal_and_noise(self.scheduler, timesteps)
@@ -89,10 +89,10 @@ class FlowMatching:
     def __init__(self, scheduler: FlowMatchEulerScheduler):
         self.scheduler = scheduler
 
-    def draw_timesteps(self, n, share, device, generator=None):
-        # From 1 on: no solver steps closer to the data, and at no noise there is no length to differentiate over.
-        highest = max(1.0, share * self.scheduler.config.num_train_timesteps)
-        return 1 + (highest - 1) * torch.rand(n, device=device, generator=generator)
+    def draw_timesteps(self, n, share, device, generator=None, above=0):
+        # From 1 on: no solver steps closer to the data, and without noise there is no length to differentiate over.
+        low, high = (max(1.0, s * self.scheduler.config.num_train_timesteps) for s in (above, share))
+        return low + (high - low) * torch.rand(n, device=device, generator=generator)
 
     def signal_and_noise(self, timesteps):
         sigma_t = timesteps / self.scheduler.config.num_train_timesteps

@@ -13,6 +13,11 @@ torch.set_num_threads(1)
 
 STATE_DIM, ENV_STATE_DIM, ACTION_DIM, HORIZON = 3, 5, 2, 16
 SEEDS = (0, 1, 2)
+SMALL = {
+    "unet": {"down_dims": (16, 32)},
+    "mlp": {"mlp_hidden_dim": 32, "mlp_num_blocks": 2},
+    "dit": {"dit_hidden_dim": 32, "dit_num_heads": 4, "dit_num_layers": 2},
+}
 EPISODE_LENGTHS = (5, 12, 9)  # of the dataset `tiny`: shorter than, and about as long as, a horizon of 8
 
 
@@ -21,7 +26,7 @@ def feature(type_: str, *shape: int) -> PolicyFeature:
 
 
 def make_config(config_class=CDPConfig, images: bool = False, **settings):
-    """A policy config small enough for a test: 16 steps of 2 actions, a U-Net of two stages."""
+    """A policy config small enough for a test: 16 steps of 2 actions, a network of two stages."""
     observed = {"observation.state": feature("STATE", STATE_DIM)}
     if images:
         observed |= {f"observation.images.{name}": feature("VISUAL", 3, 24, 32) for name in ("top", "wrist")}
@@ -33,7 +38,7 @@ def make_config(config_class=CDPConfig, images: bool = False, **settings):
         "device": "cpu",
         "horizon": HORIZON,
         "n_action_steps": 8,
-        "down_dims": (16, 32),
+        **SMALL.get(settings.get("backbone", "unet"), {}),
         "push_to_hub": False,
         "input_features": observed,
         "output_features": {"action": feature("ACTION", ACTION_DIM)},

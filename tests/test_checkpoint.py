@@ -24,7 +24,7 @@ def edit(checkpoint, change) -> None:
     save_file(weights, file)
 
 
-BIAS = "diffusion.unet.final_conv.1.bias"
+BIAS = "diffusion.backbone.final_conv.1.bias"
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,70 @@ def test_choices_are_kept(prediction, solver):
     assert (config.prediction_type, config.noise_scheduler_type) == (prediction, solver)
 
 
+def test_the_solver_follows_the_process():
+    assert make_config().noise_scheduler_type == "DDIM"
+    assert make_config(prediction_type="velocity").noise_scheduler_type == "FlowMatchEuler"
+
+
+@pytest.mark.parametrize(
+    "settings,message",
+    [
+        ({"noise_scheduler_type": "FlowMatchEuler"}, "`noise_scheduler_type` must be one of ['DDIM', 'DPMSolver++', "
+         "'UniPC', 'DDPM'] with prediction_type = epsilon. Got 'FlowMatchEuler'."),
+        ({"prediction_type": "velocity", "noise_scheduler_type": "DDIM"}, "`noise_scheduler_type` must be one of "
+         "['FlowMatchEuler'] with prediction_type = velocity. Got 'DDIM'."),
+        ({"prediction_type": "velocity", "beta_schedule": "linear"}, "`beta_schedule` must be left at "
+         "'squaredcos_cap_v2' with prediction_type = velocity, which does not use it. Got 'linear'."),
+        ({"prediction_type": "velocity", "timestep_spacing": "leading"}, "`timestep_spacing` must be left at "
+         "'trailing' with prediction_type = velocity, which does not use it. Got 'leading'."),
+        ({"backbone": "mlp", "down_dims": [8, 16]}, "`down_dims` must be left at (512, 1024, 2048) with "
+         "backbone = mlp, which does not use it. Got [8, 16]."),
+        ({"backbone": "dit", "gradient_checkpointing": True}, "`gradient_checkpointing` must be left at False with "
+         "backbone = dit, which does not use it. Got True."),
+        ({"mlp_num_blocks": 7}, "`mlp_num_blocks` must be left at 3 with backbone = unet, which does not "
+         "use it. Got 7."),
+        ({"backbone": "mlp", "dit_num_layers": 7}, "`dit_num_layers` must be left at 6 with backbone = mlp, which does "
+         "not use it. Got 7."),
+        ({"backbone": "dit", "dit_num_heads": 0}, "`dit_num_heads` must be at least 1. Got 0."),
+        ({"backbone": "dit", "dit_hidden_dim": 30}, "`dit_hidden_dim` must be a multiple of dit_num_heads = 4. "
+         "Got 30."),
+    ],
+)  # fmt: skip
+def test_choices_that_do_not_go_together(settings, message):
+    with pytest.raises(SettingError) as error:
+        make_config(**settings)
+    assert str(error.value) == message
+
+
+def test_down_dims_as_a_checkpoint_holds_them_are_the_default():
+    make_config(backbone="mlp", down_dims=[512, 1024, 2048])
+
+
+@pytest.mark.parametrize("backbone", ["mlp", "dit"])
+def test_any_horizon_without_a_unet(backbone):
+    assert make_config(backbone=backbone, horizon=13, n_action_steps=5).horizon == 13
+
+
+def cameras(**shapes):
+    return {"observation.state": feature("STATE", 2)} | {
+        f"observation.images.{name}": feature("VISUAL", *shape) for name, shape in shapes.items()
+    }
+
+
+def test_cameras_of_different_sizes_are_resized():
+    features = cameras(top=(3, 48, 64), wrist=(3, 24, 32))
+    make_config(input_features=features, resize_shape=(24, 32)).validate_features()
+    with pytest.raises(ValueError, match="`resize_shape` must be set where cameras differ in size. Got None with"):
+        make_config(input_features=features).validate_features()
+    features = cameras(top=(3, 48, 64), depth=(1, 48, 64))
+    with pytest.raises(ValueError, match="`observation.images.depth` must have 3 channels"):
+        make_config(input_features=features, resize_shape=(24, 32)).validate_features()
+    with pytest.raises(ValueError, match=r"`crop_shape` must fit into `observation.images.top`, \(24, 32\)"):
+        make_config(input_features=cameras(top=(3, 24, 32)), crop_shape=(25, 20)).validate_features()
+
+
 BAD = {
+    "backbone": ("cnn", "one of"),
     "prediction_type": ("noise", "one of"),
     "noise_scheduler_type": ("Euler", "one of"),
     "timestep_spacing": ("even", "one of"),

@@ -19,10 +19,12 @@ import contraction_measures as measures
 import contraction_protocol
 import contraction_report
 from contraction_report import ContractionReportConfig, DatasetSource, make_report
-from expansion import acting_network
+from expansion import acting_network, process_of
 from lerobot_cdp import CDPConfig
 from lerobot_cdp.configuration_cdp import SettingError
 from lerobot_cdp.modeling_cdp import CDPPolicy
+from lerobot_cdp.process import FlowMatching, VariancePreserving
+from lerobot_cdp.sampler import FlowMatchEulerScheduler
 from report_page import read_report, summary
 
 from .conftest import feature, make_batch, make_config
@@ -95,7 +97,7 @@ def test_reference_is_the_closed_form(prediction_type):
     scheduler, scale, noise = process(prediction_type), 0.3, draws(4)
     network, exact = gaussian(scheduler, scale), ode_gain(scheduler, scale) * noise
     errors = [
-        measures.rms(measures.reference_solution(network, scheduler, noise, n) - exact).mean()
+        measures.rms(measures.reference_solution(network, VariancePreserving(scheduler), noise, n) - exact).mean()
         / measures.rms(exact).mean()
         for n in (250, 1000)
     ]
@@ -103,22 +105,56 @@ def test_reference_is_the_closed_form(prediction_type):
     assert 3 < errors[0] / errors[1] < 5  # of first order
 
 
+def flow_gaussian(scale):
+    """The exact velocity for data N(0, scale²): the flow matching process with 100 timesteps."""
+
+    def network(x_t, timesteps):
+        sigma = (timesteps.double() / 100).view(-1, 1, 1)
+        alpha = 1 - sigma
+        x_0 = alpha * scale**2 / (alpha**2 * scale**2 + sigma**2) * x_t.double()
+        return ((x_t - x_0) / sigma).float()
+
+    return network
+
+
+def test_flow_matching_is_measured_by_its_own_solver():
+    """Noise of standard deviation 1 ends as data of standard deviation 0.3: that is the gain of the ODE."""
+    flow, scale, noise = FlowMatching(FlowMatchEulerScheduler(100, clip_sample=False)), 0.3, draws(4)
+    exact = scale * noise
+    reference = measures.reference_solution(flow_gaussian(scale), flow, noise, 1000)
+    assert measures.rms(reference - exact).mean() < 2e-3 * measures.rms(exact).mean()
+    errors = measures.solver_error(flow_gaussian(scale), flow, noise, reference, ALL, [2, 5, 20])
+    assert list(errors) == ["uniform"] and (errors["uniform"].diff(dim=0) < 0).all()
+    bins = measures.binned_expansion(flow_gaussian(scale), flow, draws(5), 5, 4, generator())
+    for i, expansion in enumerate(bins):
+        assert (expansion.timesteps >= 20 * i).all() and (expansion.timesteps <= 20 * (i + 1)).all()
+        sigma = expansion.timesteps / 100
+        alpha = 1 - sigma
+        rate = alpha * (alpha * scale**2 / (alpha**2 * scale**2 + sigma**2) - 1)
+        torch.testing.assert_close(expansion.rate, rate, rtol=1e-2, atol=2e-3)
+
+
 def test_reference_is_clipped_and_has_a_limit():
     scheduler, noise = process(clip_sample=True), draws(4)
     coarse, fine, finest = (
-        measures.reference_solution(gaussian(scheduler, 2.0), scheduler, noise, n) for n in (250, 500, 1000)
+        measures.reference_solution(gaussian(scheduler, 2.0), VariancePreserving(scheduler), noise, n)
+        for n in (250, 500, 1000)
     )
     assert (finest.abs() == 1).any() and finest.abs().max() == 1
     assert measures.rms(fine - finest).max() < 0.7 * measures.rms(coarse - fine).max() < 0.01
     sample = process("sample", clip_sample=True)
-    assert torch.equal(measures.reference_solution(constant(3.0), sample, noise, 10), torch.ones_like(noise))
+    assert torch.equal(
+        measures.reference_solution(constant(3.0), VariancePreserving(sample), noise, 10), torch.ones_like(noise)
+    )
 
 
 def test_solver_error_is_that_of_the_linear_ode():
     scheduler, scale, noise = process(), 0.5, draws(6)
     exact = ode_gain(scheduler, scale)
     steps, executed = [2, 5, 10, 20, 50], slice(1, 5)
-    errors = measures.solver_error(gaussian(scheduler, scale), scheduler, noise, exact * noise, executed, steps)
+    errors = measures.solver_error(
+        gaussian(scheduler, scale), VariancePreserving(scheduler), noise, exact * noise, executed, steps
+    )
     for i, n in enumerate(steps):
         stride = 100 // n
         grids = {"leading": range(100 - stride, -1, -stride), "trailing": range(99, -1, -stride)}
@@ -157,7 +193,7 @@ def test_spread_is_the_gain_in_the_executed_part():
 
 def test_margin_of_gaussian_data():
     scheduler, scale, x_0 = process("sample"), 0.3, draws(5)
-    bins = measures.binned_expansion(gaussian(scheduler, scale), scheduler, x_0, 8, 4, generator())
+    bins = measures.binned_expansion(gaussian(scheduler, scale), VariancePreserving(scheduler), x_0, 8, 4, generator())
     edges = np.linspace(0, 100, 9).round()
     for low, high, expansion in zip(edges[:-1], edges[1:], bins, strict=True):
         assert ((low <= expansion.timesteps) & (expansion.timesteps < high)).all()
@@ -173,10 +209,10 @@ def test_a_denoiser_that_ignores_its_noise():
     twins = measures.deterministic_twins(network, solve, draws(4), generator())
     assert twins.factor.tolist() == twins.nonlinearity.tolist() == [0, 0, 0, 0]
     assert measures.noise_spread(network, solve, draws(3, 4), ALL).max() < 1e-7
-    reference = measures.reference_solution(network, scheduler, draws(4), 20)
-    errors = measures.solver_error(network, scheduler, draws(4), reference, ALL, [2, 3])
+    reference = measures.reference_solution(network, VariancePreserving(scheduler), draws(4), 20)
+    errors = measures.solver_error(network, VariancePreserving(scheduler), draws(4), reference, ALL, [2, 3])
     assert errors["leading"].max() < 1e-6 and errors["trailing"].max() < 1e-6
-    for expansion in measures.binned_expansion(network, scheduler, draws(4), 3, 2, generator()):
+    for expansion in measures.binned_expansion(network, VariancePreserving(scheduler), draws(4), 3, 2, generator()):
         torch.testing.assert_close(expansion.margin, torch.ones(4))
 
 
@@ -214,7 +250,7 @@ def test_ddim_stands_in_for_ddpm(config_class, steps):
     policy = (CDPPolicy if config_class is CDPConfig else DiffusionPolicy)(config)
     name, solver, n_steps = contraction_protocol.own_solver(policy)
     assert (name, n_steps, type(solver)) == ("DDIM", 10, DDIMScheduler)
-    assert torch.equal(solver.alphas_cumprod, policy.diffusion.noise_scheduler.alphas_cumprod)
+    assert torch.equal(solver.alphas_cumprod, process_of(policy).scheduler.alphas_cumprod)
     assert solver.config.prediction_type == "sample"
 
 
@@ -303,7 +339,7 @@ def check_numbers(report):
     assert measured["solver_error"]["steps"] == [2, 3]
     for percent in ("5", "25", "50", "75", "95"):
         assert measured["factor"][percent] > 0
-        assert len(measured["solver_error"]["trailing"][percent]) == 2
+        assert len(measured["solver_error"]["grids"]["trailing"][percent]) == 2
         assert len(measured["injected_error"]["change"][percent]) == 3
 
 

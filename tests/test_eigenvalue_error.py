@@ -32,7 +32,7 @@ def test_fewer_products_fall_short(dense):
 
 def test_the_denoisers_eigenvalue_of_a_rate(dense):
     """ρ = α λ_max(sym J_D) − α²: back and forth."""
-    rho = dense.alpha_t * 0.7 - dense.alpha_t**2
+    rho = dense.local.alpha_t * 0.7 - dense.local.alpha_t**2
     torch.testing.assert_close(dense.denoiser(rho), torch.full((5,), 0.7))
 
 

@@ -14,7 +14,7 @@ from .conftest import make_batch, make_config, make_observation
 @pytest.mark.parametrize("gain", [0.0, 0.3, 1.2])
 def test_the_factor_of_a_linear_network_is_the_product_of_its_step_gains(gain, seed):
     """D(x) = gain·x: a DDIM step from t to s multiplies by σ_s/σ_t + gain (α_s − α_t σ_s/σ_t)."""
-    scheduler = make_scheduler(make_config(prediction_type="sample", clip_sample=False))
+    scheduler = make_scheduler("DDIM", make_config(prediction_type="sample", clip_sample=False))
     starts = torch.randn(3, 16, 2)
     starts = torch.cat([starts, twin(starts)])
     ends = sample(lambda x_t, t: gain * x_t, scheduler, starts, 10)

@@ -9,11 +9,13 @@ import torch
 from diffusers import DDIMScheduler
 from torch import nn
 
-from lerobot_cdp.contraction import ContractionPenalty, bind, dense_jacobian, rate_operator, signal_and_noise
+from lerobot_cdp.contraction import ContractionPenalty, bind, dense_jacobian, rate_operator
+from lerobot_cdp.process import FlowMatching, VariancePreserving
+from lerobot_cdp.sampler import FlowMatchEulerScheduler
 from peak_memory import PeakMemory
 
 B, T, A, C = 6, 4, 2, 3
-PREDICTIONS = ("epsilon", "sample", "v_prediction")
+PREDICTIONS = ("epsilon", "sample", "v_prediction", "velocity")
 
 
 class Denoiser(nn.Module):
@@ -32,7 +34,6 @@ def make_penalty(**settings) -> ContractionPenalty:
     defaults = {
         "loss": "hinge",
         "points": "data",
-        "prediction_type": "epsilon",
         "margin": 0.3,
         "timestep_share": 0.5,
         "batch_share": 1.0,
@@ -42,9 +43,16 @@ def make_penalty(**settings) -> ContractionPenalty:
     return ContractionPenalty(**(defaults | settings))
 
 
+def make_process(prediction: str):
+    if prediction == "velocity":
+        return FlowMatching(FlowMatchEulerScheduler(num_train_timesteps=100))
+    settings = {"beta_schedule": "squaredcos_cap_v2", "prediction_type": prediction}
+    return VariancePreserving(DDIMScheduler(num_train_timesteps=100, **settings))
+
+
 @pytest.fixture
-def scheduler():
-    return DDIMScheduler(num_train_timesteps=100, beta_schedule="squaredcos_cap_v2")
+def process():
+    return make_process("epsilon")
 
 
 @pytest.fixture
@@ -64,10 +72,9 @@ class Recorder(nn.Module):
         return self.network(*arguments)
 
 
-def dense_loss(network, x_t, timesteps, condition, scheduler, prediction, margin):
+def dense_loss(network, x_t, timesteps, condition, process, margin):
     """The hinge from dense Jacobians, with a graph to the parameters."""
-    alpha, sigma = signal_and_noise(scheduler, timesteps)
-    operator = rate_operator(alpha, sigma, prediction)
+    operator = rate_operator(*process.signal_and_noise(timesteps), process.prediction_type, process.name)
     rates = []
     for b in range(len(x_t)):
         j = torch.func.jacrev(lambda x, b=b: network(x[None], timesteps[b : b + 1], condition[b : b + 1]).flatten())(
@@ -81,16 +88,17 @@ def dense_loss(network, x_t, timesteps, condition, scheduler, prediction, margin
 
 @pytest.mark.parametrize("prediction", PREDICTIONS)
 @pytest.mark.parametrize("product,tolerance", [("autodiff", 1e-4), ("finite_difference", 2e-2)])
-def test_value_and_gradient_are_the_dense_ones(prediction, product, tolerance, inputs, scheduler):
+def test_value_and_gradient_are_the_dense_ones(prediction, product, tolerance, inputs):
     network, x_0, condition = inputs
+    process = make_process(prediction)
     if prediction == "sample":  # a fresh `sample` network contracts already: its hinge would be silent
         network.layers[-1].weight.data *= 20
     recorder = Recorder(network)
-    penalty = make_penalty(prediction_type=prediction, product=product)
-    value = penalty(recorder, scheduler, x_0, condition, torch.Generator().manual_seed(3))
+    penalty = make_penalty(product=product)
+    value = penalty(recorder, process, x_0, condition, torch.Generator().manual_seed(3))
     x_t, timesteps, _ = recorder.calls[0]
     assert (timesteps < 50).all()
-    expected, rates = dense_loss(network, x_t.detach(), timesteps, condition, scheduler, prediction, 0.3)
+    expected, rates = dense_loss(network, x_t.detach(), timesteps, condition, process, 0.3)
     torch.testing.assert_close(value.rate, rates.detach(), rtol=tolerance, atol=tolerance)
     torch.testing.assert_close(value.loss, expected, rtol=tolerance, atol=tolerance)
     parameters = list(network.parameters())
@@ -100,54 +108,55 @@ def test_value_and_gradient_are_the_dense_ones(prediction, product, tolerance, i
 
 
 @pytest.mark.parametrize("product", ["autodiff", "finite_difference"])
-def test_the_penalty_costs_its_products(product, inputs, scheduler):
+def test_the_penalty_costs_its_products(product, inputs, process):
     network, x_0, condition = inputs
     recorder = Recorder(network)
-    make_penalty(product=product, n_products=5, batch_share=0.5)(recorder, scheduler, x_0, condition)
+    make_penalty(product=product, n_products=5, batch_share=0.5)(recorder, process, x_0, condition)
     batch_sizes = [call[0].shape[0] for call in recorder.calls]
     # finite differences: f(x), five steps from it, and the pair with a graph; autodiff: five and one.
     assert batch_sizes == ([3] * 6 + [6] if product == "finite_difference" else [3] * 6)
 
 
 @pytest.mark.parametrize("prediction", PREDICTIONS)
-def test_descent_makes_sampling_contract(prediction, scheduler):
+def test_descent_makes_sampling_contract(prediction):
     torch.manual_seed(0)
+    process = make_process(prediction)
     network, x_0, condition = Denoiser(), torch.randn(B, T, A), torch.randn(B, C)
     if prediction == "sample":  # make it expand first
         network.layers[-1].weight.data *= 20
-    penalty = make_penalty(prediction_type=prediction, product="finite_difference", margin=0.1, n_products=4)
+    penalty = make_penalty(product="finite_difference", margin=0.1, n_products=4)
     optimizer = torch.optim.Adam(network.parameters(), lr=2e-2)
     generator = torch.Generator().manual_seed(0)
-    first = penalty(network, scheduler, x_0, condition, torch.Generator().manual_seed(1))
+    first = penalty(network, process, x_0, condition, torch.Generator().manual_seed(1))
     for _ in range(80):
         optimizer.zero_grad()
-        penalty(network, scheduler, x_0, condition, generator).term(1.0).backward()
+        penalty(network, process, x_0, condition, generator).term(1.0).backward()
         optimizer.step()
     recorder = Recorder(network)
-    last = penalty(recorder, scheduler, x_0, condition, torch.Generator().manual_seed(1))
+    last = penalty(recorder, process, x_0, condition, torch.Generator().manual_seed(1))
     assert (first.rate > 0).any() and last.rate.mean() < first.rate.mean() - 0.02
     x_t, timesteps, _ = recorder.calls[0]
-    dense = dense_loss(network, x_t.detach(), timesteps, condition, scheduler, prediction, 0.1)[1]
+    dense = dense_loss(network, x_t.detach(), timesteps, condition, process, 0.1)[1]
     assert (dense < 0.05).all(), dense
 
 
-def test_one_sample_at_least_and_no_gradient_to_the_condition(inputs, scheduler):
+def test_one_sample_at_least_and_no_gradient_to_the_condition(inputs, process):
     network, x_0, condition = inputs
     condition.requires_grad_()
-    value = make_penalty(batch_share=1e-6)(network, scheduler, x_0, condition)
+    value = make_penalty(batch_share=1e-6)(network, process, x_0, condition)
     assert value.rate.shape == (1,)
     assert torch.autograd.grad(value.term(1.0), condition, allow_unused=True) == (None,)
 
 
-def test_the_lowest_timesteps_alone(inputs, scheduler):
+def test_the_lowest_timesteps_alone(inputs, process):
     network, x_0, condition = inputs
     recorder = Recorder(network)
-    make_penalty(timestep_share=1e-6)(recorder, scheduler, x_0, condition)
+    make_penalty(timestep_share=1e-6)(recorder, process, x_0, condition)
     assert all((call[1] == 0).all() for call in recorder.calls)
 
 
 @pytest.mark.parametrize("product", ["autodiff", "finite_difference"])
-def test_a_network_that_ignores_x_has_the_rate_of_theory(product, scheduler):
+def test_a_network_that_ignores_x_has_the_rate_of_theory(product):
     """`sample`: the fastest contraction, −α²; `epsilon`: the ODE x' = (σ'/σ)x + … expands by σ²."""
 
     class Constant(nn.Module):
@@ -160,25 +169,21 @@ def test_a_network_that_ignores_x_has_the_rate_of_theory(product, scheduler):
 
     network = Constant()
     for prediction in ("sample", "epsilon"):
-        value = make_penalty(prediction_type=prediction, product=product)(
-            network, scheduler, torch.zeros(B, T, A), None
-        )
+        value = make_penalty(product=product)(network, make_process(prediction), torch.zeros(B, T, A), None)
         assert (value.rate < 0).all() if prediction == "sample" else (value.rate > 0).all()
         assert torch.isfinite(value.loss)
 
 
-def test_same_generator_same_penalty(inputs, scheduler):
+def test_same_generator_same_penalty(inputs, process):
     network, x_0, condition = inputs
-    values = [
-        make_penalty()(network, scheduler, x_0, condition, torch.Generator().manual_seed(7)).loss for _ in range(2)
-    ]
+    values = [make_penalty()(network, process, x_0, condition, torch.Generator().manual_seed(7)).loss for _ in range(2)]
     assert values[0] == values[1]
 
 
-def test_float32_under_autocast(inputs, scheduler):
+def test_float32_under_autocast(inputs, process):
     """bfloat16 has 8 bits: a finite difference would be noise, so autocast is off inside."""
     network, x_0, condition = inputs
-    arguments = (network, scheduler, x_0, condition)
+    arguments = (network, process, x_0, condition)
     penalty = make_penalty(product="finite_difference")
     plain = penalty(*arguments, torch.Generator().manual_seed(7))
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -187,10 +192,10 @@ def test_float32_under_autocast(inputs, scheduler):
 
 
 @pytest.mark.parametrize("product", ["autodiff", "finite_difference"])
-def test_the_callers_backward_pass_runs_no_network(product, inputs, scheduler):
+def test_the_callers_backward_pass_runs_no_network(product, inputs, process):
     """The gradient is taken under full precision: TF32 in the caller's backward pass cannot reach it."""
     network, x_0, condition = inputs
-    arguments = (network, scheduler, x_0, condition)
+    arguments = (network, process, x_0, condition)
     value = make_penalty(product=product)(*arguments, torch.Generator().manual_seed(3))
     term = value.term(2.0)
     next_nodes = {type(node).__name__ for node, _ in term.grad_fn.next_functions if node is not None}
@@ -202,7 +207,7 @@ def test_the_callers_backward_pass_runs_no_network(product, inputs, scheduler):
         term.backward()
 
 
-def test_the_term_joins_other_losses_without_a_second_gradient_in_memory(inputs, scheduler):
+def test_the_term_joins_other_losses_without_a_second_gradient_in_memory(inputs, process):
     """Of the gradients' size there is one copy at the end of the backward pass, and it is the sum."""
     network, x_0, condition = inputs
     wide = [layer for _ in range(6) for layer in (nn.Linear(256, 256), nn.Tanh())]
@@ -212,7 +217,7 @@ def test_the_term_joins_other_losses_without_a_second_gradient_in_memory(inputs,
     def training_loss():
         return network(x_0[:1], torch.zeros(1, dtype=torch.long), condition[:1]).square().mean()
 
-    value = make_penalty()(network, scheduler, x_0, condition, torch.Generator().manual_seed(3))
+    value = make_penalty()(network, process, x_0, condition, torch.Generator().manual_seed(3))
     want = torch.autograd.grad(training_loss(), network.parameters())
     want = [a + 2 * b for a, b in zip(want, value.gradient, strict=True)]
     with PeakMemory() as memory:

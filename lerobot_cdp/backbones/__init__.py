@@ -1,10 +1,10 @@
 """Networks of the policy: (x_t (B, T, A), timesteps (B,), condition (B, C)) -> prediction (B, T, A).
 
-| `backbone` | network                                                       | settings of its own                        |
-| ---------- | ------------------------------------------------------------- | ------------------------------------------ |
-| `unet`     | LeRobot's U-Net over time (Chi et al. 2023)                   | `down_dims`, `kernel_size`, `n_groups`, …  |
-| `mlp`      | residual MLP over the flattened chunk                         | `mlp_*`                                    |
-| `dit`      | LeRobot's diffusion transformer, one token per action         | `dit_*`                                    |
+| `backbone` | network                                               | settings of its own                       |
+| ---------- | ----------------------------------------------------- | ----------------------------------------- |
+| `unet`     | LeRobot's U-Net over time (Chi et al. 2023)           | `down_dims`, `kernel_size`, `n_groups`, … |
+| `mlp`      | residual MLP over the flattened chunk                 | `mlp_*`                                   |
+| `dit`      | LeRobot's diffusion transformer, one token per action | `dit_*`                                   |
 
 None of them knows the process it is trained on, nor contraction.
 """

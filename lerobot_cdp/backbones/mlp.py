@@ -25,7 +25,9 @@ class ResidualMLP(nn.Module):
         embed_dim: width of the embedding of the timestep, and of that of the condition; even.
     """
 
-    def __init__(self, chunk_shape: tuple[int, int], condition_dim: int, hidden_dim: int, n_blocks: int, embed_dim: int):
+    def __init__(
+        self, chunk_shape: tuple[int, int], condition_dim: int, hidden_dim: int, n_blocks: int, embed_dim: int
+    ):
         super().__init__()
         n_inputs = chunk_shape[0] * chunk_shape[1]
         self.timestep = nn.Sequential(
@@ -50,7 +52,7 @@ class ResidualMLP(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """hidden + MLP(norm(hidden) scaled and shifted by the embedding): (B, hidden_dim), (B, embed_dim) -> (B, hidden_dim)."""
+    """hidden (B, hidden_dim) + MLP of it, normalised, scaled and shifted by an embedding (B, embed_dim)."""
 
     def __init__(self, hidden_dim: int, embed_dim: int):
         super().__init__()

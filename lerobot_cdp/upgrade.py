@@ -1,0 +1,151 @@
+"""Make a `cdp` checkpoint of one of LeRobot's `diffusion`: same weights, same processors, same actions.
+
+    python -m lerobot_cdp.upgrade --policy.path=lerobot/diffusion_pusht --output_dir=outputs/upgraded
+
+It keeps the solver of the checkpoint, so that it acts as before. Given to any of LeRobot's commands,
+`--policy.num_inference_steps=10 --policy.noise_scheduler_type=DDIM --policy.timestep_spacing=trailing` makes it fast,
+and `lerobot-train --policy.path=outputs/upgraded …` fine-tunes it with contraction.
+"""
+
+import json
+import os
+import shutil
+import sys
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import draccus
+from draccus.utils import ParsingError
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from lerobot.configs import PreTrainedConfig
+from lerobot.policies.diffusion.configuration_diffusion import DiffusionConfig
+
+from .checkpoint import load_complete, read_weights
+from .configuration_cdp import CDPConfig, SettingError
+from .modeling_cdp import CDPPolicy
+
+__all__ = ["UpgradeConfig", "upgrade"]
+
+PROCESSORS = ("policy_preprocessor", "policy_postprocessor")
+TRAINING_STATE = ("n_updates", "contraction_log")  # of `cdp` alone: a fine-tuning begins with them
+
+
+@dataclass
+class CheckpointSource:
+    """A checkpoint.
+
+    Args:
+        path: Its folder, or its name on the Hub.
+    """
+
+    path: str
+
+
+@dataclass
+class UpgradeConfig:
+    """Settings of an upgrade.
+
+    Args:
+        policy: The `diffusion` checkpoint.
+        output_dir: Folder of the `cdp` checkpoint; it must not exist.
+    """
+
+    policy: CheckpointSource
+    output_dir: Path
+
+
+def upgrade(config: UpgradeConfig) -> CDPPolicy:
+    """Write the `cdp` checkpoint, whole or not at all, and return its policy.
+
+    Raises:
+        SettingError: if the checkpoint is not one of LeRobot's `diffusion`, or `output_dir` exists.
+        ValueError: if its weights do not all match, naming those that are missing and those that are left over.
+    """
+    if config.output_dir.exists():
+        raise SettingError(f"`output_dir` must not exist yet. Got {str(config.output_dir)!r}.")
+    source = _local_folder(config.policy.path)
+    policy = CDPPolicy(cdp_config(_read_config(source)))
+    file = source / "model.safetensors"
+    weights = {_renamed(name): value for name, value in read_weights(file).items()}
+    load_complete(policy, weights | {name: policy.state_dict()[name] for name in TRAINING_STATE}, file)
+    partial = config.output_dir.with_name(f"{config.output_dir.name}.partial-{os.getpid()}")
+    try:
+        policy.save_pretrained(partial)
+        for file in _processor_files(source):
+            shutil.copyfile(file, partial / file.name)
+        os.replace(partial, config.output_dir)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return policy
+
+
+def cdp_config(stock: DiffusionConfig) -> CDPConfig:
+    """The settings of a `diffusion` policy as those of a `cdp` policy that samples as it does.
+
+    The name on the Hub is left behind: a fine-tuned policy must not replace the one it came from.
+    """
+    settings = {field.name: getattr(stock, field.name) for field in fields(stock)}
+    settings |= {"repo_id": None, "push_to_hub": False, "pretrained_path": None}
+    settings |= {"num_inference_steps": stock.num_inference_steps or stock.num_train_timesteps}
+    return CDPConfig(**settings, timestep_spacing="leading")
+
+
+def _local_folder(path: str) -> Path:
+    if Path(path).is_dir():
+        return Path(path)
+    try:
+        return Path(snapshot_download(path, allow_patterns=["*.json", "*.safetensors"]))
+    except (OSError, HfHubHTTPError, HFValidationError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise SettingError(
+            f"`policy.path` must be the folder of a checkpoint, or its name on the Hub. Got {path!r} ({reason})."
+        ) from error
+
+
+def _read_config(folder: Path) -> DiffusionConfig:
+    try:
+        found = json.loads((folder / "config.json").read_text()).get("type")
+    except (OSError, ValueError) as error:
+        raise SettingError(f"`policy.path` must hold a `config.json`. Got {str(folder)!r} ({error}).") from error
+    if found != "diffusion":
+        raise SettingError(f"`policy.path` must be a checkpoint of type 'diffusion'. Got one of type {found!r}.")
+    try:
+        return PreTrainedConfig.from_pretrained(folder)
+    except (ParsingError, ValueError) as error:
+        raise SettingError(
+            f"`policy.path` must be a checkpoint that this version of LeRobot can read. Got {error}"
+        ) from error
+
+
+def _renamed(name: str) -> str:
+    """The name that a weight of LeRobot's `diffusion` has in `cdp`."""
+    name = name.replace("unet._orig_mod.", "unet.")  # trained with `compile_model`
+    name = name.replace("diffusion.unet.", "diffusion.backbone.")
+    encoder = "diffusion.rgb_encoder."
+    if name.startswith(encoder) and not name.removeprefix(encoder)[0].isdigit():  # one for all cameras
+        name = name.replace(encoder, f"{encoder}0.")
+    return name.replace(encoder, "diffusion.encoder.rgb_encoders.")
+
+
+def _processor_files(folder: Path) -> list[Path]:
+    missing = [f"{name}.json" for name in PROCESSORS if not (folder / f"{name}.json").is_file()]
+    if missing:
+        raise SettingError(
+            f"`policy.path` must hold {' and '.join(missing)}, which LeRobot's migration of old checkpoints "
+            f"(lerobot/processor/migrate_policy_normalization.py) adds. Got {str(folder)!r} without."
+        )
+    return [file for name in PROCESSORS for file in folder.glob(f"{name}*")]
+
+
+def main() -> None:
+    try:
+        config = draccus.parse(UpgradeConfig)
+        upgrade(config)
+    except (ParsingError, ValueError) as error:
+        sys.exit(f"error: {error}")
+    print(f"Checkpoint: {config.output_dir}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,91 @@
+"""Cameras of any size, shared or separate encoders, frozen or trained."""
+
+import pytest
+import torch
+from lerobot.policies.diffusion.configuration_diffusion import DiffusionConfig
+from lerobot.policies.diffusion.modeling_diffusion import DiffusionModel
+
+from lerobot_cdp.modeling_cdp import CDPPolicy
+from lerobot_cdp.observations import ObservationEncoder, stack_cameras
+
+from .conftest import feature, make_batch, make_config, make_observation
+
+SIZES = {"top": (3, 48, 40), "wrist": (3, 24, 32)}
+
+
+def different_cameras(resize_shape=(20, 24), **settings):
+    features = {"observation.state": feature("STATE", 3)}
+    features |= {f"observation.images.{name}": feature("VISUAL", *shape) for name, shape in SIZES.items()}
+    return make_config(images=True, input_features=features, resize_shape=resize_shape, **settings)
+
+
+@pytest.mark.parametrize("separate", [True, False])
+@pytest.mark.parametrize("crop_ratio", [1.0, 0.8])
+def test_the_condition_is_lerobots(separate, crop_ratio, seed):
+    """On cameras of one size, which LeRobot takes; `resize` before stacking is the encoder's own."""
+    settings = {"use_separate_rgb_encoder_per_camera": separate, "resize_shape": (16, 20), "crop_ratio": crop_ratio}
+    theirs = DiffusionModel(make_config(DiffusionConfig, True, **settings)).eval()
+    ours = ObservationEncoder(make_config(images=True, **settings)).eval()
+    ours.rgb_encoders.load_state_dict(
+        {k if separate else f"0.{k}": v for k, v in theirs.rgb_encoder.state_dict().items()}
+    )
+    batch = make_batch(ours.config)
+    stacked = batch | {"observation.images": torch.stack([batch[k] for k in ours.config.image_features], dim=-4)}
+    condition = ours(stack_cameras(batch, ours.config, time_axis=True))
+    assert condition.shape == (4, ours.condition_dim)
+    assert torch.equal(condition, theirs._prepare_global_conditioning(stacked))
+
+
+@pytest.mark.parametrize("separate", [True, False])
+def test_cameras_of_different_sizes_train_and_act(separate):
+    policy = CDPPolicy(different_cameras(use_separate_rgb_encoder_per_camera=separate))
+    loss, _ = policy.train()(make_batch(policy.config))
+    loss.backward()
+    assert all(p.grad is not None for p in policy.diffusion.encoder.parameters())
+    policy.eval()
+    action = policy.select_action(make_observation(policy.config, 2, None))
+    assert action.shape == (2, 2)
+    assert policy._queues["observation.images"][0].shape == (2, 2, 3, 20, 24)  # what is kept is small
+
+
+def test_a_camera_that_is_missing_is_named():
+    policy = CDPPolicy(different_cameras()).eval()
+    observation = make_observation(policy.config, 2, None)
+    del observation["observation.images.wrist"]
+    with pytest.raises(ValueError, match=r"^`observation.images.wrist` must be in the batch\. Got \["):
+        policy.select_action(observation)
+
+
+@pytest.mark.parametrize("group_norm", [True, False])
+def test_a_frozen_encoder_stays_as_it_was(group_norm):
+    torch.manual_seed(0)
+    config = different_cameras((64, 72), freeze_vision_encoder=True, use_group_norm=group_norm)
+    policy = CDPPolicy(config).train()
+    encoder = policy.diffusion.encoder.rgb_encoders[0]
+    before = {k: v.clone() for k, v in encoder.state_dict().items()}
+    optimizer = torch.optim.Adam(policy.get_optim_params(), lr=1e-2)
+    for step in range(2):
+        loss, _ = policy(make_batch(policy.config, seed=step))
+        loss.backward()
+        optimizer.step()
+        policy.update()
+    changed = {k for k, v in encoder.state_dict().items() if not torch.equal(v, before[k])}
+    assert changed and not any(k.startswith("backbone.") for k in changed)
+    assert {"out.weight", "out.bias"} <= changed
+
+
+def test_an_encoder_that_is_not_frozen_is_trained():
+    torch.manual_seed(0)
+    policy = CDPPolicy(different_cameras((64, 72), use_group_norm=False)).train()
+    backbone = policy.diffusion.encoder.rgb_encoders[0].backbone
+    before = {k: v.clone() for k, v in backbone.state_dict().items()}
+    policy(make_batch(policy.config))[0].backward()
+    assert all(p.grad is not None for p in backbone.parameters())
+    assert any(not torch.equal(v, before[k]) for k, v in backbone.state_dict().items())  # running statistics
+
+
+def test_state_alone_is_enough():
+    config = make_config(input_features={"observation.state": feature("STATE", 3)})
+    policy = CDPPolicy(config)
+    assert policy.train()(make_batch(config))[0].isfinite()
+    assert policy.eval().select_action(make_observation(config, 2, None)).shape == (2, 2)
