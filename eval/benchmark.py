@@ -4,7 +4,7 @@
 
 Below `results_dir`: one JSON file per policy and solver, `checkpoints/` with the trained policies (LeRobot's
 format), and `<grid>.md`, the table. Each JSON file names the commit it was made with. Results of older code
-are kept: give another `results_dir` after a change that matters.
+are kept, but for policies whose settings were others: give another `results_dir` after a change that matters.
 """
 
 import json
@@ -20,6 +20,7 @@ from pathlib import Path
 
 import draccus
 import torch
+from lerobot.configs import PreTrainedConfig
 from lerobot.utils.import_utils import register_third_party_plugins
 
 from cells import Cell, file_name, write_folder, write_json
@@ -28,9 +29,11 @@ from grids import GRIDS, Grid
 from provenance import provenance
 from rollouts import chunk_latency, load_policy, run_episodes
 from tasks import TASKS
-from training import train
+from training import policy_config, train
 
 __all__ = ["BenchmarkConfig", "run"]
+
+SET_BY_TRAINING = {"input_features", "output_features", "device", "action_feature_names", "pretrained_path"}
 
 
 @dataclass
@@ -66,6 +69,22 @@ def result_path(cfg: BenchmarkConfig, cell: Cell, solver: str, settings: dict) -
     protocol = {"episodes": cfg.episodes, "first_seed": cfg.first_seed}
     name = file_name(f"{cell.name}-{solver}", {"cell": asdict(cell), "solver": settings, **protocol})
     return cfg.results_dir / f"{name}.json"
+
+
+def check_settings(cell: Cell, folder: Path) -> None:
+    """Check that a policy trained before has the settings it would have now: a default may have changed.
+
+    Raises:
+        ValueError: naming the settings, if it has not.
+    """
+    if not folder.exists():
+        return
+    stored = json.loads((folder / "config.json").read_text())
+    wanted = draccus.encode(policy_config(cell), PreTrainedConfig)
+    changed = [k for k in stored.keys() & wanted.keys() - SET_BY_TRAINING if stored[k] != wanted[k]]
+    if changed:
+        was = ", ".join(f"{k} = {stored[k]} (now {wanted[k]})" for k in sorted(changed))
+        raise ValueError(f"`results_dir` must hold policies with the settings of today. Got {folder.name} with {was}.")
 
 
 def train_cell(cfg: BenchmarkConfig, cell: Cell) -> None:
@@ -108,7 +127,8 @@ def run_cell(cfg: BenchmarkConfig, cell: Cell) -> bool:
     """Do what is missing of one cell and return whether it succeeded: an error must not stop the others."""
     try:
         register_third_party_plugins()  # in every process: this is how LeRobot finds the type `cdp`
-        for solver, settings in GRIDS[cfg.grid].solvers[cell.policy].items():
+        check_settings(cell, checkpoint_path(cfg, cell))
+        for solver, settings in GRIDS[cfg.grid].solvers[cell.family].items():
             path = result_path(cfg, cell, solver, settings)
             if path.exists():
                 continue
@@ -157,7 +177,7 @@ def _results(cfg: BenchmarkConfig, grid: Grid) -> list[dict]:
     paths = [
         result_path(cfg, cell, solver, settings)
         for cell in grid.cells
-        for solver, settings in grid.solvers[cell.policy].items()
+        for solver, settings in grid.solvers[cell.family].items()
     ]
     return [json.loads(path.read_text()) for path in paths if path.exists()]
 

@@ -42,6 +42,11 @@ class Cell:
         return "all" if self.n_episodes is None else f"{self.n_episodes}ep"
 
     @property
+    def family(self) -> str:
+        """What decides which solvers there are: the policy type, or `flow` for flow matching."""
+        return "flow" if self.settings.get("prediction_type") == "velocity" else self.policy
+
+    @property
     def name(self) -> str:
         return f"{self.task}-{self.label}-{self.data}-seed{self.seed}"
 

@@ -14,7 +14,7 @@ class Grid:
 
     Args:
         cells: Policies to train.
-        solvers: For each policy type, named settings applied to a trained policy before it is evaluated.
+        solvers: For each family of policies (see `Cell.family`), named settings applied before an evaluation.
         baseline: Label and solver that all others on the same demonstrations are compared with.
     """
 
@@ -25,6 +25,7 @@ class Grid:
 
 DDIM = {f"ddim{steps}": {"noise_scheduler_type": "DDIM", "num_inference_steps": steps} for steps in (2, 3, 5, 10)}
 DDPM = {"ddpm100": {"noise_scheduler_type": "DDPM", "num_inference_steps": 100}}
+FLOW = {f"euler{steps}": {"num_inference_steps": steps} for steps in (2, 3, 5, 10, 50)}
 # LeRobot's `diffusion` has this spacing alone, which starts few-step solvers far from pure noise.
 LEADING = {f"{name}_leading": solver | {"timestep_spacing": "leading"} for name, solver in DDIM.items()}
 
@@ -79,7 +80,38 @@ def _pusht_cells(steps: int) -> list[Cell]:
     ]
 
 
+# Networks of about the same size, at the same training time on a CPU: `eval/cost.py` measures a step of each.
+BACKBONES = {
+    "unet": ({"down_dims": [64, 128, 128]}, 2700),
+    "mlp": ({"backbone": "mlp"}, 10_000),
+    "dit": ({"backbone": "dit", "dit_hidden_dim": 128, "dit_num_heads": 4, "dit_num_layers": 4}, 3000),
+}
+BACKBONE_SOLVERS = {name: DDIM[name] for name in ("ddim3", "ddim10")}
+
+
+def _backbone_cells() -> list[Cell]:
+    """LeRobot's `diffusion`, and `cdp` with every backbone and prediction type; all demonstrations."""
+    chunks = SHORT_TRAINING | {"horizon": 16, "n_action_steps": 8}
+    stock = [cell for cell in _pusht_cells(steps=3000) if cell.policy == "diffusion"]
+    return stock + [
+        Cell(
+            task="pusht_keypoints",
+            label=f"{backbone}_{prediction_type}",
+            policy="cdp",
+            settings=chunks | settings | {"prediction_type": prediction_type},
+            steps=steps,
+        )
+        for prediction_type in ("sample", "velocity", "epsilon")
+        for backbone, (settings, steps) in BACKBONES.items()
+    ]
+
+
 GRIDS = {
+    "pusht_backbones": Grid(
+        cells=_backbone_cells(),
+        solvers={"diffusion": BACKBONE_SOLVERS, "cdp": BACKBONE_SOLVERS, "flow": FLOW},
+        baseline=("diffusion_epsilon", "ddim10"),
+    ),
     "pusht_quick": Grid(
         cells=_pusht_cells(steps=3000),
         solvers={"diffusion": DDIM | DDPM, "cdp": DDIM | LEADING},

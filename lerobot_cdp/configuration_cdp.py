@@ -151,7 +151,7 @@ class CDPConfig(DiffusionConfig):
             self.push_to_hub = self.repo_id is not None
 
     def _check_by_lerobot(self) -> None:
-        """LeRobot's own checks, which know two solvers, two predictions and a U-Net: this config passes as one of those."""
+        """LeRobot's own checks know two solvers, two predictions and a U-Net: this config passes as one of those."""
         pretended = {"noise_scheduler_type": "DDIM", "prediction_type": "epsilon"}
         if self.backbone != "unet":
             pretended["down_dims"] = ()  # any horizon

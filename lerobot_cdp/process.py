@@ -1,9 +1,9 @@
 """The forward process x_t = α_t x_0 + σ_t ε, from data (t = 0) to noise, and what a network predicts in it.
 
-| `prediction_type`                   | process                             | timesteps          | the network predicts |
-| ----------------------------------- | ----------------------------------- | ------------------ | -------------------- |
-| `epsilon`, `sample`, `v_prediction` | variance preserving, α² + σ² = 1    | integers 0 … T − 1 | ε, x_0, α ε − σ x_0  |
-| `velocity`                          | flow matching, α = 1 − σ, σ = t / T | reals in [1, T]    | ε − x_0              |
+| `prediction_type`                   | process                             | timesteps          | a prediction is     |
+| ----------------------------------- | ----------------------------------- | ------------------ | ------------------- |
+| `epsilon`, `sample`, `v_prediction` | variance preserving, α² + σ² = 1    | integers 0 … T − 1 | ε, x_0, α ε − σ x_0 |
+| `velocity`                          | flow matching, α = 1 − σ, σ = t / T | reals in [1, T]    | ε − x_0             |
 
 T is `num_train_timesteps`. A network sees the timestep as it is: numbers of the same size in both processes.
 """

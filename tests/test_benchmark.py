@@ -115,6 +115,15 @@ def test_run_writes_results_and_resumes(tiny, monkeypatch, capsys):
     assert json.loads(second.read_text())["episodes"] == results[second]["episodes"]
 
 
+def test_a_policy_of_other_defaults_is_not_taken_for_this_one(tiny, caplog):
+    assert benchmark.run(tiny)
+    (config,) = tiny.results_dir.glob("checkpoints/*/config.json")
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"beta_end": 0.5}))
+    assert not benchmark.run(tiny)
+    assert "must hold policies with the settings of today" in caplog.text
+    assert "beta_end = 0.5 (now 0.02)" in caplog.text
+
+
 def test_a_failing_cell_does_not_stop_the_others(tiny, monkeypatch):
     cell = GRIDS["tiny"].cells[0]
     broken = Cell("tiny", "broken", "diffusion", steps=1, settings={"no_such_setting": 1})
