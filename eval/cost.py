@@ -1,10 +1,11 @@
-"""What contraction costs: training step, memory and action chunk of `cdp` against LeRobot's `diffusion`, same network.
+"""What contraction costs: training step, memory and action chunk of `cdp` against LeRobot's `diffusion`, same U-Net.
 
     python eval/cost.py --batch_size=64 --down_dims="[64, 128, 128]"
 
-The policies take turns in one run, and the table gives medians and ratios: single times depend on the load of the
-machine. A round of steps is as long as `contraction_every`, so that it holds one evaluation of the penalty. Memory is
-the most that tensors hold at a time in a step that has it, with weights, their average and the optimizer's state.
+The other backbones, with the sizes that they have by default, stand below. The policies take turns in one run, and the
+table gives medians and ratios: single times depend on the load of the machine. A round of steps is as long as
+`contraction_every`, so that it holds one evaluation of the penalty. Memory is the most that tensors hold at a time in
+a step that has it, with weights, their average and the optimizer's state.
 """
 
 import time
@@ -46,11 +47,10 @@ class CostConfig:
 
 
 def make_policies(config: CostConfig) -> dict[str, DiffusionPolicy]:
-    """LeRobot's `diffusion` with its defaults, and `cdp` without and with its default contraction."""
+    """LeRobot's `diffusion` with its defaults; `cdp` on the same U-Net without and with contraction; other backbones."""
     shared = {
         "horizon": config.horizon,
         "n_action_steps": config.horizon // 2,
-        "down_dims": config.down_dims,
         "device": config.device,
         "input_features": {
             "observation.state": PolicyFeature(FeatureType.STATE, (2,)),
@@ -58,10 +58,13 @@ def make_policies(config: CostConfig) -> dict[str, DiffusionPolicy]:
         },
         "output_features": {"action": PolicyFeature(FeatureType.ACTION, (config.action_dim,))},
     }
+    unet = shared | {"down_dims": config.down_dims}
     policies = {
-        "diffusion": DiffusionPolicy(DiffusionConfig(**shared)),
-        "cdp, γ = 0": CDPPolicy(CDPConfig(contraction_weight=0.0, **shared)),
-        "cdp": CDPPolicy(CDPConfig(**shared)),
+        "diffusion": DiffusionPolicy(DiffusionConfig(**unet)),
+        "cdp, γ = 0": CDPPolicy(CDPConfig(contraction_weight=0.0, **unet)),
+        "cdp": CDPPolicy(CDPConfig(**unet)),
+        "cdp, mlp": CDPPolicy(CDPConfig(backbone="mlp", **shared)),
+        "cdp, dit": CDPPolicy(CDPConfig(backbone="dit", **shared)),
     }
     return {name: policy.to(config.device) for name, policy in policies.items()}
 
@@ -117,12 +120,16 @@ def main(config: CostConfig) -> None:
                 chunks[name].append(chunk)
     memory = {name: peak_bytes(policies[name], optimizers[name], batch) for name in policies}
     base_step, base_chunk = median(steps["diffusion"]), median(chunks["diffusion"])
-    parameters = sum(p.numel() for p in policies["diffusion"].parameters()) / 1e6
-    print(f"{parameters:.2f} M parameters, batch {config.batch_size}, horizon {config.horizon}, on {config.device}")
-    print(f"{'':<12}{'training step':>15}{'ratio':>8}{'memory':>12}{'ratio':>8}{'action chunk':>15}{'ratio':>8}")
+    print(f"batch {config.batch_size}, horizon {config.horizon}, {config.action_dim} actions, on {config.device}")
+    heads = (
+        f"{'parameters':>12}{'training step':>15}{'ratio':>8}{'memory':>12}{'ratio':>8}{'action chunk':>15}{'ratio':>8}"
+    )
+    print(f"{'':<12}{heads}")
     for name in policies:
         step, chunk = median(steps[name]), median(chunks[name])
+        parameters = sum(p.numel() for p in policies[name].get_optim_params()) / 1e6
         columns = (
+            f"{parameters:>10.2f} M",
             f"{1000 * step:>12.1f} ms{step / base_step:>8.2f}",
             f"{memory[name] / 2**20:>8.0f} MiB{memory[name] / memory['diffusion']:>8.2f}",
             f"{1000 * chunk:>12.1f} ms{chunk / base_chunk:>8.3f}",

@@ -1,0 +1,47 @@
+"""LeRobot's `multi_task_dit` with a contraction term: a worked example for a policy that is not ours.
+
+    policy = ContractiveMultiTaskDiTPolicy(MultiTaskDiTConfig(objective="flow_matching", ...))
+
+It trains, samples and saves as its parent; only the loss has one term more.
+"""
+
+import torch
+from lerobot.policies.multi_task_dit.modeling_multi_task_dit import MultiTaskDiTPolicy
+from lerobot.utils.constants import ACTION
+from torch import Tensor
+
+from lerobot_cdp.contraction import PenaltyValue, bind, contraction_loss
+
+
+class ContractiveMultiTaskDiTPolicy(MultiTaskDiTPolicy):
+    """Flow matching whose sampling is trained to contract at low noise."""
+
+    contraction_weight = 0.01
+    highest_noise = 0.1  # the term acts on σ from 0.01 to this
+
+    def forward(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, float]]:
+        batch = self._prepare_batch(batch)
+        condition = self.observation_encoder.encode(batch)
+        penalty = self.contraction(batch[ACTION], condition)
+        loss = self.objective.compute_loss(self.noise_predictor, batch, condition)
+        log = {"contraction_loss": penalty.loss.item(), "expansion_rate": penalty.rate.mean().item()}
+        return loss + penalty.term(self.contraction_weight), log  # the term comes last: see its docstring
+
+    def contraction(self, x_0: Tensor, condition: Tensor) -> PenaltyValue:
+        """The term at noised chunks x_0 (B, T, A) under features (B, C)."""
+        sigma_t = 0.01 + (self.highest_noise - 0.01) * torch.rand(len(x_0), device=x_0.device)
+        sigma = sigma_t.view(-1, 1, 1)
+        x_t = (1 - sigma) * x_0 + sigma * torch.randn_like(x_0)
+        return contraction_loss(
+            bind(self.velocity, sigma_t, condition.detach()),
+            self.noise_predictor.parameters(),
+            x_t,
+            alpha_t=1 - sigma_t,
+            sigma_t=sigma_t,
+            prediction_type="velocity",
+            process="flow",
+        )
+
+    def velocity(self, x_t: Tensor, sigma_t: Tensor, condition: Tensor) -> Tensor:
+        """ε − x_0. This head's time is 1 at the data, and its velocity points there: x_0 − ε."""
+        return -self.noise_predictor(x_t, 1 - sigma_t, conditioning_vec=condition)
