@@ -47,7 +47,7 @@ class CostConfig:
 
 
 def make_policies(config: CostConfig) -> dict[str, DiffusionPolicy]:
-    """LeRobot's `diffusion` with its defaults; `cdp` on the same U-Net without and with contraction; other backbones."""
+    """LeRobot's `diffusion`; `cdp` on the same U-Net without and with contraction; `cdp` on the other backbones."""
     shared = {
         "horizon": config.horizon,
         "n_action_steps": config.horizon // 2,

@@ -51,7 +51,8 @@ PUSHT_POLICIES = {
 
 
 def _sweep_cells(steps: int) -> list[Cell]:
-    """`cdp` with no contraction, with weights over five decades, and with the one that sets itself."""
+    """`cdp` with weights over five decades; with none, the default and the one that sets itself by three seeds."""
+    seeds = {0.0: 3, 0.01: 3, "auto": 3}
     return [
         Cell(
             task="pusht_keypoints",
@@ -59,8 +60,10 @@ def _sweep_cells(steps: int) -> list[Cell]:
             policy="cdp",
             settings=SMALL_UNET | SHORT_TRAINING | {"contraction_weight": weight},
             steps=steps,
+            seed=seed,
         )
         for weight in (0.0, 0.001, 0.01, 0.1, 1.0, 10.0, 100.0, "auto")
+        for seed in range(seeds.get(weight, 1))
     ]
 
 

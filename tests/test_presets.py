@@ -21,4 +21,13 @@ def test_preset_is_a_train_config(path):
 
 
 def test_the_presets_are_these():
-    assert {p.stem for p in PRESETS} >= {"so101_pick_place", "pusht_keypoints", "pusht", "so100", "aloha"}
+    names = {
+        "so101_pick_place",
+        "pusht_keypoints",
+        "pusht_keypoints_mlp",
+        "pusht_keypoints_dit",
+        "pusht",
+        "so100",
+        "aloha",
+    }
+    assert {p.stem for p in PRESETS} == names

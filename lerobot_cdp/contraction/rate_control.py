@@ -27,7 +27,7 @@ from .products import batch_dot
 
 __all__ = ["RateControl", "distances"]
 
-BASE_WEIGHT = 0.1
+BASE_WEIGHT = 0.01  # the default of a fixed weight
 GAIN = 10.0  # a drive of 0.23 changes γ by a factor of 10
 SMOOTHING = 0.9  # of the running means: a few samples at a time are noisy
 PROBE_EVERY = 10  # evaluations of the penalty between two probes of the diversity
