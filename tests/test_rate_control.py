@@ -81,14 +81,18 @@ def test_the_weight_follows_the_nearer_constraint(share, diversity, drive):
 
 
 def test_the_loop_settles():
-    control = run(RateControl(0.9, 0.5), lambda weight: (weight / (weight + 0.05), torch.ones(())))
+    control = run(RateControl(0.9, 0.5), lambda weight: (weight / (weight + BASE_WEIGHT / 2), torch.ones(())))
     balance = BASE_WEIGHT * math.exp(GAIN * (0.9 - float(control.share)))
     assert control.weight == pytest.approx(balance) and 0.7 < control.share < 0.9 and control.weight > BASE_WEIGHT
 
 
 def test_diversity_has_the_last_word():
-    control = run(RateControl(0.9, 0.8), lambda weight: (weight / (weight + 100), 1 / (1 + weight)))
-    assert 0.8 < control.diversity < 0.9 and BASE_WEIGHT < control.weight < 0.25
+    def plant(weight):
+        weight = weight / BASE_WEIGHT
+        return weight / (weight + 1000), 1 / (1 + 0.1 * weight)
+
+    control = run(RateControl(0.9, 0.8), plant)
+    assert 0.8 < control.diversity < 0.9 and BASE_WEIGHT < control.weight < 2.5 * BASE_WEIGHT
 
 
 def test_a_target_out_of_reach_does_not_wind_the_weight_up():
