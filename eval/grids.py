@@ -93,7 +93,7 @@ BACKBONE_SOLVERS = {name: DDIM[name] for name in ("ddim3", "ddim10")}
 
 
 def _backbone_cells() -> list[Cell]:
-    """LeRobot's `diffusion`, and `cdp` with every backbone and prediction type; all demonstrations."""
+    """LeRobot's `diffusion`, and `cdp` with every backbone that predicts the sample or a velocity; all demonstrations."""
     chunks = SHORT_TRAINING | {"horizon": 16, "n_action_steps": 8}
     stock = [cell for cell in _pusht_cells(steps=3000) if cell.policy == "diffusion"]
     return stock + [
@@ -104,7 +104,7 @@ def _backbone_cells() -> list[Cell]:
             settings=chunks | settings | {"prediction_type": prediction_type},
             steps=steps,
         )
-        for prediction_type in ("sample", "velocity", "epsilon")
+        for prediction_type in ("sample", "velocity")
         for backbone, (settings, steps) in BACKBONES.items()
     ]
 
