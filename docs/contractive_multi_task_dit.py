@@ -6,6 +6,7 @@ It trains, samples and saves as its parent; only the loss has one term more.
 """
 
 import torch
+from lerobot.policies.multi_task_dit.configuration_multi_task_dit import MultiTaskDiTConfig
 from lerobot.policies.multi_task_dit.modeling_multi_task_dit import MultiTaskDiTPolicy
 from lerobot.utils.constants import ACTION
 from torch import Tensor
@@ -19,7 +20,14 @@ class ContractiveMultiTaskDiTPolicy(MultiTaskDiTPolicy):
     contraction_weight = 0.01
     highest_noise = 0.1  # the term acts on σ from 0.01 to this
 
-    def forward(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, float]]:
+    def __init__(self, config: MultiTaskDiTConfig, **kwargs):
+        if not config.is_flow_matching:
+            raise ValueError(f"`objective` must be 'flow_matching'. Got {config.objective!r}.")
+        super().__init__(config, **kwargs)
+
+    def forward(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, float] | None]:
+        if not self.training:
+            return super().forward(batch)
         batch = self._prepare_batch(batch)
         condition = self.observation_encoder.encode(batch)
         penalty = self.contraction(batch[ACTION], condition)
@@ -32,7 +40,8 @@ class ContractiveMultiTaskDiTPolicy(MultiTaskDiTPolicy):
         sigma_t = 0.01 + (self.highest_noise - 0.01) * torch.rand(len(x_0), device=x_0.device)
         sigma = sigma_t.view(-1, 1, 1)
         x_t = (1 - sigma) * x_0 + sigma * torch.randn_like(x_0)
-        return contraction_loss(
+        self.noise_predictor.eval()  # without dropout: a difference of two outputs would be noise
+        penalty = contraction_loss(
             bind(self.velocity, sigma_t, condition.detach()),
             self.noise_predictor.parameters(),
             x_t,
@@ -41,6 +50,8 @@ class ContractiveMultiTaskDiTPolicy(MultiTaskDiTPolicy):
             prediction_type="velocity",
             process="flow",
         )
+        self.noise_predictor.train()
+        return penalty
 
     def velocity(self, x_t: Tensor, sigma_t: Tensor, condition: Tensor) -> Tensor:
         """ε − x_0. This head's time is 1 at the data, and its velocity points there: x_0 − ε."""

@@ -80,7 +80,8 @@ class Protocol:
     def evaluations(self) -> int:
         """Network evaluations per observation."""
         own = self.n_steps * (3 * TWIN_DRAWS + SPREAD_DRAWS + 1 + len(ERROR_SIZES))
-        return own + self.n_bins * (1 + self.n_products) + 2 * sum(self.error_steps) + REFERENCE_STEPS
+        grids = 1 if self.process.name == "flow" else 2
+        return own + self.n_bins * (1 + self.n_products) + grids * sum(self.error_steps) + REFERENCE_STEPS
 
     def measure(self, network: Network, x_0: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
         """All measurements for B observations, each (..., B).

@@ -180,7 +180,7 @@ def describe(cfg: ContractionReportConfig, policy: DiffusionPolicy, protocol: Pr
         "policy_solver": config.noise_scheduler_type,
         "solver": own_solver(policy)[0],
         "n_steps": protocol.n_steps,
-        "timestep_spacing": protocol.solver.config.timestep_spacing,
+        "timestep_spacing": protocol.solver.config.get("timestep_spacing", "uniform"),
         "parameters": sum(p.numel() for p in policy.diffusion.parameters()),
         "action_normalization": config.normalization_mapping["ACTION"].value,
         "dataset": cfg.dataset.repo_id,

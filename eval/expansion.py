@@ -35,7 +35,7 @@ class Expansion:
     """Expansion of the sampling ODE at sampled points x_t.
 
     Attributes:
-        timesteps: (N,) in [0, num_train_timesteps).
+        timesteps: (N,) of the process.
         rate: (N,) expansion rate ρ per unit of half log-SNR; < 0 contracts.
         margin: (N,) −ρ as a fraction of the fastest contraction there is; < 0 expands, 1 ignores x_t.
     """

@@ -93,7 +93,7 @@ BACKBONE_SOLVERS = {name: DDIM[name] for name in ("ddim3", "ddim10")}
 
 
 def _backbone_cells() -> list[Cell]:
-    """LeRobot's `diffusion`, and `cdp` with every backbone that predicts the sample or a velocity; all demonstrations."""
+    """LeRobot's `diffusion`, and `cdp` with every backbone, by the sample and by flow matching; all demonstrations."""
     chunks = SHORT_TRAINING | {"horizon": 16, "n_action_steps": 8}
     stock = [cell for cell in _pusht_cells(steps=3000) if cell.policy == "diffusion"]
     return stock + [

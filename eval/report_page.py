@@ -29,9 +29,9 @@ def read_report(path: Path) -> dict:
     """
     try:
         report = json.loads(path.read_text())
-        if report["kind"] == KIND:
+        if report["kind"] == KIND and "grids" in report["measures"]["solver_error"]:
             return report
-        reason = f"of kind {report['kind']!r}"
+        reason = f"of kind {report['kind']!r}, or of an earlier version"
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = f"{type(error).__name__}: {error}"
     raise SettingError(f"`compare` must be a `report.json` of this command. Got {str(path)!r} ({reason}).")

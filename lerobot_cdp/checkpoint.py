@@ -1,5 +1,6 @@
 """Loading of weights, complete or not at all."""
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from .modeling_cdp import CDPPolicy
 
-__all__ = ["load_complete", "read_weights"]
+__all__ = ["load_complete", "own_name", "read_weights"]
 
 EMA_PREFIX, CONTROL_PREFIX = "ema.", "rate_control."
 
@@ -27,6 +28,15 @@ def read_weights(file: Path) -> dict[str, Tensor]:
         raise ValueError(f"`{file.name}` in {file.parent} must be a safetensors file. Got {error}.") from error
 
 
+def own_name(name: str) -> str:
+    """The name in `cdp` of a weight that has its name in LeRobot's `diffusion` (or in an early version of `cdp`)."""
+    name = name.replace("unet._orig_mod.", "unet.")  # trained by LeRobot with `compile_model`
+    name = re.sub(r"^(diffusion|ema\.model)\.unet\.", r"\1.backbone.", name)
+    # One encoder for each camera has a number, one for all of them has none.
+    name = re.sub(r"^(diffusion|ema\.model)\.rgb_encoder\.(?!\d)", r"\1.rgb_encoder.0.", name)
+    return re.sub(r"^(diffusion|ema\.model)\.rgb_encoder\.", r"\1.encoder.rgb_encoders.", name)
+
+
 def load_complete(policy: "CDPPolicy", weights: dict[str, Tensor], file: Path) -> None:
     """Load all weights of a policy.
 
@@ -36,13 +46,14 @@ def load_complete(policy: "CDPPolicy", weights: dict[str, Tensor], file: Path) -
 
     Args:
         policy: built from the checkpoint's config, or one of the same network.
-        weights: by their names in the policy.
+        weights: by their names in the policy, or those that `own_name` knows.
         file: where they are from, for the error.
 
     Raises:
         ValueError: if a weight is missing, left over or misshaped.
     """
     wanted = policy.state_dict()
+    weights = {own_name(name): value for name, value in weights.items()}
     if policy.ema is None:
         weights = {k: v for k, v in weights.items() if not k.startswith(EMA_PREFIX)}
     elif not any(k.startswith(EMA_PREFIX) for k in weights):

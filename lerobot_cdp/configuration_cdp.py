@@ -8,6 +8,8 @@ from lerobot.policies.diffusion.configuration_diffusion import DiffusionConfig
 
 from .contraction.losses import LOSSES
 from .contraction.points import POINTS
+from .contraction.products import JACOBIAN_PRODUCTS
+from .contraction.rate_control import BASE_WEIGHT
 
 __all__ = ["CDPConfig", "SettingError"]
 
@@ -23,7 +25,6 @@ BACKBONE_SETTINGS = {
 VP_SETTINGS = ("beta_schedule", "beta_start", "beta_end", "timestep_spacing")
 TIMESTEP_SPACINGS = ("leading", "trailing", "linspace")
 BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
-JACOBIAN_PRODUCTS = ("finite_difference", "autodiff")
 AUTO = "auto"
 
 
@@ -39,8 +40,8 @@ class SettingError(ParsingError):
 class CDPConfig(DiffusionConfig):
     """Configuration of `CDPPolicy`.
 
-    All settings of LeRobot's `DiffusionConfig` hold, with the same meaning and network. Those below are new, or
-    have another default.
+    All settings of LeRobot's `DiffusionConfig` hold, with the same meaning. Those below are new, or have another
+    default.
 
     Args:
         normalization_mapping: As LeRobot's, and `ENV` (`observation.environment_state`) to [-1, 1] as well. LeRobot's
@@ -117,7 +118,7 @@ class CDPConfig(DiffusionConfig):
     num_inference_steps: int = 10
     timestep_spacing: str = "trailing"
 
-    contraction_weight: float | str = 0.01
+    contraction_weight: float | str = BASE_WEIGHT
     contraction_target: float = 0.9
     contraction_diversity: float = 0.8
     contraction_loss: str = "hinge"
@@ -144,6 +145,8 @@ class CDPConfig(DiffusionConfig):
         self._check_choices()
         self._check_unused()
         self._check_ranges()
+        self._check_network()
+        self._check_solver()
         self._check_by_lerobot()
         if self.drop_n_last_frames is None:
             self.drop_n_last_frames = self.horizon - self.n_action_steps - self.n_obs_steps + 1
@@ -194,10 +197,30 @@ class CDPConfig(DiffusionConfig):
             is_default = tuple(got) == default if isinstance(default, tuple) else got == default
             _require(self, name, is_default, f"left at {default!r} with {choice}, which does not use it")
 
+    def _check_network(self) -> None:
+        for name in ("mlp_hidden_dim", "mlp_num_blocks", "dit_hidden_dim", "dit_num_heads", "dit_num_layers"):
+            _require(self, name, getattr(self, name) >= 1, "at least 1")
+        embed_dim, heads = self.diffusion_step_embed_dim, self.dit_num_heads
+        _require(self, "diffusion_step_embed_dim", embed_dim >= 4 and embed_dim % 2 == 0, "even and at least 4")
+        _require(self, "dit_hidden_dim", self.dit_hidden_dim % heads == 0, f"a multiple of dit_num_heads = {heads}")
+
+    def _check_solver(self) -> None:
+        n_timesteps = self.num_train_timesteps
+        _require(
+            self,
+            "num_inference_steps",
+            self.num_inference_steps is not None and 1 <= self.num_inference_steps <= n_timesteps,
+            f"in [1, num_train_timesteps = {n_timesteps}]",
+        )
+        if self.monitor_contraction:
+            _require(self, "noise_scheduler_type", self.noise_scheduler_type != "DDPM", "deterministic with a monitor")
+        if self.clip_sample and self.noise_scheduler_type in ("DPMSolver++", "UniPC"):
+            # diffusers' thresholding, their only way to clip, divides by the range.
+            _require(self, "clip_sample_range", self.clip_sample_range == 1, f"1.0 with {self.noise_scheduler_type}")
+
     def _check_ranges(self) -> None:
         for name in (
             "n_obs_steps", "n_action_steps", "num_train_timesteps", "contraction_every", "contraction_products",
-            "mlp_hidden_dim", "mlp_num_blocks", "dit_hidden_dim", "dit_num_heads", "dit_num_layers",
         ):  # fmt: skip
             _require(self, name, getattr(self, name) >= 1, "at least 1")
         for name in ("contraction_margin", "contraction_diversity", "ema_decay"):
@@ -209,20 +232,10 @@ class CDPConfig(DiffusionConfig):
         is_weight = weight == AUTO or (not isinstance(weight, str) and 0 <= weight < float("inf"))
         _require(self, "contraction_weight", is_weight, "finite and at least 0, or 'auto'")
         _require(self, "ema_power", self.ema_power > 0, "greater than 0")
-        _require(
-            self,
-            "num_inference_steps",
-            self.num_inference_steps is not None and 1 <= self.num_inference_steps <= self.num_train_timesteps,
-            f"in [1, num_train_timesteps = {self.num_train_timesteps}]",
-        )
         if self.contraction_product == "autodiff":
             # Neither has a forward- or double-backward.
             for name in ("compile_model", "gradient_checkpointing"):
                 _require(self, name, not getattr(self, name), "false with contraction_product = autodiff")
-        if self.monitor_contraction:
-            _require(self, "noise_scheduler_type", self.noise_scheduler_type != "DDPM", "deterministic with a monitor")
-        heads = self.dit_num_heads
-        _require(self, "dit_hidden_dim", self.dit_hidden_dim % heads == 0, f"a multiple of dit_num_heads = {heads}")
         longest = self.horizon - self.n_obs_steps + 1
         _require(
             self,
@@ -230,9 +243,6 @@ class CDPConfig(DiffusionConfig):
             self.n_action_steps <= longest,
             f"at most horizon − n_obs_steps + 1 = {longest}",
         )
-        if self.clip_sample and self.noise_scheduler_type in ("DPMSolver++", "UniPC"):
-            # diffusers' thresholding, their only way to clip, divides by the range.
-            _require(self, "clip_sample_range", self.clip_sample_range == 1, f"1.0 with {self.noise_scheduler_type}")
 
     def validate_features(self) -> None:
         """Check the features a policy is built for.
@@ -246,14 +256,16 @@ class CDPConfig(DiffusionConfig):
             )
         if self.action_feature is None:
             raise ValueError(f"`output_features` must hold 'action'. Got {sorted(self.output_features or [])}.")
+        if self.freeze_vision_encoder and not self.image_features:
+            raise ValueError("`freeze_vision_encoder` must be false without cameras. Got True.")
         for key, feature in self.image_features.items():
             self._check_camera(key, feature.shape)
 
     def _check_camera(self, key: str, shape: tuple[int, int, int]) -> None:
         """Cameras share the encoder's input size: by themselves, or resized."""
         first, reference = next(iter(self.image_features.items()))
-        if shape[0] != reference.shape[0]:
-            raise ValueError(f"`{key}` must have {reference.shape[0]} channels, as `{first}` has. Got {shape}.")
+        if shape[0] != 3:
+            raise ValueError(f"`{key}` must have 3 channels (red, green, blue) first. Got {shape}.")
         if self.resize_shape is None and shape != reference.shape:
             raise ValueError(
                 f"`resize_shape` must be set where cameras differ in size. Got None with {reference.shape} of "

@@ -33,7 +33,8 @@ class FlowMatchEulerScheduler(FlowMatchEulerDiscreteScheduler):
     """diffusers' Euler solver for flow matching, with two things changed.
 
     Its steps are equal, σ = 1, 1 − 1/n, …, 1/n, 0: diffusers ends with a step of 1/T whatever n is, one evaluation that
-    hardly moves. And it clips the estimate of x_0, as diffusers' DDIM does.
+    hardly moves. And it clips the estimate of x_0, and goes on with the velocity of the clipped one (diffusers' DDIM
+    clips as well, but keeps the noise of the unclipped one).
 
     Args:
         num_train_timesteps: T; a step at σ is at the timestep σ·T.
@@ -107,5 +108,8 @@ def sample(
     x_t = noise
     for t in scheduler.timesteps:
         output = network(x_t, torch.full(x_t.shape[:1], t.item(), device=x_t.device))
+        # A copy: multistep solvers keep it, and CUDA graphs of a compiled network write the next one over it. In the
+        # precision of x_t, which autocast must not lower.
+        output = output.to(x_t.dtype, copy=True)
         x_t = scheduler.step(output, t, x_t, **stochastic).prev_sample
     return x_t

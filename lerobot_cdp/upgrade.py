@@ -9,6 +9,7 @@ and `lerobot-train --policy.path=outputs/upgraded …` fine-tunes it with contra
 
 import json
 import os
+import re
 import shutil
 import sys
 from dataclasses import dataclass, fields
@@ -20,10 +21,12 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from lerobot.configs import PreTrainedConfig
 from lerobot.policies.diffusion.configuration_diffusion import DiffusionConfig
+from torch import Tensor
 
 from .checkpoint import load_complete, read_weights
 from .configuration_cdp import CDPConfig, SettingError
 from .modeling_cdp import CDPPolicy
+from .processor_cdp import make_cdp_pre_post_processors
 
 __all__ = ["UpgradeConfig", "upgrade"]
 
@@ -66,14 +69,14 @@ def upgrade(config: UpgradeConfig) -> CDPPolicy:
         raise SettingError(f"`output_dir` must not exist yet. Got {str(config.output_dir)!r}.")
     source = _local_folder(config.policy.path)
     policy = CDPPolicy(cdp_config(_read_config(source)))
-    file = source / "model.safetensors"
-    weights = {_renamed(name): value for name, value in read_weights(file).items()}
-    load_complete(policy, weights | {name: policy.state_dict()[name] for name in TRAINING_STATE}, file)
+    weights = read_weights(source / "model.safetensors")
+    statistics = _take_statistics(weights, policy.config)
+    fresh = {name: policy.state_dict()[name] for name in TRAINING_STATE}
+    load_complete(policy, weights | fresh, source / "model.safetensors")
     partial = config.output_dir.with_name(f"{config.output_dir.name}.partial-{os.getpid()}")
     try:
         policy.save_pretrained(partial)
-        for file in _processor_files(source):
-            shutil.copyfile(file, partial / file.name)
+        _write_processors(partial, source, policy.config, statistics)
         os.replace(partial, config.output_dir)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -105,8 +108,8 @@ def _local_folder(path: str) -> Path:
 
 def _read_config(folder: Path) -> DiffusionConfig:
     try:
-        found = json.loads((folder / "config.json").read_text()).get("type")
-    except (OSError, ValueError) as error:
+        found = dict(json.loads((folder / "config.json").read_text())).get("type")
+    except (OSError, ValueError, TypeError) as error:
         raise SettingError(f"`policy.path` must hold a `config.json`. Got {str(folder)!r} ({error}).") from error
     if found != "diffusion":
         raise SettingError(f"`policy.path` must be a checkpoint of type 'diffusion'. Got one of type {found!r}.")
@@ -118,24 +121,36 @@ def _read_config(folder: Path) -> DiffusionConfig:
         ) from error
 
 
-def _renamed(name: str) -> str:
-    """The name that a weight of LeRobot's `diffusion` has in `cdp`."""
-    name = name.replace("unet._orig_mod.", "unet.")  # trained with `compile_model`
-    name = name.replace("diffusion.unet.", "diffusion.backbone.")
-    encoder = "diffusion.rgb_encoder."
-    if name.startswith(encoder) and not name.removeprefix(encoder)[0].isdigit():  # one for all cameras
-        name = name.replace(encoder, f"{encoder}0.")
-    return name.replace(encoder, "diffusion.encoder.rgb_encoders.")
+def _take_statistics(weights: dict[str, Tensor], config: CDPConfig) -> dict[str, dict[str, Tensor]]:
+    """Take the statistics of the normalisation out of `weights`, where LeRobot kept them before it had processors.
+
+    They are named `normalize_inputs.buffer_observation_state.mean`, and the like.
+    """
+    statistics = {}
+    for key in config.input_features | config.output_features:
+        buffer = re.escape(key.replace(".", "_"))
+        pattern = re.compile(rf"(normalize_inputs|normalize_targets|unnormalize_outputs)\.buffer_{buffer}\.(\w+)")
+        for name in list(weights):
+            if match := pattern.fullmatch(name):
+                statistics.setdefault(key, {})[match[2]] = weights.pop(name)
+    return statistics
 
 
-def _processor_files(folder: Path) -> list[Path]:
-    missing = [f"{name}.json" for name in PROCESSORS if not (folder / f"{name}.json").is_file()]
-    if missing:
+def _write_processors(folder: Path, source: Path, config: CDPConfig, statistics: dict) -> None:
+    """The processors of the checkpoint as they are, or made from the statistics among its weights."""
+    files = [file for name in PROCESSORS for file in source.glob(f"{name}*")]
+    if {f"{name}.json" for name in PROCESSORS} <= {file.name for file in files}:
+        for file in files:
+            shutil.copyfile(file, folder / file.name)
+    elif statistics:
+        for processor in make_cdp_pre_post_processors(config, dataset_stats=statistics):
+            processor.save_pretrained(folder)
+    else:
+        wanted = " and ".join(f"{name}.json" for name in PROCESSORS)
         raise SettingError(
-            f"`policy.path` must hold {' and '.join(missing)}, which LeRobot's migration of old checkpoints "
-            f"(lerobot/processor/migrate_policy_normalization.py) adds. Got {str(folder)!r} without."
+            f"`policy.path` must hold {wanted}, or weights with the statistics of the normalisation. "
+            f"Got {str(source)!r} with neither."
         )
-    return [file for name in PROCESSORS for file in folder.glob(f"{name}*")]
 
 
 def main() -> None:

@@ -42,6 +42,23 @@ def test_weights_that_do_not_match_are_listed(checkpoint, change, got):
         CDPPolicy.from_pretrained(checkpoint)
 
 
+@pytest.mark.parametrize("images", [False, True])
+def test_names_of_early_checkpoints_are_known(tmp_path, images):
+    policy = CDPPolicy(make_config(images=images))
+    policy.save_pretrained(tmp_path)
+
+    def rename(weights):
+        for name in list(weights):
+            old = name.replace(".backbone.", ".unet.", 1) if ".rgb_encoders." not in name else name
+            old = old.replace(".encoder.rgb_encoders.0.", ".rgb_encoder.")
+            weights[old] = weights.pop(name)
+        assert "ema.model.unet.final_conv.1.bias" in weights
+
+    edit(tmp_path, rename)
+    loaded = CDPPolicy.from_pretrained(tmp_path)
+    assert all(torch.equal(value, policy.state_dict()[name]) for name, value in loaded.state_dict().items())
+
+
 def test_a_truncated_file_is_refused(checkpoint):
     file = checkpoint / "model.safetensors"
     file.write_bytes(file.read_bytes()[:1000])

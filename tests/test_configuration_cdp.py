@@ -98,6 +98,7 @@ def test_cameras_of_different_sizes_are_resized():
 
 BAD = {
     "backbone": ("cnn", "one of"),
+    "diffusion_step_embed_dim": (129, "even and at least 4"),
     "prediction_type": ("noise", "one of"),
     "noise_scheduler_type": ("Euler", "one of"),
     "timestep_spacing": ("even", "one of"),

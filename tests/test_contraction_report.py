@@ -259,16 +259,17 @@ def test_ddim_stands_in_for_ddpm(config_class, steps):
 
 @pytest.fixture(scope="module")
 def checkpoints(datasets_dir, tmp_path_factory):
-    """Untrained checkpoints of both types, as LeRobot saves them."""
+    """Untrained checkpoints of both types, and of flow matching, as LeRobot saves them."""
     folder, meta = tmp_path_factory.mktemp("checkpoints"), LeRobotDatasetMetadata("local/tiny", datasets_dir / "tiny")
-    for policy_type in ("cdp", "diffusion"):
+    few_steps = {"num_inference_steps": 2}
+    policies = {"cdp": ("cdp", few_steps), "diffusion": ("diffusion", {})}
+    policies["flow"] = ("cdp", few_steps | {"prediction_type": "velocity"})
+    for name, (policy_type, more) in policies.items():
         torch.manual_seed(0)
-        config = make_policy_config(policy_type, push_to_hub=False, **TINY)
-        if policy_type == "cdp":
-            config.num_inference_steps = 2
+        config = make_policy_config(policy_type, push_to_hub=False, **TINY, **more)
         parts = make_policy(config, ds_meta=meta), *make_pre_post_processors(config, dataset_stats=meta.stats)
         for part in parts:
-            part.save_pretrained(folder / policy_type)
+            part.save_pretrained(folder / name)
     return folder
 
 
@@ -329,6 +330,17 @@ def test_report_of_both_types(settings, command, checkpoints, tmp_path, monkeypa
     this, that, ratio = rows["Contraction factor, median"]
     assert ratio == this / that == report["measures"]["factor"]["50"] / first["measures"]["factor"]["50"]
     assert sorted(file.name for file in ours.iterdir()) == ["report.html", "report.json"]
+
+
+def test_report_of_flow_matching_beside_diffusion(settings, command, checkpoints, tmp_path):
+    make_report(settings("diffusion"))
+    ours = tmp_path / "ours"
+    other = f"--compare={tmp_path / 'diffusion' / 'report.json'}"
+    command(f"--policy.path={checkpoints / 'flow'}", "--policy.device=cpu", f"--output_dir={ours}", other)
+    report = json.loads((ours / "report.json").read_text())
+    assert (report["settings"]["solver"], report["settings"]["timestep_spacing"]) == ("FlowMatchEuler", "uniform")
+    assert list(report["measures"]["solver_error"]["grids"]) == ["uniform"]
+    assert "Error of 3 steps (trailing, uniform), median" in (ours / "report.html").read_text()
 
 
 def check_numbers(report):
@@ -411,6 +423,13 @@ def test_the_command_fails_in_one_line(command, tmp_path):
         command(f"--output_dir={tmp_path}", f"--policy.path={tmp_path}")
     expected = "`policy.path` must be a checkpoint of a policy of type cdp or diffusion. Got one of type 'act'."
     assert str(exit_.value) == f"error: {expected}"
+
+
+def test_an_earlier_report_is_refused(tmp_path):
+    old = {"kind": "contraction report", "measures": {"solver_error": {"steps": [2], "leading": {}}}}
+    (tmp_path / "report.json").write_text(json.dumps(old))
+    with pytest.raises(SettingError, match="`compare` must be a `report.json` of this command. Got .*earlier version"):
+        read_report(tmp_path / "report.json")
 
 
 def test_a_report_of_another_kind_is_refused(tmp_path):

@@ -84,8 +84,22 @@ def test_an_encoder_that_is_not_frozen_is_trained():
     assert any(not torch.equal(v, before[k]) for k, v in backbone.state_dict().items())  # running statistics
 
 
-def test_state_alone_is_enough():
-    config = make_config(input_features={"observation.state": feature("STATE", 3)})
+@pytest.mark.parametrize("n_obs_steps", [1, 2])
+def test_images_of_another_size_than_the_features(n_obs_steps):
+    """A robot's camera may be set otherwise than at recording; LeRobot's dataset drops the time axis of one step."""
+    config = different_cameras(n_obs_steps=n_obs_steps)
     policy = CDPPolicy(config)
-    assert policy.train()(make_batch(config))[0].isfinite()
-    assert policy.eval().select_action(make_observation(config, 2, None)).shape == (2, 2)
+    batch = make_batch(config)
+    for key in config.image_features:
+        image = torch.rand(4, n_obs_steps, 3, 30, 50)
+        batch[key] = image[:, 0] if n_obs_steps == 1 else image
+    assert policy.train()(batch)[0].isfinite()
+    observation = make_observation(config, 2, None)
+    observation |= {key: torch.rand(2, 3, 60, 80) for key in config.image_features}
+    assert policy.eval().select_action(observation).shape == (2, 2)
+
+
+def test_nothing_to_freeze():
+    config = make_config(freeze_vision_encoder=True)
+    with pytest.raises(ValueError, match="^`freeze_vision_encoder` must be false without cameras. Got True.$"):
+        CDPPolicy(config)

@@ -17,13 +17,11 @@ from .conftest import feature
 T, A = 4, 2
 
 
-@pytest.fixture
-def policy(monkeypatch, seed):
+def make_policy(monkeypatch, **settings):
     sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     small = CLIPTextConfig(vocab_size=50, max_position_embeddings=8, projection_dim=16, **sizes)
     monkeypatch.setattr(CLIPTextModel, "from_pretrained", lambda _: CLIPTextModel(small))
     config = MultiTaskDiTConfig(
-        objective="flow_matching",
         device="cpu",
         horizon=T,
         n_action_steps=2,
@@ -31,16 +29,22 @@ def policy(monkeypatch, seed):
         num_layers=2,
         num_heads=2,
         timestep_embed_dim=16,
-        dropout=0.0,
         input_features={"observation.state": feature("STATE", 3)},
         output_features={"action": feature("ACTION", A)},
         push_to_hub=False,
+        **settings,
     )
     policy = ContractiveMultiTaskDiTPolicy(config)
     with torch.no_grad():  # off its initialisation, where every block is the identity
         for parameter in policy.noise_predictor.parameters():
             parameter.add_(0.2 * torch.randn_like(parameter))
     return policy.train()
+
+
+@pytest.fixture
+def policy(monkeypatch, seed):
+    """With dropout, the default: the term must see the network without it."""
+    return make_policy(monkeypatch, objective="flow_matching")
 
 
 @pytest.fixture
@@ -64,6 +68,7 @@ def test_the_rate_is_that_of_the_heads_own_ode(policy, batch, monkeypatch):
     sigma = (0.01 + 0.09 * torch.rand(6)).view(-1, 1, 1)
     x_t = (1 - sigma) * batch["action"] + sigma * torch.randn(6, T, A)
     condition, tau = policy.observation_encoder.encode(batch).detach(), 1 - sigma.flatten()
+    policy.eval()
     jacobian = dense_jacobian(lambda x: policy.noise_predictor(x, tau, conditioning_vec=condition), x_t)
     expected = tau * (1 - tau) * torch.linalg.eigvalsh((jacobian + jacobian.mT) / 2)[:, -1]
     assert expected.abs().max() > 1e-3
@@ -89,6 +94,19 @@ def test_one_term_is_added_and_it_lowers_the_rate(policy, batch):
         optimizer.step()
         rates.append(log["expansion_rate"])
     assert sum(rates[-2:]) < sum(rates[:2]) - 1e-3
+
+
+def test_another_objective_is_refused(monkeypatch):
+    with pytest.raises(ValueError, match="^`objective` must be 'flow_matching'. Got 'diffusion'.$"):
+        make_policy(monkeypatch, objective="diffusion")
+
+
+def test_held_out_data_is_scored_without_the_term(policy, batch):
+    policy.eval()
+    torch.manual_seed(0)
+    loss, log = policy(batch)
+    torch.manual_seed(0)
+    assert log is None and torch.equal(loss, multi_task_dit.MultiTaskDiTPolicy.forward(policy, batch)[0])
 
 
 def test_it_samples_and_saves_as_its_parent(policy, batch, tmp_path):

@@ -9,7 +9,7 @@ import torch
 from diffusers import DDIMScheduler
 from torch import nn
 
-from lerobot_cdp.contraction import ContractionPenalty, bind, dense_jacobian, rate_operator
+from lerobot_cdp.contraction import ContractionPenalty, bind, contraction_loss, dense_jacobian, rate_operator
 from lerobot_cdp.process import FlowMatching, VariancePreserving
 from lerobot_cdp.sampler import FlowMatchEulerScheduler
 from peak_memory import PeakMemory
@@ -228,6 +228,30 @@ def test_the_term_joins_other_losses_without_a_second_gradient_in_memory(inputs,
     assert size <= memory.peak < 1.5 * size
     for parameter, expected in zip(network.parameters(), want, strict=True):
         torch.testing.assert_close(parameter.grad, expected)
+
+
+def test_contraction_loss_names_what_is_wrong(inputs):
+    network, x_0, _ = inputs
+    ones = torch.ones(B)
+    for setting, value, must_be in (
+        ("loss", "eigenvalue", "one of"),
+        ("product", "finite-difference", "one of"),
+        ("margin", 1.0, "in"),
+        ("prediction_type", "noise", "one of"),
+        ("process", "edm", "one of"),
+    ):
+        arguments = {"prediction_type": "sample", "process": "ve"} | {setting: value}
+        with pytest.raises(ValueError, match=rf"^`{setting}` must be {must_be} .* Got {value!r}\.$"):
+            contraction_loss(lambda x: x, network.parameters(), x_0, ones, ones, **arguments)
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+def test_no_noise_gives_a_number(prediction, inputs):
+    network, x_0, condition = inputs
+    f = bind(network, torch.zeros(B, dtype=torch.long), condition)
+    process = "flow" if prediction == "velocity" else "vp"
+    value = contraction_loss(f, network.parameters(), x_0, torch.ones(B), torch.zeros(B), prediction, process)
+    assert value.loss.isfinite() and value.rate.isfinite().all() and all(g.isfinite().all() for g in value.gradient)
 
 
 def test_bind_repeats_what_it_is_bound_to():

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from lerobot.configs import PreTrainedConfig
+from lerobot.policies import make_pre_post_processors
 from lerobot.policies.diffusion.configuration_diffusion import DiffusionConfig
 from lerobot.policies.diffusion.modeling_diffusion import DiffusionPolicy
 from lerobot.policies.diffusion.processor_diffusion import make_diffusion_pre_post_processors
@@ -96,6 +97,8 @@ def test_another_type(tmp_path, monkeypatch):
     (tmp_path / "config.json").write_text(json.dumps({"type": "act"}))
     message = run(monkeypatch, tmp_path, tmp_path / "cdp")
     assert message == "error: `policy.path` must be a checkpoint of type 'diffusion'. Got one of type 'act'."
+    (tmp_path / "config.json").write_text("[1]")
+    assert "`policy.path` must hold a `config.json`" in run(monkeypatch, tmp_path, tmp_path / "cdp")
 
 
 def test_no_checkpoint(tmp_path, monkeypatch):
@@ -110,18 +113,41 @@ def test_weights_that_do_not_match_are_listed(tmp_path, monkeypatch):
     save_stock(tmp_path / "stock")
     file = tmp_path / "stock" / "model.safetensors"
     weights = load_file(file)
-    weights["normalize_inputs.buffer_observation_state.mean"] = weights.pop("diffusion.unet.final_conv.1.bias")
+    weights["some.other"] = weights.pop("diffusion.unet.final_conv.1.bias")
     save_file(weights, file)
     message = run(monkeypatch, tmp_path / "stock", tmp_path / "cdp")
     bias = "backbone.final_conv.1.bias"
     assert f"2 missing (diffusion.{bias}, ema.model.{bias})" in message
-    assert "1 left over (normalize_inputs.buffer_observation_state.mean)" in message
+    assert "1 left over (some.other)" in message
 
 
 def test_missing_processors(tmp_path, monkeypatch):
     save_stock(tmp_path / "stock")
     (tmp_path / "stock" / "policy_postprocessor.json").unlink()
-    assert "`policy.path` must hold policy_postprocessor.json" in run(monkeypatch, tmp_path / "stock", tmp_path / "cdp")
+    message = run(monkeypatch, tmp_path / "stock", tmp_path / "cdp")
+    assert "must hold policy_preprocessor.json and policy_postprocessor.json, or weights with" in message
+
+
+def test_statistics_among_the_weights_become_processors(tmp_path):
+    """As LeRobot saved checkpoints before it had processors: those on the Hub with the most downloads."""
+    stock = save_stock(tmp_path / "stock", noise_scheduler_type="DDIM", num_inference_steps=2)
+    for file in (tmp_path / "stock").glob("policy_*"):
+        file.unlink()
+    file = tmp_path / "stock" / "model.safetensors"
+    statistics = {
+        "normalize_inputs.buffer_observation_state": {"min": -torch.ones(3), "max": 3 * torch.ones(3)},
+        "normalize_targets.buffer_action": {"min": torch.zeros(2), "max": 512 * torch.ones(2)},
+        "unnormalize_outputs.buffer_action": {"min": torch.zeros(2), "max": 512 * torch.ones(2)},
+    }
+    buffers = {f"{name}.{kind}": value for name, kinds in statistics.items() for kind, value in kinds.items()}
+    save_file(load_file(file) | buffers, file)
+    policy = upgraded(tmp_path / "stock", tmp_path / "cdp")
+    assert torch.equal(act(policy), act(stock))
+    before, after = make_pre_post_processors(policy.config, pretrained_path=str(tmp_path / "cdp"))
+    observation = make_observation(policy.config, 2, None)
+    normalised = before(observation)["observation.state"]
+    torch.testing.assert_close(normalised, (observation["observation.state"] + 1) / 4 * 2 - 1)
+    torch.testing.assert_close(after(torch.tensor([[0.0, 1.0]])), torch.tensor([[256.0, 512.0]]))
 
 
 def test_the_output_folder_is_left_alone(tmp_path):

@@ -14,6 +14,7 @@ __all__ = ["RELATIVE_STEP", "LocalRate"]
 
 # The finite-difference step in units of σ_t, the length over which a denoiser's Jacobian changes.
 RELATIVE_STEP = 0.02
+SMALLEST_STEP = 1e-5  # where there is hardly any noise; normalised actions are of order 1
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class LocalRate:
 
     @property
     def _h(self) -> Tensor:
-        return RELATIVE_STEP * self.sigma_t
+        return (RELATIVE_STEP * self.sigma_t).clamp_min(SMALLEST_STEP)
 
     def product(self, v: Tensor) -> Tensor:
         """R_t v, or R_tᵀ v with `autodiff`, for unit v (n, T, A); with a graph to the network's parameters.

@@ -24,7 +24,7 @@ from .criterion import rate_operator
 from .local_rate import LocalRate
 from .losses import LOSSES
 from .points import draw_points
-from .products import full_precision
+from .products import JACOBIAN_PRODUCTS, full_precision
 from .stochastic import unit_directions
 
 if TYPE_CHECKING:
@@ -107,11 +107,12 @@ def contraction_loss(
 
     Args:
         f: the network as a function of x_t alone, with everything else it sees held fixed: (k·n, ...) -> (k·n, ...)
-            for k >= 1 inputs for each of the n points, all first inputs first (see `bind`). It runs in float32.
+            for k >= 1 inputs for each of the n points, all first inputs first (see `bind`). It runs in float32 and must
+            be deterministic: with dropout on, a difference of two outputs is noise.
         parameters: what the loss is differentiated by; those that need no gradient are left out.
         x_t: (n, ...) noised actions, float32.
-        alpha_t: (n,) signal scale.
-        sigma_t: (n,) noise scale > 0: x_t = α_t x_0 + σ_t ε.
+        alpha_t: (n,) signal scale > 0.
+        sigma_t: (n,) noise scale >= 0: x_t = α_t x_0 + σ_t ε.
         prediction_type: what f predicts: `epsilon`, `sample`, `v_prediction` (α ε − σ x_0) or `velocity` (ε − x_0).
         process: `vp` (α² + σ² = 1), `flow` (α = 1 − σ, the one of `velocity`) or `ve` (α = 1).
         loss: one of `losses.LOSSES`.
@@ -121,8 +122,12 @@ def contraction_loss(
         generator: source of the random directions.
 
     Raises:
-        ValueError: if the prediction type or the process is unknown, or they do not belong together.
+        ValueError: if a name is unknown, the margin out of its range, or the process not that of the prediction type.
     """
+    _check("loss", loss, tuple(LOSSES))
+    _check("product", product, JACOBIAN_PRODUCTS)
+    if not 0 <= margin < 1:
+        raise ValueError(f"`margin` must be in [0, 1). Got {margin!r}.")
     parameters = tuple(p for p in parameters if p.requires_grad)
     operator = rate_operator(alpha_t, sigma_t, prediction_type, process)
     with full_precision(x_t.device.type):
@@ -133,10 +138,18 @@ def contraction_loss(
         return PenaltyValue(value.detach(), top.largest, parameters, _gradient(value, parameters))
 
 
+def _check(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ValueError(f"`{name}` must be one of {list(allowed)}. Got {value!r}.")
+
+
 def _gradient(loss: Tensor, parameters: tuple[nn.Parameter, ...]) -> tuple[Tensor, ...]:
     if not loss.requires_grad:  # the Jacobian depends on no parameter
         return tuple(torch.zeros_like(p) for p in parameters)
-    return torch.autograd.grad(loss, parameters, materialize_grads=True)
+    gradient = list(torch.autograd.grad(loss, parameters, materialize_grads=True))
+    for i, derivative in enumerate(gradient):  # CUDA graphs of a compiled network would write over it; one by one,
+        gradient[i] = derivative.clone()  # so that there is never a second copy of all
+    return tuple(gradient)
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,11 @@ import torch
 from torch import Tensor
 
 __all__ = [
-    "autodiff", "batch_dot", "dense_jacobian", "differentiable_product", "expand", "finite_difference",
-    "full_precision", "symmetric", "transposed",
+    "JACOBIAN_PRODUCTS", "autodiff", "batch_dot", "dense_jacobian", "differentiable_product", "expand",
+    "finite_difference", "full_precision", "symmetric", "transposed",
 ]  # fmt: skip
+
+JACOBIAN_PRODUCTS = ("finite_difference", "autodiff")
 
 Network = Callable[[Tensor], Tensor]
 Product = Callable[[Tensor], Tensor]
