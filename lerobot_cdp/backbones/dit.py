@@ -1,7 +1,7 @@
 """A diffusion transformer (Peebles & Xie 2023): LeRobot's, from its `multi_task_dit`, one token per action.
 
 The timestep and the observation reach every block by adaptive layer norm. LeRobot's transformer hands the observation
-to one linear layer in each block; here a small MLP comes first.
+to one linear layer in each block; here a small MLP comes first, and position embeddings start larger.
 """
 
 from types import SimpleNamespace
@@ -52,6 +52,8 @@ class DiT(nn.Module):
             nn.Linear(condition_dim, hidden_dim), nn.Mish(), nn.Linear(hidden_dim, embed_dim)
         )
         self.transformer = DiffusionTransformer(settings, conditioning_dim=embed_dim)
+        # LeRobot's 0.02 hardly tells the actions of a chunk apart: attention and MLP would have to learn it first.
+        nn.init.normal_(self.transformer.pos_embedding)
 
     def forward(self, x_t: Tensor, timesteps: Tensor, condition: Tensor) -> Tensor:
         return self.transformer(x_t, timesteps, self.condition(condition))
