@@ -1,7 +1,7 @@
 """A diffusion transformer (Peebles & Xie 2023): LeRobot's, from its `multi_task_dit`, one token per action.
 
 The timestep and the observation reach every block by adaptive layer norm. LeRobot's transformer hands the observation
-to one linear layer in each block; here a small MLP comes first, and position embeddings start larger.
+to one linear layer in each block; here an MLP comes first, and position embeddings start larger.
 """
 
 from types import SimpleNamespace
