@@ -48,8 +48,10 @@ class DiT(nn.Module):
             use_rope=False,
             rope_base=10_000.0,
         )
+        # What the tokens share is worked out once for all of them: width is cheap here.
+        wide = 4 * hidden_dim
         self.condition = nn.Sequential(
-            nn.Linear(condition_dim, hidden_dim), nn.Mish(), nn.Linear(hidden_dim, embed_dim)
+            nn.Linear(condition_dim, wide), nn.Mish(), nn.Linear(wide, wide), nn.Mish(), nn.Linear(wide, embed_dim)
         )
         self.transformer = DiffusionTransformer(settings, conditioning_dim=embed_dim)
         # LeRobot's 0.02 hardly tells the actions of a chunk apart: attention and MLP would have to learn it first.
