@@ -82,7 +82,7 @@ ROWS = (
     Row("Spread of the action, mean", lambda m: m["spread"]["mean"], "action"),
     Row("Error of 3 steps (leading), median", lambda m: _solver_error(m, 3, "leading"), "action"),
     Row(
-        "Error of 3 steps (trailing, or uniform), median",
+        "Error of 3 steps (trailing, uniform), median",
         lambda m: _solver_error(m, 3, "trailing", "uniform"),
         "action",
     ),
