@@ -36,7 +36,8 @@ class EigenvalueErrorConfig:
         repo_id: LeRobotDataset it was trained on.
         root: Folder of the dataset; None: LeRobot's cache, or the Hub.
         n_samples: Observations, each at one timestep.
-        timestep_share: Share of the timesteps, from the low-noise end. None: that of the penalty by default.
+        timestep_range: (low, high) in [0, 1], shares of the timesteps from data to noise. None: that of the penalty
+            by default.
         seed: Of observations, noise and first directions.
     """
 
@@ -44,7 +45,7 @@ class EigenvalueErrorConfig:
     repo_id: str = "lerobot/pusht_keypoints"
     root: Path | None = None
     n_samples: int = 256
-    timestep_share: float | None = None
+    timestep_range: tuple[float, float] | None = None
     seed: int = 0
 
 
@@ -60,10 +61,10 @@ class Spectra:
         return (rho + self.local.operator.fastest) / self.local.alpha_t
 
 
-def spectra(policy: DiffusionPolicy, batch: dict[str, Tensor], timestep_share: float) -> Spectra:
+def spectra(policy: DiffusionPolicy, batch: dict[str, Tensor], timestep_range: tuple[float, float]) -> Spectra:
     """Dense rate matrices at the noised demonstrations of a batch."""
     process, x_0 = process_of(policy), batch[ACTION]
-    timesteps = process.draw_timesteps(len(x_0), timestep_share, x_0.device)
+    timesteps = process.draw_timesteps(len(x_0), timestep_range[1], x_0.device, above=timestep_range[0])
     x_t = process.add_noise(x_0, torch.randn_like(x_0), timesteps)
     local = local_rate(acting_network(policy, batch), process, x_t, timesteps)
     shift, scale = (values.view(-1, 1, 1) for values in (local.operator.shift, local.operator.scale))
@@ -108,8 +109,8 @@ def main(config: EigenvalueErrorConfig) -> None:
     root = None if config.root is None else str(config.root)
     dataset = load_memory_dataset(config.repo_id, root, None, policy.config)
     batch = preprocessor(dataset.batch(torch.randperm(len(dataset))[: config.n_samples]))
-    default = CDPConfig(device="cpu").contraction_timestep_share
-    dense = spectra(policy, batch, config.timestep_share or default)
+    default = CDPConfig(device="cpu").contraction_timestep_range
+    dense = spectra(policy, batch, config.timestep_range or default)
     antisymmetric = (dense.rate - dense.rate.mT).flatten(1).norm(dim=1) / 2 / dense.rate.flatten(1).norm(dim=1)
     n_samples, d = dense.rate.shape[:2]
     print(f"{policy.config.type}, {policy.config.prediction_type}, d = {d}, N = {n_samples}")

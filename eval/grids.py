@@ -45,7 +45,7 @@ PUSHT_POLICIES = {
     # A stronger penalty, on the lowest 40 % of the timesteps instead of the lowest 10 %.
     "cdp_strong": (
         "cdp",
-        {"contraction_weight": 0.1, "contraction_timestep_share": 0.4, "contraction_every": 8},
+        {"contraction_weight": 0.1, "contraction_timestep_range": [0.0, 0.4], "contraction_every": 8},
     ),
 }
 
@@ -113,7 +113,40 @@ def _backbone_cells() -> list[Cell]:
     ]
 
 
+# Of the 206 demonstrations: a tenth, a quarter, a half, all.
+SHARES = (21, 52, 103, None)
+# label: policy type and settings; each `cdp` differs by its penalty alone from the `cdp_w0` of its prediction type.
+PROOF_POLICIES = {
+    "diffusion_epsilon": ("diffusion", NORMALIZED | {"prediction_type": "epsilon"}),
+    "cdp_w0_epsilon": ("cdp", {"prediction_type": "epsilon", "contraction_weight": 0.0}),
+    "cdp_w0_velocity": ("cdp", {"prediction_type": "velocity", "contraction_weight": 0.0}),
+}
+
+
+def _proof_cells(steps: int) -> list[Cell]:
+    """Every policy on every share of the data, with three seeds."""
+    return [
+        Cell(
+            task="pusht_keypoints",
+            label=label,
+            policy=policy,
+            settings=SMALL_UNET | SHORT_TRAINING | settings,
+            n_episodes=n_episodes,
+            steps=steps,
+            seed=seed,
+        )
+        for n_episodes in SHARES
+        for label, (policy, settings) in PROOF_POLICIES.items()
+        for seed in range(3)
+    ]
+
+
 GRIDS = {
+    "pusht": Grid(
+        cells=_proof_cells(steps=2000),
+        solvers={"diffusion": DDIM | DDPM, "cdp": DDIM, "flow": FLOW},
+        baseline=("diffusion_epsilon", "ddim10"),
+    ),
     "pusht_backbones": Grid(
         cells=_backbone_cells(),
         solvers={"diffusion": BACKBONE_SOLVERS, "cdp": BACKBONE_SOLVERS, "flow": FLOW},

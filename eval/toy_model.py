@@ -117,7 +117,7 @@ class Contraction:
             loss="hinge",
             points="data",
             margin=MARGIN,
-            timestep_share=TIMESTEP_SHARE,
+            timestep_range=(0, TIMESTEP_SHARE),
             batch_share=BATCH_SHARE,
             n_products=2,  # all of the plane: λ_max is exact
             product="finite_difference",

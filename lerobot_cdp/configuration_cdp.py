@@ -62,6 +62,8 @@ class CDPConfig(DiffusionConfig):
         noise_scheduler_type: Solver at inference: `DDIM` (default), `DPMSolver++`, `UniPC` (all deterministic) or
             `DDPM`; with `velocity`: `FlowMatchEuler`.
         num_inference_steps: Network evaluations per action chunk.
+        sampling_temperature: Standard deviation, in (0, 1], of the noise that a chunk is sampled from; training has 1.
+            Below 1 actions agree more and jerk less, and vary less.
         timestep_spacing: Where the solver's steps lie, as diffusers names it: `leading`, `trailing`, `linspace`. With
             `trailing` the first step is at the noise that sampling starts from; `leading`, LeRobot's, starts late.
         contraction_weight: Weight γ >= 0 of the contraction penalty. 0 is plain diffusion: nothing is computed. `auto`
@@ -75,8 +77,9 @@ class CDPConfig(DiffusionConfig):
             (see `contraction.points`).
         contraction_margin: Contraction asked for, in [0, 1), as a fraction of the fastest there is; 0 asks that
             sampling does not expand.
-        contraction_timestep_share: Share, in (0, 1], of the timesteps that the penalty acts on, counted from the
-            low-noise end. At high noise sampling must expand to choose between action modes.
+        contraction_timestep_range: (low, high), 0 <= low < high <= 1: timesteps that the penalty acts on, as shares
+            of all, from the data (0) to noise (1). At high noise a good denoiser hardly depends on x_t, so what expands
+            there is error; further down sampling must expand to choose between action modes.
         contraction_batch_share: Share, in (0, 1], of each batch that the penalty is computed on (at least one).
         contraction_every: The penalty is computed on every k-th step, k >= 1, with its weight times k.
         contraction_products: Jacobian products, >= 1, spent on each estimate of the largest eigenvalue.
@@ -116,6 +119,7 @@ class CDPConfig(DiffusionConfig):
     prediction_type: str = "epsilon"
     noise_scheduler_type: str | None = None
     num_inference_steps: int = 10
+    sampling_temperature: float = 1.0
     timestep_spacing: str = "trailing"
 
     contraction_weight: float | str = BASE_WEIGHT
@@ -124,7 +128,7 @@ class CDPConfig(DiffusionConfig):
     contraction_loss: str = "hinge"
     contraction_points: str = "data"
     contraction_margin: float = 0.0
-    contraction_timestep_share: float = 0.1
+    contraction_timestep_range: tuple[float, float] = (0.7, 1.0)
     contraction_batch_share: float = 0.125
     contraction_every: int = 10
     contraction_products: int = 5
@@ -212,6 +216,7 @@ class CDPConfig(DiffusionConfig):
             self.num_inference_steps is not None and 1 <= self.num_inference_steps <= n_timesteps,
             f"in [1, num_train_timesteps = {n_timesteps}]",
         )
+        _require(self, "sampling_temperature", 0 < self.sampling_temperature <= 1, "in (0, 1]")
         if self.monitor_contraction:
             _require(self, "noise_scheduler_type", self.noise_scheduler_type != "DDPM", "deterministic with a monitor")
         if self.clip_sample and self.noise_scheduler_type in ("DPMSolver++", "UniPC"):
@@ -225,8 +230,9 @@ class CDPConfig(DiffusionConfig):
             _require(self, name, getattr(self, name) >= 1, "at least 1")
         for name in ("contraction_margin", "contraction_diversity", "ema_decay"):
             _require(self, name, 0 <= getattr(self, name) < 1, "in [0, 1)")
-        for name in ("contraction_timestep_share", "contraction_batch_share"):
-            _require(self, name, 0 < getattr(self, name) <= 1, "in (0, 1]")
+        low, high = self.contraction_timestep_range
+        _require(self, "contraction_timestep_range", 0 <= low < high <= 1, "(low, high) with 0 <= low < high <= 1")
+        _require(self, "contraction_batch_share", 0 < self.contraction_batch_share <= 1, "in (0, 1]")
         _require(self, "contraction_target", 0 < self.contraction_target < 1, "in (0, 1)")
         weight = self.contraction_weight
         is_weight = weight == AUTO or (not isinstance(weight, str) and 0 <= weight < float("inf"))

@@ -76,31 +76,42 @@ class CDPDiffusionModel(nn.Module):
 
         Args:
             batch: see `ObservationEncoder.forward`.
-            noise: (B, horizon, A) start of the sampling ODE; drawn when not given.
+            noise: (B, horizon, A), standard normal; drawn when not given. Sampling starts from it, scaled by the
+                `sampling_temperature`.
         """
+        condition = self.encoder(batch)
+        start = self.config.sampling_temperature * self._noise(noise, condition)
+        chunk = self.conditional_sample(condition, start)
         current = self.config.n_obs_steps - 1  # the chunk begins with the oldest observation
-        chunk = self.conditional_sample(self.encoder(batch), noise)
         return chunk[:, current : current + self.config.n_action_steps]
 
-    def conditional_sample(
-        self, condition: Tensor, noise: Tensor | None = None, generator: torch.Generator | None = None
-    ) -> Tensor:
-        """Sample whole chunks, (B, horizon, A) normalised, for observation features `condition` (B, C)."""
+    def _noise(self, noise: Tensor | None, condition: Tensor) -> Tensor:
         shape = (len(condition), self.config.horizon, *self.config.action_feature.shape)
         if noise is None:
-            noise = torch.randn(shape, device=condition.device, dtype=condition.dtype, generator=generator)
-        elif noise.shape != shape:
+            return torch.randn(shape, device=condition.device, dtype=condition.dtype)
+        if noise.shape != shape:
             raise ValueError(f"`noise` must have shape {shape} (batch, horizon, action). Got {tuple(noise.shape)}.")
+        return noise
+
+    def conditional_sample(self, condition: Tensor, start: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Sample whole chunks, (B, horizon, A) normalised.
+
+        Args:
+            condition: (B, C) observation features, as `encoder` gives them.
+            start: (B, horizon, A), where sampling begins: noise.
+            generator: of the noise that the solver adds, where it does (`DDPM`).
+        """
+        starts = start
         if self.config.monitor_contraction:
-            noise = torch.cat([noise, twin(noise)])
+            starts = torch.cat([start, twin(start)])
             condition = condition.repeat(2, 1)
         chunks = sample(
             lambda x_t, timesteps: self.backbone(x_t, timesteps, condition),
             self.solver,
-            noise,
+            starts,
             self.config.num_inference_steps,
             generator,
         )
         if self.config.monitor_contraction:
-            self.contraction_factor = contraction_factor(noise, chunks)
-        return chunks[: shape[0]]
+            self.contraction_factor = contraction_factor(starts, chunks)
+        return chunks[: len(start)]

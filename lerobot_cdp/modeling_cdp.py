@@ -64,7 +64,7 @@ class CDPPolicy(DiffusionPolicy):
             loss=config.contraction_loss,
             points=config.contraction_points,
             margin=config.contraction_margin,
-            timestep_share=config.contraction_timestep_share,
+            timestep_range=config.contraction_timestep_range,
             batch_share=config.contraction_batch_share,
             n_products=config.contraction_products,
             product=config.contraction_product,

@@ -1,6 +1,7 @@
 """Settings: defaults, derived values, one-line errors, and LeRobot's config round trip."""
 
 import json
+import re
 
 import draccus
 import pytest
@@ -110,7 +111,8 @@ BAD = {
     "contraction_loss": ("eigenvalue", "one of"),
     "contraction_points": ("noise", "one of"),
     "contraction_margin": (1.0, r"in \[0, 1\)"),
-    "contraction_timestep_share": (0.0, r"in \(0, 1\]"),
+    "contraction_timestep_range": ((0.5, 0.5), r"\(low, high\) with 0 <= low < high <= 1"),
+    "sampling_temperature": (0.0, r"in \(0, 1\]"),
     "contraction_batch_share": (1.5, r"in \(0, 1\]"),
     "contraction_every": (0, "at least 1"),
     "contraction_products": (0, "at least 1"),
@@ -125,7 +127,7 @@ BAD = {
 @pytest.mark.parametrize("name", BAD)
 def test_errors_are_one_line_and_name_the_setting(name):
     value, must_be = BAD[name]
-    with pytest.raises(SettingError, match=rf"^`{name}` must be {must_be}.* Got {value!r}\.$") as error:
+    with pytest.raises(SettingError, match=rf"^`{name}` must be {must_be}.* Got {re.escape(repr(value))}\.$") as error:
         make_config(**{name: value})
     assert "\n" not in str(error.value)
 

@@ -13,7 +13,7 @@ from .conftest import make_batch, make_config
 def dense():
     torch.manual_seed(0)
     policy = CDPPolicy(make_config(horizon=4, n_action_steps=2, down_dims=(16,))).eval()
-    return spectra(policy, make_batch(policy.config, batch_size=5), timestep_share=1.0)
+    return spectra(policy, make_batch(policy.config, batch_size=5), timestep_range=(0, 1))
 
 
 def test_as_many_products_as_dimensions_are_exact(dense):

@@ -35,7 +35,7 @@ def make_penalty(**settings) -> ContractionPenalty:
         "loss": "hinge",
         "points": "data",
         "margin": 0.3,
-        "timestep_share": 0.5,
+        "timestep_range": (0, 0.5),
         "batch_share": 1.0,
         "n_products": T * A,
         "product": "autodiff",
@@ -151,7 +151,7 @@ def test_one_sample_at_least_and_no_gradient_to_the_condition(inputs, process):
 def test_the_lowest_timesteps_alone(inputs, process):
     network, x_0, condition = inputs
     recorder = Recorder(network)
-    make_penalty(timestep_share=1e-6)(recorder, process, x_0, condition)
+    make_penalty(timestep_range=(0, 1e-6))(recorder, process, x_0, condition)
     assert all((call[1] == 0).all() for call in recorder.calls)
 
 

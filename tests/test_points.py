@@ -33,26 +33,33 @@ def network(x_t, timesteps, condition):
     return 0.5 * x_t
 
 
-def draw(kind, process, data, n=B, timestep_share=0.4, generator_seed=3):
+def draw(kind, process, data, n=B, timestep_range=(0, 0.4), generator_seed=3):
     generator = torch.Generator().manual_seed(generator_seed)
-    return draw_points(kind, network, process, *data, n, timestep_share, generator)
+    return draw_points(kind, network, process, *data, n, timestep_range, generator)
 
 
 @pytest.mark.parametrize("kind", POINTS)
-def test_shapes_low_noise_and_one_generator(kind, process, data):
+def test_shapes_range_and_one_generator(kind, process, data):
     before = torch.get_rng_state()
     points, again = (draw(kind, process, data, n=7) for _ in range(2))
     assert torch.equal(torch.get_rng_state(), before)
     assert points.x_t.shape == (7, T, A) and points.timesteps.shape == (7,) and points.condition.shape == (7, C)
-    assert (points.timesteps < 40).all() and torch.equal(points.x_t, again.x_t)
-    lowest = draw(kind, process, data, timestep_share=1e-6).timesteps
+    assert (points.timesteps <= 40).all() and torch.equal(points.x_t, again.x_t)
+    lowest = draw(kind, process, data, timestep_range=(0, 1e-6)).timesteps
     assert (lowest == lowest[0]).all() and lowest[0] <= (10 if kind == "sampler" else 1)
 
 
-def test_the_sampler_has_a_last_state_above_the_cut(data):
+def test_the_sampler_takes_the_nearest_state_where_none_is_in_the_range(data):
     settings = {"beta_schedule": "squaredcos_cap_v2", "timestep_spacing": "trailing"}
     trailing = VariancePreserving(DDIMScheduler(num_train_timesteps=100, **settings))
-    assert (draw("sampler", trailing, data, timestep_share=0.05).timesteps == 9).all()
+    assert (draw("sampler", trailing, data, timestep_range=(0.42, 0.44)).timesteps == 39).all()
+    assert (draw("sampler", trailing, data, timestep_range=(0, 0.05)).timesteps == 9).all()
+
+
+@pytest.mark.parametrize("kind", POINTS)
+def test_a_range_at_high_noise(kind, process, data):
+    timesteps = draw(kind, process, data, timestep_range=(0.5, 0.9)).timesteps
+    assert timesteps.min() >= 50 and timesteps.max() <= 90 and len(timesteps.unique()) > 3
 
 
 @pytest.mark.parametrize("kind", POINTS)
@@ -79,7 +86,7 @@ def test_perturbed_moves_the_features_by_a_share_of_their_spread(process, data):
 
 def test_mixed_lies_between_two_samples_by_the_same_share(process, data):
     x_0, condition = data
-    points = draw("mixed", process, data, timestep_share=1e-6)  # t = 0: x_t is nearly x_0
+    points = draw("mixed", process, data, timestep_range=(0, 1e-6))  # t = 0: x_t is nearly x_0
     towards = condition.roll(1, 0) - condition
     share = ((points.condition - condition) * towards).sum(1) / towards.square().sum(1)
     assert (share >= 0).all() and (share <= 1).all() and share.std() > 0.1
@@ -100,4 +107,4 @@ def test_sampler_states_are_on_the_sampling_path(process, data):
         torch.testing.assert_close(points.x_t[at_t], x_t[at_t])
         x_t = process.scheduler.step(network(x_t, t, None), t, x_t).prev_sample
     times = {round(t) for t in points.timesteps.tolist()}
-    assert times == ({0, 10, 20, 30} if process.name == "vp" else {10, 20, 30})
+    assert times == ({0, 10, 20, 30, 40} if process.name == "vp" else {10, 20, 30, 40})

@@ -1,4 +1,4 @@
-"""The contraction penalty: one of `losses`, at `points` of low noise, for a part of the batch.
+"""The contraction penalty: one of `losses`, at `points` of a range of timesteps, for a part of the batch.
 
 By default a hinge on the expansion rate of the sampling ODE,
 
@@ -160,7 +160,7 @@ class ContractionPenalty:
         loss: one of `losses.LOSSES`.
         points: where it is evaluated, one of `points.POINTS`.
         margin: in [0, 1), fraction of the fastest contraction that is asked for.
-        timestep_share: in (0, 1], the share of timesteps, from the low-noise end, that the penalty acts on.
+        timestep_range: (low, high), 0 <= low < high <= 1: where it acts, in shares of the timesteps from data to noise.
         batch_share: in (0, 1], the share of the batch it is computed on, at least one sample.
         n_products: Jacobian products spent on each estimate of λ_max.
         product: `finite_difference` or `autodiff`.
@@ -169,7 +169,7 @@ class ContractionPenalty:
     loss: str
     points: str
     margin: float
-    timestep_share: float
+    timestep_range: tuple[float, float]
     batch_share: float
     n_products: int
     product: str
@@ -194,7 +194,7 @@ class ContractionPenalty:
         n = max(1, round(self.batch_share * x_0.shape[0]))
         condition = None if condition is None else condition.detach().float()
         with full_precision(x_0.device.type):
-            at = draw_points(self.points, network, process, x_0.float(), condition, n, self.timestep_share, generator)
+            at = draw_points(self.points, network, process, x_0.float(), condition, n, self.timestep_range, generator)
         return contraction_loss(
             bind(network, at.timesteps, at.condition),
             network.parameters(),

@@ -46,10 +46,10 @@ def draw_points(
     x_0: Tensor,
     condition: Tensor | None,
     n: int,
-    timestep_share: float,
+    timestep_range: tuple[float, float],
     generator: torch.Generator | None = None,
 ) -> Points:
-    """Draw n points of a kind at low noise.
+    """Draw n points of a kind.
 
     Args:
         kind: one of POINTS.
@@ -58,7 +58,7 @@ def draw_points(
         x_0: (B, T, A) clean, normalised action chunks, B >= n.
         condition: (B, C) observation features, or None.
         n: points wanted.
-        timestep_share: in (0, 1], the share of timesteps, from the low-noise end, that points lie at.
+        timestep_range: (low, high), 0 <= low < high <= 1: where points lie, in shares of the timesteps, data to noise.
         generator: source of all randomness used.
     """
     if kind == "perturbed" and condition is not None:
@@ -71,8 +71,9 @@ def draw_points(
     x_0, condition = x_0[:n], None if condition is None else condition[:n]
     noise = torch.randn(x_0.shape, device=x_0.device, generator=generator)
     if kind == "sampler":
-        return _sampler_states(network, process, noise, condition, timestep_share, generator)
-    timesteps = process.draw_timesteps(n, timestep_share, x_0.device, generator)
+        return _sampler_states(network, process, noise, condition, timestep_range, generator)
+    low, high = timestep_range
+    timesteps = process.draw_timesteps(n, high, x_0.device, generator, above=low)
     return Points(process.add_noise(x_0, noise, timesteps), timesteps, condition)
 
 
@@ -83,20 +84,26 @@ def _interpolate(values: Tensor, share: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _sampler_states(
-    network: Network, process: "Process", noise: Tensor, condition: Tensor | None, timestep_share: float, generator
+    network: Network,
+    process: "Process",
+    noise: Tensor,
+    condition: Tensor | None,
+    timestep_range: tuple[float, float],
+    generator: torch.Generator | None,
 ) -> Points:
-    """Of each sample one state, at random among those of low noise (or the last one), of a sampling run."""
+    """Of each sample one state of a sampling run, at random among those in the range (or the one nearest to it)."""
     n_timesteps = process.scheduler.config.num_train_timesteps
     process.scheduler.set_timesteps(min(SAMPLER_STEPS, n_timesteps))
     timesteps = process.scheduler.timesteps
-    below = max(round(timestep_share * n_timesteps), timesteps[-1].item() + 1)  # the last one in any case
-    x_t, states, low = noise, [], []
-    for t in timesteps:
-        if t < below:
+    low, high = (share * n_timesteps for share in timestep_range)
+    outside = torch.maximum(low - timesteps, timesteps - high).clamp(min=0)
+    wanted = outside == outside.min()
+    x_t, states = noise, []
+    for t, keep in zip(timesteps, wanted, strict=True):
+        if keep:
             states.append(x_t)
-            low.append(t.item())
         output = network(x_t, torch.full(x_t.shape[:1], t.item(), device=x_t.device), condition)
         x_t = process.scheduler.step(output, t, x_t).prev_sample
-    chosen = torch.randint(len(low), noise.shape[:1], device=noise.device, generator=generator)
+    chosen = torch.randint(len(states), noise.shape[:1], device=noise.device, generator=generator)
     x_t = torch.stack(states)[chosen, torch.arange(len(noise), device=noise.device)]
-    return Points(x_t, torch.tensor(low, device=noise.device)[chosen], condition)
+    return Points(x_t, timesteps[wanted].to(noise.device)[chosen], condition)
