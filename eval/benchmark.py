@@ -1,6 +1,7 @@
 """Train and evaluate a grid of policies. What is done already is skipped: a killed run goes on where it was.
 
-    python eval/benchmark.py --grid=pusht_quick --results_dir=outputs/benchmark
+    python eval/benchmark.py                      hours: four shares of the data, three seeds
+    python eval/benchmark.py --quick=true         half an hour on two cores
 
 Below `results_dir`: one JSON file per policy and solver, `checkpoints/` with the trained policies (LeRobot's
 format), and `<grid>.md`, the table. Each JSON file names the commit it was made with. Results of older code
@@ -25,13 +26,13 @@ from lerobot.utils.import_utils import register_third_party_plugins
 
 from cells import Cell, file_name, write_folder, write_json
 from comparison import markdown_table
-from grids import GRIDS, Grid
+from grids import GRIDS, Evaluation, Grid, quick
 from provenance import provenance
 from rollouts import chunk_latency, load_policy, run_episodes
 from tasks import TASKS
 from training import policy_config, train
 
-__all__ = ["BenchmarkConfig", "run"]
+__all__ = ["BenchmarkConfig", "chosen_grid", "results", "run"]
 
 SET_BY_TRAINING = {"input_features", "output_features", "device", "action_feature_names", "pretrained_path"}
 
@@ -42,6 +43,7 @@ class BenchmarkConfig:
 
     Args:
         grid: Name of a grid in `grids.py`.
+        quick: Run a small version of it (see `grids.quick`).
         results_dir: Folder of the results; give the same one to go on with a run.
         datasets_dir: Folder that holds the datasets under their own names; None: LeRobot's cache, or the Hub.
         filter: Regular expression; only cells whose name it is found in are run.
@@ -50,8 +52,9 @@ class BenchmarkConfig:
         first_seed: Environment seed of the first start state; the others follow it.
     """
 
-    grid: str
-    results_dir: Path
+    grid: str = "pusht"
+    quick: bool = False
+    results_dir: Path = Path("outputs/benchmark")
     datasets_dir: Path | None = None
     filter: str = ""
     jobs: int = 1
@@ -64,10 +67,14 @@ def checkpoint_path(cfg: BenchmarkConfig, cell: Cell) -> Path:
     return cfg.results_dir / "checkpoints" / cell.folder
 
 
-def result_path(cfg: BenchmarkConfig, cell: Cell, solver: str, settings: dict) -> Path:
+def result_path(cfg: BenchmarkConfig, cell: Cell, evaluation: Evaluation) -> Path:
     """Return the file of the result; its name changes with every setting that the result depends on."""
     protocol = {"episodes": cfg.episodes, "first_seed": cfg.first_seed}
-    name = file_name(f"{cell.name}-{solver}", {"cell": asdict(cell), "solver": settings, **protocol})
+    if evaluation.stress_name:
+        protocol["stress"] = asdict(evaluation.stress)
+    name = file_name(
+        f"{cell.name}-{evaluation.name}", {"cell": asdict(cell), "solver": evaluation.settings, **protocol}
+    )
     return cfg.results_dir / f"{name}.json"
 
 
@@ -104,17 +111,18 @@ def train_cell(cfg: BenchmarkConfig, cell: Cell) -> None:
     write_folder(checkpoint_path(cfg, cell), fill)
 
 
-def evaluate_cell(cfg: BenchmarkConfig, cell: Cell, solver: str, settings: dict) -> dict:
-    """Return the result of the cell's trained policy with one solver, as plain data."""
+def evaluate_cell(cfg: BenchmarkConfig, cell: Cell, evaluation: Evaluation) -> dict:
+    """Return the result of one evaluation of the cell's trained policy, as plain data."""
     folder = checkpoint_path(cfg, cell)
     start = time.perf_counter()
-    policy, preprocessor, postprocessor = load_policy(folder, settings)
-    env_config = TASKS[cell.task].env
-    episodes = run_episodes(policy, preprocessor, postprocessor, env_config, cfg.episodes, cfg.first_seed)
+    policy, preprocessor, postprocessor = load_policy(folder, evaluation.settings)
+    env_config, stress = TASKS[cell.task].env, evaluation.stress
+    episodes = run_episodes(policy, preprocessor, postprocessor, env_config, cfg.episodes, cfg.first_seed, stress)
     return {
         "cell": asdict(cell),
         "data": cell.data,
-        "solver": {"name": solver, "settings": settings},
+        "solver": {"name": evaluation.solver, "settings": evaluation.settings},
+        "stress": {"name": evaluation.stress_name, "settings": asdict(stress)},
         "episodes": episodes,
         "chunk_latency_s": chunk_latency(policy),
         "evaluation_seconds": time.perf_counter() - start,
@@ -128,13 +136,13 @@ def run_cell(cfg: BenchmarkConfig, cell: Cell) -> bool:
     try:
         register_third_party_plugins()  # in every process: this is how LeRobot finds the type `cdp`
         check_settings(cell, checkpoint_path(cfg, cell))
-        for solver, settings in GRIDS[cfg.grid].solvers[cell.family].items():
-            path = result_path(cfg, cell, solver, settings)
+        for evaluation in chosen_grid(cfg).evaluations(cell):
+            path = result_path(cfg, cell, evaluation)
             if path.exists():
                 continue
             if not checkpoint_path(cfg, cell).exists():
                 train_cell(cfg, cell)
-            write_json(path, evaluate_cell(cfg, cell, solver, settings))
+            write_json(path, evaluate_cell(cfg, cell, evaluation))
     except Exception:
         logging.exception("cell %s failed", cell.name)
         return False
@@ -144,21 +152,26 @@ def run_cell(cfg: BenchmarkConfig, cell: Cell) -> bool:
 def run(cfg: BenchmarkConfig) -> bool:
     """Run the cells of a grid, print its table and write it. Returns whether every cell is done."""
     cells = _chosen_cells(cfg)
-    grid = GRIDS[cfg.grid]
+    grid = chosen_grid(cfg)
     done = _run_parallel(cfg, cells) if cfg.jobs > 1 else [run_cell(cfg, cell) for cell in cells]
-    table = markdown_table(_results(cfg, grid), grid.baseline)
+    table = markdown_table(results(cfg), grid.baseline)
     print(table)
     (cfg.results_dir / f"{cfg.grid}.md").write_text(table)
     return all(done)
 
 
-def _chosen_cells(cfg: BenchmarkConfig) -> list[Cell]:
+def chosen_grid(cfg: BenchmarkConfig) -> Grid:
+    """Return the grid that the settings name."""
     if cfg.grid not in GRIDS:
         raise ValueError(f"`grid` must be one of {sorted(GRIDS)}. Got {cfg.grid!r}.")
+    return quick(GRIDS[cfg.grid]) if cfg.quick else GRIDS[cfg.grid]
+
+
+def _chosen_cells(cfg: BenchmarkConfig) -> list[Cell]:
+    cells = chosen_grid(cfg).cells
     for name in ("jobs", "episodes"):
         if getattr(cfg, name) < 1:
             raise ValueError(f"`{name}` must be at least 1. Got {getattr(cfg, name)}.")
-    cells = GRIDS[cfg.grid].cells
     chosen = [cell for cell in cells if re.search(cfg.filter, cell.name)]
     if not chosen:
         raise ValueError(f"`filter` must match a cell of {[c.name for c in cells]}. Got {cfg.filter!r}.")
@@ -172,13 +185,10 @@ def _run_parallel(cfg: BenchmarkConfig, cells: list[Cell]) -> list[bool]:
         return list(pool.map(partial(run_cell, cfg), cells))
 
 
-def _results(cfg: BenchmarkConfig, grid: Grid) -> list[dict]:
+def results(cfg: BenchmarkConfig) -> list[dict]:
     """Read the results of the grid that exist, also those that an earlier run wrote."""
-    paths = [
-        result_path(cfg, cell, solver, settings)
-        for cell in grid.cells
-        for solver, settings in grid.solvers[cell.family].items()
-    ]
+    grid = chosen_grid(cfg)
+    paths = [result_path(cfg, cell, e) for cell in grid.cells for e in grid.evaluations(cell)]
     return [json.loads(path.read_text()) for path in paths if path.exists()]
 
 

@@ -1,11 +1,33 @@
 """The grids of the benchmark as plain data: which policies are trained on what, and how each is sampled."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from cells import Cell
 from lerobot_cdp import CDPConfig
+from stress import NO_STRESS, Stress
 
-__all__ = ["GRIDS", "Grid"]
+__all__ = ["GRIDS", "Evaluation", "Grid", "quick"]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How a trained policy is evaluated.
+
+    Args:
+        solver: Name of the settings.
+        settings: Settings of the policy that are replaced.
+        stress_name: Name of the stress; empty without.
+        stress: What goes wrong meanwhile.
+    """
+
+    solver: str
+    settings: dict
+    stress_name: str = ""
+    stress: Stress = NO_STRESS
+
+    @property
+    def name(self) -> str:
+        return f"{self.solver}-{self.stress_name}" if self.stress_name else self.solver
 
 
 @dataclass(frozen=True)
@@ -16,18 +38,50 @@ class Grid:
         cells: Policies to train.
         solvers: For each family of policies (see `Cell.family`), named settings applied before an evaluation.
         baseline: Label and solver that all others on the same demonstrations are compared with.
+        stresses: Named stresses, under which every policy is evaluated as well, with one of its solvers.
+        stressed_solver: Which one, for each family.
+        ablations: Label of a policy to that of the one that differs from it by γ = 0 alone.
     """
 
     cells: list[Cell]
     solvers: dict[str, dict[str, dict]]
     baseline: tuple[str, str]
+    stresses: dict[str, Stress] = field(default_factory=dict)
+    stressed_solver: dict[str, str] = field(default_factory=dict)
+    ablations: dict[str, str] = field(default_factory=dict)
+
+    def evaluations(self, cell: Cell) -> list[Evaluation]:
+        """All evaluations of the policy of a cell."""
+        solvers = self.solvers[cell.family]
+        plain = [Evaluation(name, settings) for name, settings in solvers.items()]
+        chosen = self.stressed_solver.get(cell.family)
+        stressed = [
+            Evaluation(chosen, solvers[chosen], name, stress)
+            for name, stress in self.stresses.items()
+            if chosen and not (stress.score_error and cell.family == "act")  # ACT has no score
+        ]
+        return plain + stressed
+
+
+def quick(grid: Grid, steps: int = 1000, n_episodes: int = 52) -> Grid:
+    """A small version of a grid: one share of the data, the first seed, shorter trainings, no stress."""
+    cells = [replace(cell, steps=steps) for cell in grid.cells if cell.n_episodes == n_episodes and cell.seed == 0]
+    return replace(grid, cells=cells, stresses={})
 
 
 DDIM = {f"ddim{steps}": {"noise_scheduler_type": "DDIM", "num_inference_steps": steps} for steps in (2, 3, 5, 10)}
 DDPM = {"ddpm100": {"noise_scheduler_type": "DDPM", "num_inference_steps": 100}}
 FLOW = {f"euler{steps}": {"num_inference_steps": steps} for steps in (2, 3, 5, 10, 50)}
+FEW_STEP_FLOW = {name: FLOW[name] for name in ("euler2", "euler3", "euler5", "euler10")}
 # LeRobot's `diffusion` has this spacing alone, which starts few-step solvers far from pure noise.
 LEADING = {f"{name}_leading": solver | {"timestep_spacing": "leading"} for name, solver in DDIM.items()}
+
+
+def _cool(solvers: dict[str, dict]) -> dict[str, dict]:
+    """The solvers of 3 and 10 evaluations from noise of half the standard deviation."""
+    cool = {"sampling_temperature": 0.5}
+    return {f"{name}_t0.5": s | cool for name, s in solvers.items() if s["num_inference_steps"] in (3, 10)}
+
 
 # 2.3 M parameters, so that a step with 64 samples takes about 0.15 s on one CPU thread; the horizon and the
 # executed steps are those of the Diffusion Policy paper for PushT.
@@ -119,7 +173,9 @@ SHARES = (21, 52, 103, None)
 PROOF_POLICIES = {
     "diffusion_epsilon": ("diffusion", NORMALIZED | {"prediction_type": "epsilon"}),
     "cdp_w0_epsilon": ("cdp", {"prediction_type": "epsilon", "contraction_weight": 0.0}),
+    "cdp_epsilon": ("cdp", {"prediction_type": "epsilon", "contraction_weight": 0.1}),
     "cdp_w0_velocity": ("cdp", {"prediction_type": "velocity", "contraction_weight": 0.0}),
+    "cdp_velocity": ("cdp", {"prediction_type": "velocity", "contraction_weight": 0.1}),
 }
 
 
@@ -144,8 +200,15 @@ def _proof_cells(steps: int) -> list[Cell]:
 GRIDS = {
     "pusht": Grid(
         cells=_proof_cells(steps=2000),
-        solvers={"diffusion": DDIM | DDPM, "cdp": DDIM, "flow": FLOW},
+        solvers={"diffusion": DDIM | DDPM, "cdp": DDIM | _cool(DDIM), "flow": FEW_STEP_FLOW | _cool(FEW_STEP_FLOW)},
         baseline=("diffusion_epsilon", "ddim10"),
+        stresses={
+            "observation_noise": Stress(observation_noise=0.02),  # of PushT's 512 pixels, five
+            "action_delay": Stress(action_delay=2),  # 0.2 s
+            "score_error": Stress(score_error=0.1),
+        },
+        stressed_solver={"diffusion": "ddim3", "cdp": "ddim3", "flow": "euler3"},
+        ablations={"cdp_epsilon": "cdp_w0_epsilon", "cdp_velocity": "cdp_w0_velocity"},
     ),
     "pusht_backbones": Grid(
         cells=_backbone_cells(),

@@ -15,6 +15,8 @@ from lerobot.scripts.lerobot_eval import rollout
 from lerobot.utils.random_utils import set_seed
 from tqdm import trange
 
+from stress import NO_STRESS, Stress, stressed
+
 __all__ = ["chunk_latency", "jerk", "load_policy", "run_episodes"]
 
 MAX_ENVS = 50  # environments stepped at once, so that the network sees one large batch
@@ -43,8 +45,9 @@ def run_episodes(
     env_config: EnvConfig,
     episodes: int,
     first_seed: int,
+    stress: Stress = NO_STRESS,
 ) -> list[dict]:
-    """Run one episode from each of the start states `first_seed`, `first_seed` + 1, …
+    """Run one episode from each of the start states `first_seed`, `first_seed` + 1, …, under `stress`.
 
     Returns:
         Of each episode: its `seed`, `max_reward` (largest reward of a step), `success`, `steps` to the end,
@@ -59,7 +62,8 @@ def run_episodes(
             seeds = list(range(start, start + n_envs))
             # The policies draw their noise from the global generator: seeded here, it is the same for all.
             set_seed(start)
-            data = rollout(env, policy, *env_processors, preprocessor, postprocessor, seeds=seeds)
+            with stressed(stress, policy, preprocessor, postprocessor) as processors:
+                data = rollout(env, policy, *env_processors, *processors, seeds=seeds)
             results += [_episode(data, row, seed) for row, seed in enumerate(seeds)]
     finally:
         env.close()
