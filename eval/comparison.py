@@ -1,49 +1,79 @@
-"""The table of a grid: scores, and the paired difference of each policy to the baseline."""
+"""The table of a grid, and paired differences between policies."""
 
 from collections import defaultdict
 
 import numpy as np
-from scipy.stats import bootstrap
 
-__all__ = ["markdown_table", "paired_interval"]
+__all__ = ["difference", "markdown_table", "paired_interval", "scores_by_seed"]
 
+N_RESAMPLES = 10_000
 HEADER = (
     "task", "data", "policy", "solver", "seeds", "mean max reward", "difference to baseline [95 %]",
     "success %", "jerk", "chunk ms", "train s/step",
 )  # fmt: skip
 NOTE = """
 Mean max reward: mean over start states of the episode's largest reward (PushT: coverage of the goal / 0.95,
-at most 1). Difference: paired by start state, averaged over the training seeds that both have; the interval
-is a bootstrap over start states and does not hold the luck of training. Jerk: mean squared third difference
-of the executed actions, in their units squared. Chunk: median wall time of one action chunk at batch 1. All
-times depend on the load of the machine.
+at most 1). Difference: paired by training seed and start state, over the seeds that both have; the interval is a
+bootstrap over seeds and start states, with a single seed over start states alone: then it does not hold the luck of
+training. Jerk: mean squared third difference of the executed actions, in their units squared. Chunk: median wall time
+of one action chunk at batch 1. All times depend on the load of the machine.
 """
 
 
-def paired_interval(scores: np.ndarray, baseline: np.ndarray) -> tuple[float, float, float]:
-    """Return the mean of `scores` − `baseline`, each (episodes,), and its bootstrap 95 % interval."""
-    differences = scores - baseline
-    interval = bootstrap((differences,), np.mean, method="percentile", rng=0).confidence_interval
-    return float(differences.mean()), float(interval.low), float(interval.high)
+def paired_interval(differences: np.ndarray) -> tuple[float, float, float]:
+    """Return the mean of paired differences and its bootstrap 95 % interval.
+
+    Both factors are resampled, independently (a "pigeonhole" bootstrap, Owen 2007): a start state is equally hard for
+    every seed, and a badly trained policy is bad on every start.
+
+    Args:
+        differences: (training seeds, start states).
+    """
+    rng = np.random.default_rng(0)
+    n_seeds, n_starts = differences.shape
+    # How often each seed and each start is drawn: the mean of a resample is a product with these counts.
+    seeds = rng.multinomial(n_seeds, np.full(n_seeds, 1 / n_seeds), N_RESAMPLES) / n_seeds
+    starts = rng.multinomial(n_starts, np.full(n_starts, 1 / n_starts), N_RESAMPLES) / n_starts
+    means = np.einsum("rs,se,re->r", seeds, differences, starts)
+    low, high = np.quantile(means, [0.025, 0.975])
+    return float(differences.mean()), float(low), float(high)
+
+
+def scores_by_seed(results: list[dict], score: str) -> dict[int, list[float]]:
+    """The `score` of each episode, for each training seed of results that differ by it alone."""
+    return {r["cell"]["seed"]: [float(episode[score]) for episode in r["episodes"]] for r in results}
+
+
+def difference(
+    results: list[dict], reference: list[dict], score: str = "max_reward"
+) -> tuple[float, float, float] | None:
+    """Return the mean difference to `reference` and its interval, over the seeds that both have; None without any."""
+    ours, theirs = (scores_by_seed(r, score) for r in (results, reference))
+    common = sorted(ours.keys() & theirs.keys())
+    if not common:
+        return None
+    return paired_interval(np.array([ours[s] for s in common]) - np.array([theirs[s] for s in common]))
 
 
 def markdown_table(results: list[dict], baseline: tuple[str, str]) -> str:
     """Return a Markdown table with one row per task, share of the data, policy variant and solver.
 
     Args:
-        results: Contents of result files; rows keep their order.
+        results: Contents of result files; rows keep their order, those under stress are left out.
         baseline: Label and solver that the others on the same data are compared with.
     """
     groups = defaultdict(list)
     for result in sorted(results, key=lambda result: result["cell"]["seed"]):
         cell = result["cell"]
-        groups[cell["task"], result["data"], cell["label"], result["solver"]["name"]].append(result)
+        if not result.get("stress", {}).get("name"):
+            groups[cell["task"], result["data"], cell["label"], result["solver"]["name"]].append(result)
     rows = [HEADER, ["---"] * len(HEADER)]
     for (task, data, *variant), group in groups.items():
-        difference = _difference(group, groups.get((task, data, *baseline), []))
+        interval = difference(group, groups.get((task, data, *baseline), []))
+        text = "–" if interval is None else "{:+.3f} [{:+.3f}, {:+.3f}]".format(*interval)
         if tuple(variant) == baseline:
-            difference = "baseline"
-        rows.append([task, data, *variant, str(len(group)), *_numbers(group, difference)])
+            text = "baseline"
+        rows.append([task, data, *variant, str(len(group)), *_numbers(group, text)])
     return "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n" + NOTE
 
 
@@ -59,17 +89,3 @@ def _numbers(group: list[dict], difference: str) -> list[str]:
         f"{1000 * np.mean([result['chunk_latency_s'] for result in group]):.1f}",
         f"{np.mean(step_seconds):.3f}",
     ]
-
-
-def _difference(group: list[dict], baseline: list[dict]) -> str:
-    ours, theirs = (_rewards_by_seed(results) for results in (group, baseline))
-    common = sorted(ours.keys() & theirs.keys())
-    if not common:
-        return "–"
-    means = [np.mean([rewards[seed] for seed in common], axis=0) for rewards in (ours, theirs)]
-    mean, low, high = paired_interval(*means)
-    return f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]"
-
-
-def _rewards_by_seed(results: list[dict]) -> dict[int, list[float]]:
-    return {r["cell"]["seed"]: [episode["max_reward"] for episode in r["episodes"]] for r in results}

@@ -6,7 +6,7 @@ from cells import Cell
 from lerobot_cdp import CDPConfig
 from stress import NO_STRESS, Stress
 
-__all__ = ["GRIDS", "Evaluation", "Grid", "quick"]
+__all__ = ["GRIDS", "N_DEMONSTRATIONS", "Evaluation", "Grid", "quick"]
 
 
 @dataclass(frozen=True)
@@ -167,7 +167,8 @@ def _backbone_cells() -> list[Cell]:
     ]
 
 
-# Of the 206 demonstrations: a tenth, a quarter, a half, all.
+N_DEMONSTRATIONS = 206
+# A tenth, a quarter, a half, all.
 SHARES = (21, 52, 103, None)
 # label: policy type and settings; each `cdp` differs by its penalty alone from the `cdp_w0` of its prediction type.
 PROOF_POLICIES = {

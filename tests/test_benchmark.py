@@ -168,13 +168,21 @@ def test_jerk_of_a_cubic():
     assert rollouts.jerk(t[:3]) is None
 
 
-def test_paired_interval_is_that_of_the_differences():
-    rng = np.random.default_rng(0)
-    hard = rng.uniform(0, 100, 400)  # how hard a start state is must cancel
-    mean, low, high = comparison.paired_interval(hard + rng.normal(0.5, 1, 400), hard)
-    half = 1.96 / np.sqrt(400)  # normal theory: standard deviation 1, 400 pairs
-    np.testing.assert_allclose([mean, high - mean, mean - low], [0.5, half, half], atol=0.1 * half + 0.05)
-    assert comparison.paired_interval(hard, hard) == (0, 0, 0)
+def test_the_interval_of_one_seed_is_that_of_its_starts():
+    differences = np.random.default_rng(0).normal(0.5, 1, (1, 400))
+    mean, low, high = comparison.paired_interval(differences)
+    half = 1.96 * differences.std() / np.sqrt(400)
+    np.testing.assert_allclose([mean, high - mean, mean - low], [differences.mean(), half, half], atol=0.05 * half)
+    assert comparison.paired_interval(np.zeros((3, 50))) == (0, 0, 0)
+
+
+def test_the_interval_holds_the_luck_of_training():
+    """Seeds that differ among each other, on starts that do not: the spread of a mean of 40 seeds."""
+    rng = np.random.default_rng(1)
+    of_seed = rng.normal(0, 1, (40, 1))
+    mean, low, high = comparison.paired_interval(np.tile(of_seed, 25))
+    half = 1.96 * of_seed.std() / np.sqrt(40)
+    np.testing.assert_allclose([mean, high - mean, mean - low], [of_seed.mean(), half, half], atol=0.05 * half)
 
 
 def test_seeds_are_compared_with_the_same_seed():

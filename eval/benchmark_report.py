@@ -1,0 +1,293 @@
+"""The benchmark as a page to read: tables, curves with intervals, and every cell, the bad ones too.
+
+    python eval/benchmark_report.py --results_dir=eval/results --output_dir=docs
+
+Writes `benchmark.md` with its plots, and `benchmark.html`, the same in one file.
+"""
+
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+import draccus
+import numpy as np
+
+from benchmark import BenchmarkConfig, chosen_grid, results
+from benchmark_pages import Section, html, markdown
+from benchmark_plots import Curve, curves
+from comparison import difference, paired_interval, scores_by_seed
+from grids import N_DEMONSTRATIONS, Grid
+
+__all__ = ["ReportConfig", "report"]
+
+RIVAL = "diffusion_epsilon"  # LeRobot's `diffusion` as it comes
+
+
+@dataclass
+class ReportConfig:
+    """Settings of the report.
+
+    Args:
+        results_dir: Folder of the results.
+        output_dir: Where the pages go.
+        grid: As of the benchmark.
+        quick: As of the benchmark.
+    """
+
+    results_dir: Path = Path("eval/results")
+    output_dir: Path = Path("docs")
+    grid: str = "pusht"
+    quick: bool = False
+
+
+@dataclass(frozen=True)
+class Row:
+    """One policy, solver, share of the data and stress, over its training seeds.
+
+    Attributes:
+        label: of the policy.
+        n_episodes: demonstrations; None: all.
+        evaluations: of the network, for a chunk.
+        temperature: of sampling.
+        stress: its name, or empty.
+        results: one per training seed.
+    """
+
+    label: str
+    n_episodes: int | None
+    evaluations: int
+    temperature: float
+    stress: str
+    results: list[dict]
+
+    def mean(self, score: str) -> float | None:
+        values = [e[score] for r in self.results for e in r["episodes"] if e[score] is not None]
+        return float(np.mean(values)) if values else None
+
+    def interval(self, score: str) -> tuple[float, float, float]:
+        """Mean and bootstrap interval over seeds and starts."""
+        return paired_interval(np.array(list(scores_by_seed(self.results, score).values())))
+
+
+def report(cfg: ReportConfig) -> None:
+    """Write the pages.
+
+    Raises:
+        ValueError: if there is no result of the grid.
+    """
+    benchmark = BenchmarkConfig(grid=cfg.grid, quick=cfg.quick, results_dir=cfg.results_dir)
+    grid = chosen_grid(benchmark)
+    found = results(benchmark)
+    if not found:
+        raise ValueError(f"`results_dir` must hold results of the grid {cfg.grid}. Got {str(cfg.results_dir)!r}.")
+    table = Table(_rows(found), grid)
+    sections = [_protocol(found, grid), *_few_steps(table), _data(table), _stress(table), _verdict(table), _cost(table)]
+    sections = [section for section in sections if section is not None]
+    cfg.output_dir.mkdir(parents=True, exist_ok=True)
+    markdown(sections, cfg.output_dir / "benchmark.md")
+    html(sections, cfg.output_dir / "benchmark.html")
+
+
+def _rows(found: list[dict]) -> list[Row]:
+    groups = defaultdict(list)
+    for result in sorted(found, key=lambda result: result["cell"]["seed"]):
+        cell, settings = result["cell"], result["solver"]["settings"]
+        evaluations = settings.get("num_inference_steps", 1)
+        temperature = settings.get("sampling_temperature", 1.0)
+        stress = result["stress"]["name"]
+        groups[cell["label"], cell["n_episodes"], evaluations, temperature, stress].append(result)
+    return [Row(*key, group) for key, group in groups.items()]
+
+
+@dataclass(frozen=True)
+class Table:
+    """All rows, and with what each is compared."""
+
+    rows: list[Row]
+    grid: Grid
+
+    def of(self, **wanted) -> list[Row]:
+        """The rows with these attributes."""
+        return [row for row in self.rows if all(getattr(row, name) == value for name, value in wanted.items())]
+
+    @property
+    def reference(self) -> int:
+        """Evaluations at which policies are compared over other things: the most, up to 10."""
+        return max(row.evaluations for row in self.rows if row.evaluations <= 10)
+
+    def at_reference(self, label: str) -> list[Row]:
+        """The rows of a policy without stress, with that many evaluations, or one where it needs no more."""
+        rows = self.of(label=label, stress="", temperature=1.0)
+        return [row for row in rows if row.evaluations in (1, self.reference)]
+
+    def rival(self, row: Row) -> Row | None:
+        """LeRobot's `diffusion` with as many evaluations; it knows no temperature."""
+        return self._find(row, RIVAL, 1.0) if row.label != RIVAL else None
+
+    def ablation(self, row: Row) -> Row | None:
+        """The same with γ = 0."""
+        label = self.grid.ablations.get(row.label)
+        return self._find(row, label, row.temperature) if label else None
+
+    def _find(self, row: Row, label: str, temperature: float) -> Row | None:
+        same = {"n_episodes": row.n_episodes, "evaluations": row.evaluations, "stress": row.stress}
+        found = self.of(label=label, temperature=temperature, **same)
+        return found[0] if found else None
+
+
+def _name(n_episodes: int | None) -> str:
+    return "all demonstrations" if n_episodes is None else f"{n_episodes} demonstrations"
+
+
+def _shares(table: Table) -> list[int | None]:
+    return sorted({row.n_episodes for row in table.rows}, key=lambda n: (n is None, n))
+
+
+def _protocol(found: list[dict], grid: Grid) -> Section:
+    seeds = sorted({result["cell"]["seed"] for result in found})
+    starts = len(found[0]["episodes"])
+    done = {(r["cell"]["label"], r["cell"]["n_episodes"], r["cell"]["seed"]) for r in found}
+    hardware = ", ".join(sorted({result["hardware"] for result in found}))
+    cell = found[0]["cell"]
+    text = (
+        f"{len(done)} of the {len(grid.cells)} policies of the grid are trained so far; the rest is left out below. "
+        f"Each: the same network, {cell['steps']} steps of batch {cell['batch_size']}, "
+        f"training seeds {', '.join(map(str, seeds))}, {starts} unseen start states, the same for every policy. "
+        f"Reward: the largest of an episode, averaged. Differences are paired by training seed and start state; "
+        f"brackets: bootstrap 95 % intervals over both (with one seed over start states alone). "
+        f"**Bold**: the interval does not hold 0. `w0`: γ = 0, all else equal. Made on {hardware}."
+    )
+    commands = (
+        "python eval/benchmark.py --results_dir=eval/results [--datasets_dir=DATASETS]\npython eval/benchmark_report.py"
+    )
+    return Section("Benchmark", text, code=commands)
+
+
+def _few_steps(table: Table) -> list[Section]:
+    """For each share of the data all solvers without stress."""
+    sections = []
+    for n_episodes in _shares(table):
+        rows = table.of(n_episodes=n_episodes, stress="")
+        lines = [
+            Curve(label, [(r.evaluations, *r.interval("max_reward")) for r in rows if _plain(r, label)])
+            for label in dict.fromkeys(row.label for row in rows)
+        ]
+        figure = curves(lines, "network evaluations per chunk", "reward", logarithmic=True)
+        name = f"benchmark_{n_episodes or 'all'}.png"
+        head = ("policy", "evaluations", "temperature", "seeds", "reward", "to `diffusion`", "to γ = 0", "success",
+                "to γ = 0", "jerk")  # fmt: skip
+        body = [_solver_line(table, row) for row in rows]
+        title = f"Solver steps, {_name(n_episodes)}"
+        sections.append(Section(title, "", table=[head, *body], figure=figure, figure_name=name))
+    return sections
+
+
+def _plain(row: Row, label: str) -> bool:
+    return row.label == label and row.temperature == 1.0 and row.evaluations <= 10
+
+
+def _solver_line(table: Table, row: Row) -> tuple[str, ...]:
+    jerk = row.mean("jerk")
+    return (
+        row.label,
+        str(row.evaluations),
+        f"{row.temperature:g}",
+        str(len(row.results)),
+        f"{row.mean('max_reward'):.3f}",
+        _difference(row, table.rival(row)),
+        _difference(row, table.ablation(row)),
+        f"{100 * row.mean('success'):.0f} %",
+        _difference(row, table.ablation(row), "success", 100, ".0f"),
+        "–" if jerk is None else f"{jerk:.3g}",
+    )
+
+
+def _difference(row: Row, other: Row | None, score: str = "max_reward", unit: float = 1.0, digits: str = ".3f") -> str:
+    interval = difference(row.results, other.results, score) if other else None
+    if interval is None:
+        return "–"
+    mean, low, high = (unit * value for value in interval)
+    text = f"{mean:+{digits}} [{low:+{digits}}, {high:+{digits}}]"
+    return f"**{text}**" if low > 0 or high < 0 else text
+
+
+def _data(table: Table) -> Section | None:
+    """Reward over the share of the data, with one solver."""
+    shares = _shares(table)
+    if len(shares) < 2:
+        return None
+    lines = []
+    for label in dict.fromkeys(row.label for row in table.rows):
+        rows = table.at_reference(label)
+        points = sorted((r.n_episodes or N_DEMONSTRATIONS, *r.interval("max_reward")) for r in rows)
+        lines.append(Curve(label, points))
+    figure = curves(lines, "demonstrations", f"reward, {table.reference} evaluations", logarithmic=True)
+    return Section("Data", "", figure=figure, figure_name="benchmark_data.png")
+
+
+def _stress(table: Table) -> Section | None:
+    rows = [row for row in table.rows if row.stress]
+    if not rows:
+        return None
+    head = ("data", "policy", "stress", "evaluations", "reward", "to `diffusion`", "to γ = 0", "without stress", "jerk")
+    body = []
+    for row in rows:
+        same = {"label": row.label, "n_episodes": row.n_episodes, "evaluations": row.evaluations, "temperature": 1.0}
+        (calm,) = table.of(stress="", **same) or (None,)
+        body.append(
+            (
+                _name(row.n_episodes),
+                row.label,
+                row.stress.replace("_", " "),
+                str(row.evaluations),
+                f"{row.mean('max_reward'):.3f}",
+                _difference(row, table.rival(row)),
+                _difference(row, table.ablation(row)),
+                _difference(row, calm),
+                f"{row.mean('jerk'):.3g}",
+            )
+        )
+    settings = ", ".join(f"{name.replace('_', ' ')}: {_of(stress)}" for name, stress in table.grid.stresses.items())
+    text = f"{settings}. `eval/stress.py` says what these are. *Without stress*: what the stress costs this policy."
+    return Section("Stress", text, table=[head, *body])
+
+
+def _of(stress) -> str:
+    return ", ".join(str(value) for value in vars(stress).values() if value)
+
+
+def _verdict(table: Table) -> Section:
+    """How often an interval is above, below or on 0."""
+    head = ("policy", "compared with", "score", "better", "worse", "undecided")
+    counts = defaultdict(lambda: [0, 0, 0])
+    for row in table.rows:
+        for name, other in (("LeRobot's `diffusion`", table.rival(row)), ("γ = 0", table.ablation(row))):
+            for score, sign in (("max_reward", 1), ("success", 1), ("jerk", -1)):
+                if other is None or row.mean("jerk") is None:
+                    continue
+                interval = difference(row.results, other.results, score)
+                if interval is not None:
+                    low, high = sorted(sign * value for value in interval[1:])
+                    counts[row.label, name, score][0 if low > 0 else 1 if high < 0 else 2] += 1
+    names = {"max_reward": "reward", "success": "success", "jerk": "jerk (less is better)"}
+    body = [(*key[:2], names[key[2]], *map(str, count)) for key, count in counts.items()]
+    text = "Of all cells above: how often the interval is on the good side of 0, on the bad one, or holds it."
+    return Section("All comparisons", text, table=[head, *body])
+
+
+def _cost(table: Table) -> Section:
+    head = ("policy", "trained parameters", "training, s per step", f"chunk at {table.reference} evaluations, ms")
+    body = []
+    for label in dict.fromkeys(row.label for row in table.rows):
+        rows = table.at_reference(label)
+        found = [result for row in rows for result in row.results]
+        if found:
+            seconds = np.median([r["training"]["seconds"] / r["cell"]["steps"] for r in found])
+            latency = 1000 * np.median([r["chunk_latency_s"] for r in found])
+            body.append((label, f"{found[0]['training']['parameters']:,}", f"{seconds:.3f}", f"{latency:.0f}"))
+    text = "Medians over cells, on a machine with other load: `eval/cost.py` compares costs in turns."
+    return Section("Cost", text, table=[head, *body])
+
+
+if __name__ == "__main__":
+    report(draccus.parse(ReportConfig))

@@ -1,0 +1,86 @@
+"""The pages of the benchmark: who is compared with whom, and when a difference is called one."""
+
+import json
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+
+import benchmark
+import benchmark_report
+from benchmark import BenchmarkConfig
+from benchmark_report import ReportConfig
+from cells import Cell
+from grids import GRIDS, Grid
+from stress import Stress
+
+TWO = {"num_inference_steps": 2}
+GAINS = {"diffusion_epsilon": 0.0, "cdp_w0_epsilon": 0.1, "cdp_epsilon": 0.3}
+
+
+@pytest.fixture
+def results_dir(tmp_path, monkeypatch):
+    """Made-up results of three policies, three seeds, two shares: each 0.1 or 0.2 above the one before."""
+    cells = [
+        Cell("t", label, "diffusion" if "diffusion" in label else "cdp", steps=5, n_episodes=n, seed=seed)
+        for label in GAINS
+        for n in (21, None)
+        for seed in range(3)
+    ]
+    solvers = {"diffusion": {"ddim2": TWO}, "cdp": {"ddim2": TWO, "ddim2_t0.5": TWO | {"sampling_temperature": 0.5}}}
+    grid = Grid(
+        cells,
+        solvers,
+        ("diffusion_epsilon", "ddim2"),
+        stresses={"action_delay": Stress(action_delay=2)},
+        stressed_solver={"diffusion": "ddim2", "cdp": "ddim2"},
+        ablations={"cdp_epsilon": "cdp_w0_epsilon"},
+    )
+    monkeypatch.setitem(GRIDS, "made_up", grid)
+    cfg = BenchmarkConfig(grid="made_up", results_dir=tmp_path)
+    for cell in cells:
+        for evaluation in grid.evaluations(cell):
+            path = benchmark.result_path(cfg, cell, evaluation)
+            path.write_text(json.dumps(made_up_result(cell, evaluation)))
+    return tmp_path
+
+
+def made_up_result(cell, evaluation):
+    hard = np.random.default_rng(7).uniform(0, 0.5, 20)  # the same starts for all
+    luck = np.random.default_rng(cell.seed).normal(0, 0.001, 20)
+    rewards = hard + luck * GAINS[cell.label] + GAINS[cell.label] - 0.05 * bool(evaluation.stress_name)
+    return {
+        "cell": asdict(cell),
+        "data": cell.data,
+        "solver": {"name": evaluation.solver, "settings": evaluation.settings},
+        "stress": {"name": evaluation.stress_name, "settings": asdict(evaluation.stress)},
+        "episodes": [{"seed": i, "max_reward": r, "success": False, "jerk": 2.0} for i, r in enumerate(rewards)],
+        "chunk_latency_s": 0.01,
+        "hardware": "a machine",
+        "training": {"seconds": 1.0, "parameters": 1000},
+    }
+
+
+def test_pages_compare_with_the_rival_and_with_no_contraction(results_dir, tmp_path):
+    benchmark_report.report(ReportConfig(results_dir, tmp_path / "docs", grid="made_up"))
+    page = (tmp_path / "docs" / "benchmark.md").read_text()
+    lines = [line for line in page.splitlines() if line.startswith("| cdp_epsilon | 2 | 1 | 3 |")]
+    assert len(lines) == 2  # one for each share
+    for line in lines:
+        assert "| **+0.300 [" in line and "| **+0.200 [" in line and "| 0 % | +0 [+0, +0] |" in line
+    assert "| cdp_epsilon | 2 | 0.5 | 3 |" in page and "18 of the 18 policies" in page
+    (stressed,) = (line for line in page.splitlines() if line.startswith("| 21 demonstrations | cdp_epsilon | action"))
+    assert "| **-0.050 [-0.050, -0.050]** |" in stressed  # than without stress
+    # Two shares, with and without stress, and at two temperatures: reward better, jerk the same.
+    assert "| cdp_epsilon | γ = 0 | reward | 6 | 0 | 0 |" in page
+    assert "| cdp_epsilon | γ = 0 | jerk (less is better) | 0 | 0 | 6 |" in page
+    for name in ("benchmark_21.png", "benchmark_all.png", "benchmark_data.png"):
+        assert (tmp_path / "docs" / name).read_bytes()[:4] == b"\x89PNG"
+    html = (tmp_path / "docs" / "benchmark.html").read_text()
+    assert html.count("data:image/png;base64,") == 3 and "<b>+0.300" in html and 'src="http' not in html
+
+
+def test_without_results(tmp_path, monkeypatch):
+    monkeypatch.setitem(GRIDS, "made_up", Grid([], {}, ("a", "b")))
+    with pytest.raises(ValueError, match=r"`results_dir` must hold results of the grid made_up\. Got "):
+        benchmark_report.report(ReportConfig(tmp_path, tmp_path, grid="made_up"))
