@@ -46,7 +46,8 @@ class BenchmarkConfig:
         quick: Run a small version of it (see `grids.quick`).
         results_dir: Folder of the results; give the same one to go on with a run.
         datasets_dir: Folder that holds the datasets under their own names; None: LeRobot's cache, or the Hub.
-        filter: Regular expression; only cells whose name it is found in are run.
+        filter: Regular expression; only evaluations whose name, CELL-SOLVER or CELL-SOLVER-STRESS, it is found in are
+            run, and only the cells that they need are trained.
         jobs: Cells run at the same time, each in its own process with an equal share of torch's threads.
         episodes: Start states that each policy is evaluated on.
         first_seed: Environment seed of the first start state; the others follow it.
@@ -136,7 +137,7 @@ def run_cell(cfg: BenchmarkConfig, cell: Cell) -> bool:
     try:
         register_third_party_plugins()  # in every process: this is how LeRobot finds the type `cdp`
         check_settings(cell, checkpoint_path(cfg, cell))
-        for evaluation in chosen_grid(cfg).evaluations(cell):
+        for evaluation in _chosen_evaluations(cfg, cell):
             path = result_path(cfg, cell, evaluation)
             if path.exists():
                 continue
@@ -172,10 +173,15 @@ def _chosen_cells(cfg: BenchmarkConfig) -> list[Cell]:
     for name in ("jobs", "episodes"):
         if getattr(cfg, name) < 1:
             raise ValueError(f"`{name}` must be at least 1. Got {getattr(cfg, name)}.")
-    chosen = [cell for cell in cells if re.search(cfg.filter, cell.name)]
+    chosen = [cell for cell in cells if _chosen_evaluations(cfg, cell)]
     if not chosen:
         raise ValueError(f"`filter` must match a cell of {[c.name for c in cells]}. Got {cfg.filter!r}.")
     return chosen
+
+
+def _chosen_evaluations(cfg: BenchmarkConfig, cell: Cell) -> list[Evaluation]:
+    evaluations = chosen_grid(cfg).evaluations(cell)
+    return [e for e in evaluations if re.search(cfg.filter, f"{cell.name}-{e.name}")]
 
 
 def _run_parallel(cfg: BenchmarkConfig, cells: list[Cell]) -> list[bool]:

@@ -115,6 +115,12 @@ def test_run_writes_results_and_resumes(tiny, monkeypatch, capsys):
     assert json.loads(second.read_text())["episodes"] == results[second]["episodes"]
 
 
+def test_a_filter_chooses_evaluations(tiny):
+    assert benchmark.run(replace(tiny, filter="ddim3$"))
+    (path,) = tiny.results_dir.glob("*.json")
+    assert "-ddim3-" in path.name
+
+
 def test_a_policy_of_other_defaults_is_not_taken_for_this_one(tiny, caplog):
     assert benchmark.run(tiny)
     (config,) = tiny.results_dir.glob("checkpoints/*/config.json")
