@@ -78,7 +78,7 @@ def create_repo(request: Request) -> Reply:
     kind = asked.get("type") or "model"
     url = f"{request.hub.url}/{'datasets/' if kind == 'dataset' else ''}{id}"
     if (kind, id) in request.hub.repositories:
-        raise ConflictError("You already created this repository")
+        return Reply(409, {"error": "You already created this repository", "url": url})
     private = asked.get("visibility") == "private" or bool(asked.get("private"))
     request.hub.repositories[kind, id] = Repository(kind, id, private)
     return Reply(200, {"url": url, "name": id, "id": id})

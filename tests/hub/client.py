@@ -6,7 +6,7 @@ Both get a home of their own, so that no test sees the caches or the token of wh
 import os
 from pathlib import Path
 
-from huggingface_hub import constants
+from huggingface_hub import constants, hf_api
 
 from .server import Hub
 
@@ -27,6 +27,7 @@ def redirect(monkeypatch, hub: Hub, home: Path, token: str | None = "hf_user") -
     monkeypatch.setattr(constants, "ENDPOINT", hub.url)
     template = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(hf_api.api, "endpoint", hub.url)  # of huggingface_hub's plain functions
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(home / "hub"))
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
