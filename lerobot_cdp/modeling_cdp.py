@@ -21,7 +21,7 @@ from lerobot.utils.constants import ACTION
 from torch import Tensor, nn
 
 from .batch_checks import check_actions, check_finite, check_observation
-from .checkpoint import load_complete, read_weights
+from .checkpoint import StoredWeights, check_download, load_complete
 from .configuration_cdp import AUTO, CDPConfig
 from .contraction import ContractionPenalty, PenaltyValue, RateControl
 from .diffusion_model import CDPDiffusionModel
@@ -270,5 +270,7 @@ class CDPPolicy(DiffusionPolicy):
 
     @classmethod
     def _load_as_safetensor(cls, model: "CDPPolicy", model_file: str, map_location: str, strict: bool):
-        load_complete(model, read_weights(Path(model_file)), Path(model_file))
+        file = Path(model_file)
+        check_download(file)
+        load_complete(model, StoredWeights(file), file)
         return model

@@ -20,7 +20,7 @@ from lerobot.configs import PreTrainedConfig
 from lerobot.policies.diffusion.configuration_diffusion import DiffusionConfig
 from torch import Tensor
 
-from .checkpoint import load_complete, read_weights
+from .checkpoint import StoredWeights, load_complete
 from .configuration_cdp import CDPConfig, SettingError
 from .hub.folders import PROCESSORS, CheckpointSource, checkpoint_folder, written_whole
 from .modeling_cdp import CDPPolicy
@@ -54,7 +54,7 @@ def upgrade(config: UpgradeConfig) -> CDPPolicy:
     with written_whole(config.output_dir) as folder:
         source = checkpoint_folder(config.policy)
         policy = CDPPolicy(cdp_config(_read_config(source)))
-        weights = read_weights(source / "model.safetensors")
+        weights = dict(StoredWeights(source / "model.safetensors"))
         statistics = _take_statistics(weights, policy.config)
         fresh = {name: policy.state_dict()[name] for name in TRAINING_STATE}
         load_complete(policy, weights | fresh, source / "model.safetensors")

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import default_collate
 
 from ..configuration_cdp import SettingError
-from ..hub.errors import first_line
+from ..hub.errors import explain
 from .protocol import SPREAD_DRAWS, TWIN_DRAWS, Protocol, measure, own_solver, summarise
 
 __all__ = ["DatasetSource", "batches", "choose_frames", "measure_policy", "open_dataset"]
@@ -48,7 +48,7 @@ def open_dataset(source: DatasetSource, policy: PreTrainedConfig) -> LeRobotData
     except (OSError, ValueError) as error:
         raise SettingError(
             f"`dataset.repo_id` must be a LeRobotDataset in LeRobot's cache, on the Hub or at `dataset.root`. "
-            f"Got {source.repo_id!r} ({first_line(error)})."
+            f"Got {source.repo_id!r} ({explain(error, source.repo_id)})."
         ) from error
     wanted = policy.input_features | policy.output_features
     missing = sorted(wanted.keys() - meta.features.keys())
