@@ -89,7 +89,7 @@ def little_is_measured(monkeypatch):
 def settings(run_folder, hub, monkeypatch, tmp_path):
     """Settings of a publication, to the Hub on loopback."""
     redirect(monkeypatch, hub, tmp_path / "home")
-    config = PublishConfig(CheckpointSource(str(run_folder)), REPO, output_dir=tmp_path / "bundle", n_observations=8)
+    config = PublishConfig(CheckpointSource(str(run_folder)), REPO, output_dir=tmp_path / "bundle", n_observations=4)
     return lambda **changes: replace(config, **changes)
 
 
@@ -275,7 +275,7 @@ def test_no_evaluation(settings, tmp_path, monkeypatch):
 
 
 def test_without_the_dataset_of_the_training(settings):
-    with pytest.raises(SettingError, match="`dataset.repo_id` must be .* there is no repository 'user/nothing'"):
+    with pytest.raises(SettingError, match="`dataset.repo_id` must be .*there is no repository 'user/nothing'"):
         publish(settings(dataset=DatasetSource("user/nothing")))
     assert not (settings().output_dir / "README.md").exists()
 
