@@ -58,7 +58,7 @@ def averaged_only(policy: CDPPolicy) -> CDPPolicy:
     """
     if policy.ema is None:
         raise SettingError("`use_ema` of the policy must be true: it has no averaged weights to export. Got False.")
-    config = dataclasses.replace(policy.config, use_ema=False)
+    config = dataclasses.replace(policy.config, use_ema=False, pretrained_path=None)
     weights = {name: value for name, value in policy.state_dict().items() if not name.startswith("ema.")}
     weights |= {f"diffusion.{name}": value for name, value in policy.ema.model.state_dict().items()}
     exported = CDPPolicy(config)

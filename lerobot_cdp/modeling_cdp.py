@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from httpx import TransportError
 from huggingface_hub import ModelCard
+from huggingface_hub.errors import HfHubHTTPError
 from lerobot.policies.diffusion.modeling_diffusion import DiffusionPolicy
 from lerobot.policies.pretrained import PreTrainedPolicy
 from lerobot.policies.utils import populate_queues
@@ -27,6 +29,7 @@ from .contraction import ContractionPenalty, PenaltyValue, RateControl
 from .diffusion_model import CDPDiffusionModel
 from .ema import EMA
 from .hub.card import DatasetFacts, Facts, make_card
+from .hub.errors import explain
 from .hub.push import push_trained
 from .observations import stack_cameras
 
@@ -267,6 +270,20 @@ class CDPPolicy(DiffusionPolicy):
         """Share of contracting points when the penalty was last evaluated; None if it never was."""
         was_evaluated = self.config.contraction_weight != 0 and bool(self.n_updates)
         return self.contraction_log[CONTRACTION_LOG.index("contracting_share")].item() if was_evaluated else None
+
+    @classmethod
+    def from_pretrained(cls, pretrained_name_or_path: str | Path, **kwargs) -> "CDPPolicy":
+        """LeRobot's, with what to do where the Hub is the problem.
+
+        Raises:
+            FileNotFoundError: if there is no checkpoint, or it cannot be had.
+            ValueError: if its weights are not complete, or damaged.
+        """
+        try:
+            return super().from_pretrained(pretrained_name_or_path, **kwargs)
+        except (HfHubHTTPError, TransportError, FileNotFoundError) as error:
+            source = str(pretrained_name_or_path)
+            raise FileNotFoundError(f"No checkpoint at {source!r}: {explain(error, source)}.") from error
 
     @classmethod
     def _load_as_safetensor(cls, model: "CDPPolicy", model_file: str, map_location: str, strict: bool):

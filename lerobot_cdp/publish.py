@@ -11,7 +11,7 @@ training state, no logs, nothing else that lies in the folder.
 
 import dataclasses
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import draccus
@@ -58,7 +58,7 @@ class PublishConfig:
     ema_only: bool = False
     private: bool | None = None
     output_dir: Path | None = None
-    push: bool = field(default=False)
+    push: bool = False
 
     def __post_init__(self):
         if self.n_observations < 0:

@@ -11,27 +11,21 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).parents[1]
-DISCOVERY = """
+# Run where the wheel comes first on the path, and LeRobot from the environment of the tests.
+IN_THE_WHEEL = """
+import sys
+from importlib.resources import files
+from pathlib import Path
+
 from lerobot.configs import PreTrainedConfig
 from lerobot.utils.import_utils import register_third_party_plugins
 
 register_third_party_plugins()
-print(PreTrainedConfig.get_choice_class("cdp").__module__)
-"""
-# Run where the wheel comes first on the path, and LeRobot from the environment of the tests.
-IN_THE_WHEEL = """
-import sys
-from importlib import metadata
-from importlib.resources import files
-from pathlib import Path
+config_class = PreTrainedConfig.get_choice_class("cdp")
+from lerobot_cdp import configuration_cdp, presets
 
-import lerobot_policy_cdp
-from lerobot_cdp import presets
-from lerobot_cdp.configuration_cdp import CDPConfig
-
-found = [d for d in metadata.distributions(path=[sys.argv[1]]) if d.metadata["Name"] == "lerobot_policy_cdp"]
-assert len(found) == 1
-assert Path(lerobot_policy_cdp.__file__).is_relative_to(sys.argv[1]), lerobot_policy_cdp.__file__
+assert config_class is configuration_cdp.CDPConfig
+assert Path(configuration_cdp.__file__).is_relative_to(sys.argv[1]), configuration_cdp.__file__
 print(*(path.name for path in presets.paths()), files("lerobot_cdp.hub").joinpath("card_template.md").is_file())
 """
 
@@ -46,13 +40,6 @@ def installed():
 
 def test_name_keeps_the_underscores_of_lerobots_prefix(installed):
     assert installed.metadata["Name"] == "lerobot_policy_cdp"
-
-
-def test_lerobot_discovers_the_policy(installed, tmp_path):
-    # A process of its own, in another folder: here the package is imported already, or merely lies nearby.
-    process = subprocess.run([sys.executable, "-c", DISCOVERY], cwd=tmp_path, capture_output=True, text=True)
-    # LeRobot logs a plugin's failure and goes on, so the log says why a policy type is missing.
-    assert process.stdout.strip() == "lerobot_cdp.configuration_cdp", process.stderr
 
 
 # ------------------------------------------------------------------ what is built
@@ -91,12 +78,14 @@ def test_the_source_distribution_can_be_built_from(built):
     assert {"pyproject.toml", "README.md", "LICENSE", "configs/policy/pusht.yaml"} <= names
 
 
-def test_the_wheel_works_where_it_is_installed(built, tmp_path):
+def test_lerobot_discovers_the_policy_of_the_wheel(built, tmp_path):
+    # A process of its own, in another folder: here the package is imported already, or merely lies nearby.
     with zipfile.ZipFile(built[1]) as wheel:  # a wheel of pure Python is installed by unpacking it
         wheel.extractall(tmp_path / "site")
     environment = {"PYTHONPATH": str(tmp_path / "site"), "PATH": ""}
     command = [sys.executable, "-c", IN_THE_WHEEL, str(tmp_path / "site")]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    # LeRobot logs a plugin's failure and goes on, so the log says why a policy type is missing.
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.split()[-8:] == [
         "aloha.yaml", "pusht.yaml", "pusht_keypoints.yaml", "pusht_keypoints_dit.yaml", "pusht_keypoints_mlp.yaml",

@@ -8,6 +8,8 @@ import pytest
 import torch
 from huggingface_hub import EvalResult, ModelCard
 from lerobot.configs import PreTrainedConfig
+from lerobot.configs.default import DatasetConfig
+from lerobot.configs.train import TrainPipelineConfig
 from lerobot.policies.diffusion.configuration_diffusion import DiffusionConfig
 from lerobot.policies.diffusion.modeling_diffusion import DiffusionPolicy
 from safetensors.torch import load_file
@@ -278,6 +280,45 @@ def test_without_the_dataset_of_the_training(settings):
     with pytest.raises(SettingError, match="`dataset.repo_id` must be .*there is no repository 'user/nothing'"):
         publish(settings(dataset=DatasetSource("user/nothing")))
     assert not (settings().output_dir / "README.md").exists()
+
+
+@pytest.mark.parametrize(
+    ("repo_id", "token", "message"),
+    [
+        ("user/nothing", "hf_user", "there is no repository 'user/nothing', or it is private: check the name, and `hf"),
+        (REPO, None, "there is no repository 'user/cdp_tiny', or it is private: check the name, and `hf auth login`"),
+        (REPO, "hf_other", "there is no repository 'user/cdp_tiny', or it is private: check the name"),
+        (REPO, "hf_wrong", "the token is not valid: `hf auth login`"),
+    ],
+)
+def test_loading_what_cannot_be_had(settings, hub, monkeypatch, tmp_path, repo_id, token, message):
+    publish(settings(n_observations=0, push=True, private=True))
+    redirect(monkeypatch, hub, tmp_path / "stranger", token)
+    with pytest.raises(FileNotFoundError, match=f"^No checkpoint at '{repo_id}': {message}") as raised:
+        CDPPolicy.from_pretrained(repo_id)
+    assert "\n" not in str(raised.value)
+    assert not [path for path in (tmp_path / "stranger").rglob("*") if path.is_file() and "lock" not in path.name]
+
+
+def test_loading_without_a_network(settings, hub, monkeypatch):
+    address = "http://127.0.0.1:9"
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", address)
+    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", address + "/{repo_id}/{filename}")
+    with pytest.raises(FileNotFoundError, match=f"^No checkpoint at '{REPO}': {address} cannot be reached: check the"):
+        CDPPolicy.from_pretrained(REPO)
+
+
+@pytest.mark.parametrize("token", [None, "hf_wrong", "hf_other"])
+def test_the_push_at_the_end_of_a_training_says_where_the_policy_is(run_folder, hub, monkeypatch, tmp_path, token):
+    redirect(monkeypatch, hub, tmp_path / "home", token)
+    policy = CDPPolicy.from_pretrained(run_folder / "checkpoints" / "last" / "pretrained_model")
+    policy.config.repo_id = REPO
+    cfg = TrainPipelineConfig(DatasetConfig("local/tiny"), policy=policy.config, output_dir=run_folder, steps=2)
+    with pytest.raises(
+        SettingError, match="^`policy.repo_id` must be a repo.*is in .*: `python -m lerobot_cdp.publish"
+    ):
+        policy.push_model_to_hub(cfg)
+    assert not hub.repositories
 
 
 # ------------------------------------------------------------------ damaged downloads

@@ -22,7 +22,7 @@ def test_the_whole_path(tmp_path):
     published = {file.name for file in (out / "publish").iterdir()}
     assert {"README.md", "model.safetensors", "report.json", "contraction.png", "episode.mp4"} <= published
     card = (out / "publish" / "README.md").read_text()
-    assert "| so101_pick_place | 1 |" in card and "1 episodes" in card
+    assert "| so101_pick_place | 1 |" in card and "1 episode, " in card
     assert (out / "exported" / "model.safetensors").stat().st_size < 0.6 * (
         out / "publish" / "model.safetensors"
     ).stat().st_size

@@ -61,7 +61,6 @@ class Facts:
         report: of `report.measure_policy`.
         results: of evaluations.
         environment: arguments by which lerobot-eval makes the environment of the evaluation.
-        seeds: of the episodes, for people.
         plot: path of a picture in the repository.
         video: path of a video there.
     """
@@ -73,7 +72,6 @@ class Facts:
     report: dict | None = None
     results: tuple[TaskResult, ...] = ()
     environment: str = "--env.type=ENV"
-    seeds: str = ""
     plot: str | None = None
     video: str | None = None
 
@@ -112,7 +110,6 @@ def make_card(facts: Facts) -> ModelCard:
         trained_share=None if facts.trained_share is None else f"{100 * facts.trained_share:.0f}",
         evaluation=[_rounded(result) for result in facts.results],
         environment=facts.environment,
-        seeds=facts.seeds,
         plot=facts.plot,
         video=facts.video,
     )

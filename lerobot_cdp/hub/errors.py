@@ -46,7 +46,8 @@ def explain(error: BaseException, repo_id: str) -> str:
         return f"{constants.ENDPOINT} cannot be reached: check the network and HF_HUB_OFFLINE, then run it again"
     if any(isinstance(cause, LocalEntryNotFoundError) for cause in causes):
         return f"{repo_id!r} is neither in the cache nor to be had from {constants.ENDPOINT}: check the network"
-    return first_line(causes[-1])
+    first, last = first_line(causes[0]), first_line(causes[-1])
+    return first if first == last else f"{first} ({last})"
 
 
 def _causes(error: BaseException | None):

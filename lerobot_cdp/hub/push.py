@@ -20,11 +20,12 @@ from lerobot.utils.constants import PRETRAINED_MODEL_DIR
 from torch import Tensor
 
 from ..configuration_cdp import SettingError
+from .errors import HUB_ERRORS, explain
 
 if TYPE_CHECKING:
     from ..modeling_cdp import CDPPolicy
 
-__all__ = ["MODEL_FILES", "check_remote_type", "push_trained"]
+__all__ = ["check_remote_type", "push_trained"]
 
 MODEL_FILES = ("*.safetensors", "*.json", "*.yaml", "*.md")  # what LeRobot uploads
 
@@ -32,7 +33,23 @@ MODEL_FILES = ("*.safetensors", "*.json", "*.yaml", "*.md")  # what LeRobot uplo
 def push_trained(
     policy: "CDPPolicy", cfg: TrainPipelineConfig, state_dict: Mapping[str, Tensor] | None, dataset_meta
 ) -> None:
-    """Push a policy that was trained to `policy.config.repo_id`; see `PreTrainedPolicy.push_model_to_hub`."""
+    """Push a policy that was trained to `policy.config.repo_id`; see `PreTrainedPolicy.push_model_to_hub`.
+
+    Raises:
+        SettingError: if the Hub refuses, or holds a policy of another type; the repository is as it was.
+    """
+    try:
+        url = _push(policy, cfg, state_dict, dataset_meta)
+    except HUB_ERRORS as error:
+        raise SettingError(
+            f"`policy.repo_id` must be a repository that can be written to. Got {policy.config.repo_id!r}, which is "
+            f"unchanged: {explain(error, policy.config.repo_id)}. The policy is in {cfg.output_dir}: "
+            f"`python -m lerobot_cdp.publish --policy.path={cfg.output_dir} --repo_id=… --push=true` sends it."
+        ) from error
+    logging.info(f"Model pushed to {url}")  # LeRobot's remote jobs wait for these words
+
+
+def _push(policy: "CDPPolicy", cfg: TrainPipelineConfig, state_dict: Mapping[str, Tensor] | None, dataset_meta) -> str:
     config = policy.config
     api = HfApi()
     repo_id = api.create_repo(config.repo_id, private=config.private, exist_ok=True).repo_id
@@ -49,7 +66,7 @@ def push_trained(
         commit = api.upload_folder(
             repo_id=repo_id, folder_path=folder, commit_message=message, allow_patterns=list(MODEL_FILES)
         )
-    logging.info(f"Model pushed to {commit.repo_url.url}")  # LeRobot's remote jobs wait for these words
+    return commit.repo_url.url
 
 
 def _saved_processors(cfg: TrainPipelineConfig) -> list[Path]:
