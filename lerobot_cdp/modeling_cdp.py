@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 from httpx import TransportError
 from huggingface_hub import ModelCard
-from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from lerobot.policies.diffusion.modeling_diffusion import DiffusionPolicy
 from lerobot.policies.pretrained import PreTrainedPolicy
 from lerobot.policies.utils import populate_queues
@@ -281,7 +281,7 @@ class CDPPolicy(DiffusionPolicy):
         """
         try:
             return super().from_pretrained(pretrained_name_or_path, **kwargs)
-        except (HfHubHTTPError, TransportError, FileNotFoundError) as error:
+        except (HfHubHTTPError, HFValidationError, TransportError, FileNotFoundError) as error:
             source = str(pretrained_name_or_path)
             raise FileNotFoundError(f"No checkpoint at {source!r}: {explain(error, source)}.") from error
 

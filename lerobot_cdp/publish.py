@@ -96,8 +96,8 @@ def _send(config: PublishConfig) -> str:
         ).commit_url
     except HUB_ERRORS as error:
         raise SettingError(
-            f"`repo_id` must be a repository that can be written to. Got {config.repo_id!r}, which is unchanged: "
-            f"{explain(error, config.repo_id)}."
+            f"`repo_id` must be a repository that can be written to. Got {config.repo_id!r}, where nothing half-done "
+            f"is left: {explain(error, config.repo_id)}."
         ) from error
 
 

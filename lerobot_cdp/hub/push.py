@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from huggingface_hub import HfApi, hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError
+from huggingface_hub.errors import RemoteEntryNotFoundError
 from lerobot.common.train_utils import get_step_checkpoint_dir
 from lerobot.configs.train import TrainPipelineConfig
 from lerobot.utils.constants import PRETRAINED_MODEL_DIR
@@ -36,14 +36,14 @@ def push_trained(
     """Push a policy that was trained to `policy.config.repo_id`; see `PreTrainedPolicy.push_model_to_hub`.
 
     Raises:
-        SettingError: if the Hub refuses, or holds a policy of another type; the repository is as it was.
+        SettingError: if the Hub refuses, or holds a policy of another type; nothing half-done is left there.
     """
     try:
         url = _push(policy, cfg, state_dict, dataset_meta)
     except HUB_ERRORS as error:
         raise SettingError(
-            f"`policy.repo_id` must be a repository that can be written to. Got {policy.config.repo_id!r}, which is "
-            f"unchanged: {explain(error, policy.config.repo_id)}. The policy is in {cfg.output_dir}: "
+            f"`policy.repo_id` must be a repository that can be written to. Got {policy.config.repo_id!r}, where "
+            f"nothing half-done is left: {explain(error, policy.config.repo_id)}. The policy is in {cfg.output_dir}: "
             f"`python -m lerobot_cdp.publish --policy.path={cfg.output_dir} --repo_id=… --push=true` sends it."
         ) from error
     logging.info(f"Model pushed to {url}")  # LeRobot's remote jobs wait for these words
@@ -83,7 +83,7 @@ def check_remote_type(repo_id: str, setting: str) -> None:
     """
     try:
         found = json.loads(Path(hf_hub_download(repo_id, "config.json")).read_text()).get("type")
-    except EntryNotFoundError:
+    except RemoteEntryNotFoundError:
         return
     if found != "cdp":
         raise SettingError(

@@ -3,8 +3,8 @@
 A checkpoint's `config.json` says by `schema_version` which settings it holds; one without it is older than that field
 and holds those of version 1. Settings that are unknown are errors in LeRobot, so:
 
-- A setting may come any time, with a default by which old checkpoints act as before: `SCHEMA_VERSION` grows, so that
-  an older package names the reason why it cannot read the checkpoint.
+- A setting may come any time, with a default by which old checkpoints act as before. With the release that brings it
+  `SCHEMA_VERSION` grows, so that an older package names the reason why it cannot read the checkpoint.
 - A setting that goes, or changes its meaning, leaves its name in `RETIRED`, with what is to be set today in its place.
   Checkpoints, train configs and commands that have the old name go on.
 """
