@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 import draccus
 import pytest
-from lerobot.configs import PreTrainedConfig
+from lerobot.configs import PreTrainedConfig, parser
+from lerobot.configs.eval import EvalPipelineConfig
 from lerobot.configs.train import TrainPipelineConfig
 
 from lerobot_cdp import CDPConfig
@@ -73,6 +74,21 @@ def test_what_the_command_line_says_today_outweighs_what_a_checkpoint_said_once(
     assert PreTrainedConfig.from_pretrained(folder).contraction_weight == 0.5
     override = ["--contraction_weight=0.25"]
     assert PreTrainedConfig.from_pretrained(folder, cli_overrides=override).contraction_weight == 0.25
+
+
+@parser.wrap()
+def evaluated_policy(cfg: EvalPipelineConfig) -> PreTrainedConfig:
+    """What lerobot-eval makes of its command line."""
+    return cfg.policy
+
+
+def test_as_lerobot_eval_reads_them(checkpoint, monkeypatch):
+    folder = checkpoint(type="cdp_of_tomorrow", penalty=0.5, contraction_weight="absent", schema_version="absent")
+    monkeypatch.setattr("sys.argv", ["lerobot-eval", f"--policy.path={folder}", "--env.type=pusht"])
+    assert evaluated_policy().contraction_weight == 0.5
+    checkpoint(schema_version=SCHEMA_VERSION + 1, of_tomorrow=3)
+    with pytest.raises(SchemaError, match="^`schema_version` must be at most 1"):
+        evaluated_policy()
 
 
 def test_an_old_train_config_goes_on(tmp_path):
