@@ -21,7 +21,7 @@ import torch
 from lerobot.configs.train import TrainPipelineConfig
 
 from demo_report import plot, table
-from expansion import expansion
+from lerobot_cdp.report.expansion import expansion
 from memory_dataset import load_memory_dataset
 from rollouts import chunk_latency, load_policy
 

@@ -17,9 +17,9 @@ from lerobot.policies.diffusion.modeling_diffusion import DiffusionPolicy
 from lerobot.utils.constants import ACTION
 from torch import Tensor
 
-from expansion import acting_network, local_rate, process_of
 from lerobot_cdp import CDPConfig
 from lerobot_cdp.contraction import LocalRate, dense_jacobian, lanczos
+from lerobot_cdp.report.expansion import acting_network, local_rate, process_of
 from memory_dataset import load_memory_dataset
 from rollouts import load_policy
 

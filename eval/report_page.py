@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lerobot_cdp.configuration_cdp import SettingError
-from report_plots import PLOTS, action_unit, label
+from lerobot_cdp.report.plots import PLOTS, action_unit, label
 
 __all__ = ["page", "read_report", "summary", "write_page"]
 

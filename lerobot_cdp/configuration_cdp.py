@@ -10,6 +10,7 @@ from .contraction.losses import LOSSES
 from .contraction.points import POINTS
 from .contraction.products import JACOBIAN_PRODUCTS
 from .contraction.rate_control import BASE_WEIGHT
+from .hub.schema import RETIRED, SCHEMA_VERSION, SchemaVersion, retired_settings
 
 __all__ = ["CDPConfig", "SettingError"]
 
@@ -37,7 +38,7 @@ class SettingError(ParsingError):
 
 @PreTrainedConfig.register_subclass("cdp")
 @dataclass
-class CDPConfig(DiffusionConfig):
+class CDPConfig(retired_settings(RETIRED), DiffusionConfig):
     """Configuration of `CDPPolicy`.
 
     All settings of LeRobot's `DiffusionConfig` hold, with the same meaning. Those below are new, or have another
@@ -93,6 +94,7 @@ class CDPConfig(DiffusionConfig):
         action_feature_names: Names of the action dimensions; LeRobot fills it from the dataset.
         resize_shape: (H, W) that every camera is resized to; needed where cameras differ in size.
         push_to_hub: Whether LeRobot uploads the trained policy. When not given: whether `repo_id` is.
+        schema_version: Of these settings, for checkpoints to stay readable (see `hub.schema`); not to be set.
 
     Raises:
         SettingError: naming the setting, what it must be and what it got.
@@ -142,8 +144,10 @@ class CDPConfig(DiffusionConfig):
 
     action_feature_names: list[str] | None = None
     push_to_hub: bool | None = None
+    schema_version: SchemaVersion = SCHEMA_VERSION
 
     def __post_init__(self):
+        self.take_over_retired()
         if self.noise_scheduler_type is None:
             self.noise_scheduler_type = SOLVERS.get(self.prediction_type, VP_SOLVERS)[0]
         self._check_choices()

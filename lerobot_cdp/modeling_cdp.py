@@ -10,21 +10,32 @@ batch ─ CDPDiffusionModel ─┬─ diffusion loss ─────────
 """
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
+from httpx import TransportError
+from huggingface_hub import ModelCard
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from lerobot.policies.diffusion.modeling_diffusion import DiffusionPolicy
 from lerobot.policies.pretrained import PreTrainedPolicy
 from lerobot.policies.utils import populate_queues
 from lerobot.utils.constants import ACTION
-from torch import Tensor
+from torch import Tensor, nn
 
 from .batch_checks import check_actions, check_finite, check_observation
-from .checkpoint import load_complete, read_weights
+from .checkpoint import StoredWeights, check_download, load_complete
 from .configuration_cdp import AUTO, CDPConfig
 from .contraction import ContractionPenalty, PenaltyValue, RateControl
 from .diffusion_model import CDPDiffusionModel
 from .ema import EMA
+from .hub.card import DatasetFacts, Facts, make_card
+from .hub.errors import explain
+from .hub.push import push_trained
 from .observations import stack_cameras
+
+if TYPE_CHECKING:
+    from lerobot.configs.train import TrainPipelineConfig
+    from lerobot.datasets import LeRobotDatasetMetadata
 
 __all__ = ["CDPPolicy"]
 
@@ -219,9 +230,64 @@ class CDPPolicy(DiffusionPolicy):
             self._queues[ACTION].extend(chunk.transpose(0, 1))
         return self._queues[ACTION].popleft()
 
-    # ------------------------------------------------------------------ checkpoints
+    # ------------------------------------------------------------------ checkpoints and the Hub
+
+    def push_model_to_hub(
+        self,
+        cfg: "TrainPipelineConfig",
+        peft_model: nn.Module | None = None,
+        state_dict: dict[str, Tensor] | None = None,
+        dataset_meta: "LeRobotDatasetMetadata | None" = None,
+    ) -> None:
+        """LeRobot's hook at the end of a training: policy, processors and card in one commit."""
+        if peft_model is not None:  # an adapter is LeRobot's to save
+            super().push_model_to_hub(cfg, peft_model=peft_model, state_dict=state_dict, dataset_meta=dataset_meta)
+        else:
+            push_trained(self, cfg, state_dict, dataset_meta)
+
+    def generate_model_card(
+        self,
+        dataset_repo_id: str,
+        model_type: str,
+        license: str | None,
+        tags: list[str] | None,
+        cfg: "TrainPipelineConfig | None" = None,
+        dataset_meta: "LeRobotDatasetMetadata | None" = None,
+    ) -> ModelCard:
+        """LeRobot's hook for the card; what it passes besides `cfg` and `dataset_meta` is in the config too."""
+        known = dataset_meta is not None
+        return make_card(
+            Facts(
+                config=self.config,
+                train=cfg.to_dict() if cfg is not None else {},
+                dataset=DatasetFacts.of(dataset_meta) if known else DatasetFacts(dataset_repo_id),
+                trained_share=self.trained_share,
+            )
+        )
+
+    @property
+    def trained_share(self) -> float | None:
+        """Share of contracting points when the penalty was last evaluated; None if it never was."""
+        was_evaluated = self.config.contraction_weight != 0 and bool(self.n_updates)
+        return self.contraction_log[CONTRACTION_LOG.index("contracting_share")].item() if was_evaluated else None
+
+    @classmethod
+    def from_pretrained(cls, pretrained_name_or_path: str | Path, **kwargs) -> "CDPPolicy":
+        """LeRobot's, with what to do where the Hub is the problem.
+
+        Raises:
+            FileNotFoundError: if there is no checkpoint, or it cannot be had.
+            ValueError: if its weights are not complete, or damaged.
+        """
+        try:
+            return super().from_pretrained(pretrained_name_or_path, **kwargs)
+        except (HfHubHTTPError, HFValidationError, TransportError, FileNotFoundError) as error:
+            source = str(pretrained_name_or_path)
+            raise FileNotFoundError(f"No checkpoint at {source!r}: {explain(error, source)}.") from error
 
     @classmethod
     def _load_as_safetensor(cls, model: "CDPPolicy", model_file: str, map_location: str, strict: bool):
-        load_complete(model, read_weights(Path(model_file)), Path(model_file))
+        file = Path(model_file)
+        check_download(file)
+        load_complete(model, StoredWeights(file), file)
         return model

@@ -8,7 +8,6 @@ and `lerobot-train --policy.path=outputs/upgraded …` fine-tunes it with contra
 """
 
 import json
-import os
 import re
 import shutil
 import sys
@@ -17,32 +16,19 @@ from pathlib import Path
 
 import draccus
 from draccus.utils import ParsingError
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from lerobot.configs import PreTrainedConfig
 from lerobot.policies.diffusion.configuration_diffusion import DiffusionConfig
 from torch import Tensor
 
-from .checkpoint import load_complete, read_weights
+from .checkpoint import StoredWeights, load_complete
 from .configuration_cdp import CDPConfig, SettingError
+from .hub.folders import PROCESSORS, CheckpointSource, checkpoint_folder, written_whole
 from .modeling_cdp import CDPPolicy
 from .processor_cdp import make_cdp_pre_post_processors
 
 __all__ = ["UpgradeConfig", "upgrade"]
 
-PROCESSORS = ("policy_preprocessor", "policy_postprocessor")
 TRAINING_STATE = ("n_updates", "contraction_log")  # of `cdp` alone: a fine-tuning begins with them
-
-
-@dataclass
-class CheckpointSource:
-    """A checkpoint.
-
-    Args:
-        path: Its folder, or its name on the Hub.
-    """
-
-    path: str
 
 
 @dataclass
@@ -65,21 +51,15 @@ def upgrade(config: UpgradeConfig) -> CDPPolicy:
         SettingError: if the checkpoint is not one of LeRobot's `diffusion`, or `output_dir` exists.
         ValueError: if its weights do not all match, naming those that are missing and those that are left over.
     """
-    if config.output_dir.exists():
-        raise SettingError(f"`output_dir` must not exist yet. Got {str(config.output_dir)!r}.")
-    source = _local_folder(config.policy.path)
-    policy = CDPPolicy(cdp_config(_read_config(source)))
-    weights = read_weights(source / "model.safetensors")
-    statistics = _take_statistics(weights, policy.config)
-    fresh = {name: policy.state_dict()[name] for name in TRAINING_STATE}
-    load_complete(policy, weights | fresh, source / "model.safetensors")
-    partial = config.output_dir.with_name(f"{config.output_dir.name}.partial-{os.getpid()}")
-    try:
-        policy.save_pretrained(partial)
-        _write_processors(partial, source, policy.config, statistics)
-        os.replace(partial, config.output_dir)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    with written_whole(config.output_dir) as folder:
+        source = checkpoint_folder(config.policy)
+        policy = CDPPolicy(cdp_config(_read_config(source)))
+        weights = dict(StoredWeights(source / "model.safetensors"))
+        statistics = _take_statistics(weights, policy.config)
+        fresh = {name: policy.state_dict()[name] for name in TRAINING_STATE}
+        load_complete(policy, weights | fresh, source / "model.safetensors")
+        policy.save_pretrained(folder)
+        _write_processors(folder, source, policy.config, statistics)
     return policy
 
 
@@ -92,18 +72,6 @@ def cdp_config(stock: DiffusionConfig) -> CDPConfig:
     settings |= {"repo_id": None, "push_to_hub": False, "pretrained_path": None}
     settings |= {"num_inference_steps": stock.num_inference_steps or stock.num_train_timesteps}
     return CDPConfig(**settings, timestep_spacing="leading")
-
-
-def _local_folder(path: str) -> Path:
-    if Path(path).is_dir():
-        return Path(path)
-    try:
-        return Path(snapshot_download(path, allow_patterns=["*.json", "*.safetensors"]))
-    except (OSError, HfHubHTTPError, HFValidationError) as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise SettingError(
-            f"`policy.path` must be the folder of a checkpoint, or its name on the Hub. Got {path!r} ({reason})."
-        ) from error
 
 
 def _read_config(folder: Path) -> DiffusionConfig:

@@ -8,6 +8,8 @@ from lerobot.datasets import LeRobotDataset
 
 from lerobot_cdp import CDPConfig
 
+from .hub import Hub
+
 # The networks here are tiny: more threads only wait for each other, and for other processes' on a busy machine.
 torch.set_num_threads(1)
 
@@ -97,3 +99,10 @@ def datasets_dir(tmp_path_factory):
         dataset.save_episode()
     dataset.finalize()
     return folder
+
+
+@pytest.fixture
+def hub(tmp_path):
+    """A Hub on loopback, empty."""
+    with Hub(tmp_path) as running:
+        yield running

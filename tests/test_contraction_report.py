@@ -15,15 +15,15 @@ from lerobot.policies.diffusion.configuration_diffusion import DiffusionConfig
 from lerobot.policies.diffusion.modeling_diffusion import DiffusionPolicy
 from tqdm import tqdm
 
-import contraction_measures as measures
-import contraction_protocol
 import contraction_report
-from contraction_report import ContractionReportConfig, DatasetSource, make_report
-from expansion import acting_network, process_of
+from contraction_report import ContractionReportConfig, make_report
 from lerobot_cdp import CDPConfig
 from lerobot_cdp.configuration_cdp import SettingError
 from lerobot_cdp.modeling_cdp import CDPPolicy
 from lerobot_cdp.process import FlowMatching, VariancePreserving
+from lerobot_cdp.report import measures, observations, protocol
+from lerobot_cdp.report.expansion import acting_network, process_of
+from lerobot_cdp.report.observations import DatasetSource
 from lerobot_cdp.sampler import FlowMatchEulerScheduler
 from report_page import read_report, summary
 
@@ -233,7 +233,7 @@ def test_what_is_measured_is_what_acts(policy_class, images):
     policy = policy_class(config).eval()
     batch = {k: v[:, 0] if "images" in k else v for k, v in make_batch(config).items()}
     noise = torch.randn(4, config.horizon, 2)
-    name, solver, n_steps = contraction_protocol.own_solver(policy)
+    name, solver, n_steps = protocol.own_solver(policy)
     with torch.no_grad():
         actions = measures.policy_solver(solver, n_steps)(acting_network(policy, batch), noise)
         if images:
@@ -248,7 +248,7 @@ def test_what_is_measured_is_what_acts(policy_class, images):
 def test_ddim_stands_in_for_ddpm(config_class, steps):
     config = make_config(config_class, noise_scheduler_type="DDPM", num_inference_steps=steps, prediction_type="sample")
     policy = (CDPPolicy if config_class is CDPConfig else DiffusionPolicy)(config)
-    name, solver, n_steps = contraction_protocol.own_solver(policy)
+    name, solver, n_steps = protocol.own_solver(policy)
     assert (name, n_steps, type(solver)) == ("DDIM", 10, DDIMScheduler)
     assert torch.equal(solver.alphas_cumprod, process_of(policy).scheduler.alphas_cumprod)
     assert solver.config.prediction_type == "sample"
@@ -276,9 +276,9 @@ def checkpoints(datasets_dir, tmp_path_factory):
 @pytest.fixture
 def settings(checkpoints, datasets_dir, tmp_path, monkeypatch):
     """Settings of a small report on a checkpoint of a type, or another checkpoint, with some of them replaced."""
-    monkeypatch.setattr(contraction_protocol, "REFERENCE_STEPS", 5)
-    monkeypatch.setattr(contraction_protocol, "N_BINS", 2)
-    monkeypatch.setattr(contraction_protocol, "ERROR_STEPS", (2, 3))
+    monkeypatch.setattr(protocol, "REFERENCE_STEPS", 5)
+    monkeypatch.setattr(protocol, "N_BINS", 2)
+    monkeypatch.setattr(protocol, "ERROR_STEPS", (2, 3))
 
     def make(policy, **changed):
         monkeypatch.setattr(sys, "argv", ["contraction_report.py", f"--policy.path={checkpoints / policy}"])
@@ -308,7 +308,7 @@ def test_report_of_both_types(settings, command, checkpoints, tmp_path, monkeypa
             bars.append((self.n, self.total))
             super().close()
 
-    monkeypatch.setattr(contraction_protocol, "tqdm", Bar)
+    monkeypatch.setattr(protocol, "tqdm", Bar)
     first = make_report(settings("diffusion"))
     stock, ours = tmp_path / "diffusion", tmp_path / "ours"
     command(
@@ -364,16 +364,16 @@ def check_page(text):
 
 def test_the_same_seed_gives_the_same_numbers(settings, monkeypatch):
     monkeypatch.setattr(contraction_report, "write_page", lambda *_: None)
-    monkeypatch.setattr(contraction_report, "BATCH_SIZE", 4)  # two batches, the second one smaller
+    monkeypatch.setattr(observations, "BATCH_SIZE", 4)  # two batches, the second one smaller
     first, again, other = (make_report(settings("cdp", seed=seed))["measures"] for seed in (0, 0, 1))
     assert first == again != other
 
 
 def test_frames_are_those_that_start_a_training_sample(settings):
     cfg = settings("cdp")
-    dataset = contraction_report.open_dataset(cfg.dataset, cfg.policy)
+    dataset = observations.open_dataset(cfg.dataset, cfg.policy)
     assert cfg.policy.drop_n_last_frames == 3
-    frames = contraction_report.choose_frames(dataset, cfg.policy, 17, seed=0)
+    frames = observations.choose_frames(dataset, cfg.policy, 17, seed=0)
     assert sorted(frames) == [*range(0, 2), *range(5, 14), *range(17, 23)]
     # Chunks start a step before the observation, and go on for 3 steps after an episode at most.
     assert not any(dataset[i]["action_is_pad"][1:-3].any() for i in frames)
@@ -440,4 +440,4 @@ def test_a_report_of_another_kind_is_refused(tmp_path):
 
 def test_numbers_that_are_not_finite_are_refused():
     with pytest.raises(SettingError, match="`policy.path` must be a checkpoint whose network gives finite numbers"):
-        contraction_protocol.quantiles(torch.tensor([0.0, torch.nan]))
+        protocol.quantiles(torch.tensor([0.0, torch.nan]))

@@ -1,14 +1,12 @@
 """Every file of configs/policy is a complete train config that LeRobot reads, and its settings are as meant."""
 
-from pathlib import Path
-
 import draccus
 import pytest
 from lerobot.configs.train import TrainPipelineConfig
 
-from lerobot_cdp import CDPConfig
+from lerobot_cdp import CDPConfig, presets
 
-PRESETS = sorted((Path(__file__).parents[1] / "configs" / "policy").glob("*.yaml"))
+PRESETS = presets.paths()
 
 
 @pytest.mark.parametrize("path", PRESETS, ids=lambda p: p.stem)
@@ -31,3 +29,8 @@ def test_the_presets_are_these():
         "aloha",
     }
     assert {p.stem for p in PRESETS} == names
+
+
+def test_the_command_lists_them(capsys):
+    presets.main()
+    assert capsys.readouterr().out.split() == [str(path) for path in PRESETS]

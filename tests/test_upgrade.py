@@ -12,8 +12,9 @@ from lerobot.policies.diffusion.processor_diffusion import make_diffusion_pre_po
 from safetensors.torch import load_file, save_file
 
 from lerobot_cdp.configuration_cdp import SettingError
+from lerobot_cdp.hub.folders import CheckpointSource
 from lerobot_cdp.modeling_cdp import CDPPolicy
-from lerobot_cdp.upgrade import CheckpointSource, UpgradeConfig, main, upgrade
+from lerobot_cdp.upgrade import UpgradeConfig, main, upgrade
 
 from .conftest import make_batch, make_config, make_observation
 

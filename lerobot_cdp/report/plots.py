@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure  # without pyplot: no display is needed
 from matplotlib.ticker import LogLocator, NullFormatter
 
-__all__ = ["PLOTS", "Plot", "action_unit", "label"]
+__all__ = ["PLOTS", "Plot", "action_unit", "label", "overview"]
 
 COLORS = ("#0072B2", "#D55E00")  # this policy, the compared one
 UNITS = {"MIN_MAX": "half the action range", "MEAN_STD": "standard deviations of the actions"}
@@ -129,16 +129,25 @@ class Plot:
 
     def png(self, reports: list[dict]) -> bytes:
         """The plot of one report or two."""
-        figure = Figure(figsize=(8.5, sum(self.heights)), layout="constrained")
-        grid = {"height_ratios": self.heights}
-        axes = figure.subplots(len(self.heights), sharex=True, squeeze=False, gridspec_kw=grid)[:, 0].tolist()
+        figure, axes = _panels(self.heights, sharex=True)
         self.draw(axes, reports)
-        for panel in axes:
-            panel.spines[["top", "right"]].set_visible(False)
-            panel.grid(alpha=0.25)
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=110)
-        return buffer.getvalue()
+        return _png(figure)
+
+
+def _panels(heights: tuple[float, ...], sharex: bool) -> tuple[Figure, list[Axes]]:
+    """Panels one above the other, with their heights."""
+    figure = Figure(figsize=(8.5, sum(heights)), layout="constrained")
+    axes = figure.subplots(len(heights), sharex=sharex, squeeze=False, gridspec_kw={"height_ratios": heights})
+    return figure, axes[:, 0].tolist()
+
+
+def _png(figure: Figure) -> bytes:
+    for panel in figure.axes:
+        panel.spines[["top", "right"]].set_visible(False)
+        panel.grid(alpha=0.25)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    return buffer.getvalue()
 
 
 PLOTS = (
@@ -186,3 +195,11 @@ PLOTS = (
         (3.2,),
     ),
 )
+
+
+def overview(report: dict) -> bytes:
+    """Margin over the noise levels and finite-time factor of one policy, in one picture (PNG)."""
+    figure, axes = _panels((3.0, 1.8, 1.6), sharex=False)
+    _expansion(axes[:2], [report])
+    _factor(axes[2:], [report])
+    return _png(figure)

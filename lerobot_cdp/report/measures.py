@@ -15,11 +15,11 @@ from diffusers import DDIMScheduler
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor
 
-from expansion import Expansion, Network, expansion_at
-from lerobot_cdp.contraction import denoiser_coefficients
-from lerobot_cdp.contraction.products import expand
-from lerobot_cdp.process import Process
-from lerobot_cdp.sampler import sample
+from ..contraction import denoiser_coefficients
+from ..contraction.products import expand
+from ..process import Process
+from ..sampler import sample
+from .expansion import Expansion, Network, expansion_at
 
 __all__ = [
     "Solver",

@@ -8,11 +8,11 @@ from lerobot.policies.diffusion.modeling_diffusion import DiffusionPolicy
 from lerobot.utils.constants import ACTION, OBS_IMAGES
 from torch import Tensor, nn
 
-from lerobot_cdp.contraction import LocalRate, bind, rate_operator
-from lerobot_cdp.contraction.products import full_precision
-from lerobot_cdp.modeling_cdp import CDPPolicy
-from lerobot_cdp.observations import stack_cameras
-from lerobot_cdp.process import Process, VariancePreserving
+from ..contraction import LocalRate, bind, rate_operator
+from ..contraction.products import full_precision
+from ..modeling_cdp import CDPPolicy
+from ..observations import stack_cameras
+from ..process import Process, VariancePreserving
 
 __all__ = [
     "N_PRODUCTS",

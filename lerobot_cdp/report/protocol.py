@@ -11,11 +11,11 @@ from lerobot.utils.constants import ACTION
 from torch import Tensor
 from tqdm import tqdm
 
-import contraction_measures as measures
-from expansion import N_PRODUCTS, Network, acting_model, acting_network, process_of
-from lerobot_cdp.configuration_cdp import SettingError
-from lerobot_cdp.contraction.products import full_precision
-from lerobot_cdp.process import Process
+from ..configuration_cdp import SettingError
+from ..contraction.products import full_precision
+from ..process import Process
+from . import measures
+from .expansion import N_PRODUCTS, Network, acting_model, acting_network, process_of
 
 __all__ = ["SPREAD_DRAWS", "TWIN_DRAWS", "Protocol", "measure", "own_solver", "summarise"]
 

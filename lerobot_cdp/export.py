@@ -1,0 +1,79 @@
+"""Make a checkpoint for acting only: the averaged weights alone, at half the size, with the same actions to the bit.
+
+    python -m lerobot_cdp.export --policy.path=outputs/train/pusht_keypoints --output_dir=outputs/exported
+
+The weights that were trained and their average are both in a checkpoint, for a training to go on. Acting takes the
+average; in the export it is what the policy is made of, with `use_ema` false.
+"""
+
+import dataclasses
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import draccus
+from draccus.utils import ParsingError
+
+from .configuration_cdp import SettingError
+from .hub.folders import PROCESSORS, CheckpointSource, checkpoint_folder, written_whole
+from .modeling_cdp import CDPPolicy
+
+__all__ = ["ExportConfig", "averaged_only", "export"]
+
+
+@dataclass
+class ExportConfig:
+    """Settings of an export.
+
+    Args:
+        policy: The `cdp` checkpoint.
+        output_dir: Folder of the export; it must not exist.
+    """
+
+    policy: CheckpointSource
+    output_dir: Path
+
+
+def export(config: ExportConfig) -> None:
+    """Write the checkpoint for acting, whole or not at all.
+
+    Raises:
+        SettingError: if there is no checkpoint, none of `cdp` or none with an average, or `output_dir` exists.
+        ValueError: if the weights are not complete.
+    """
+    with written_whole(config.output_dir) as folder:
+        source = checkpoint_folder(config.policy)
+        averaged_only(CDPPolicy.from_pretrained(source)).save_pretrained(folder)
+        for name in (*PROCESSORS, "train_config"):
+            for file in source.glob(f"{name}*"):
+                shutil.copyfile(file, folder / file.name)
+
+
+def averaged_only(policy: CDPPolicy) -> CDPPolicy:
+    """A policy whose weights are the averages of `policy`.
+
+    Raises:
+        SettingError: if it has none.
+    """
+    if policy.ema is None:
+        raise SettingError("`use_ema` of the policy must be true: it has no averaged weights to export. Got False.")
+    config = dataclasses.replace(policy.config, use_ema=False, pretrained_path=None)
+    weights = {name: value for name, value in policy.state_dict().items() if not name.startswith("ema.")}
+    weights |= {f"diffusion.{name}": value for name, value in policy.ema.model.state_dict().items()}
+    exported = CDPPolicy(config)
+    exported.load_state_dict(weights)
+    return exported.to(config.device).eval()
+
+
+def main() -> None:
+    try:
+        config = draccus.parse(ExportConfig)
+        export(config)
+    except (ParsingError, ValueError, FileNotFoundError) as error:
+        sys.exit(f"error: {error}")
+    print(f"Checkpoint for acting: {config.output_dir}")
+
+
+if __name__ == "__main__":
+    main()

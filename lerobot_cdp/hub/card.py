@@ -1,0 +1,160 @@
+"""The model card: what a policy is, how it was trained and measured, and how it is used.
+
+At the end of a training it says what is known then; `publish` adds what was measured and evaluated.
+"""
+
+from dataclasses import dataclass, field
+from importlib.resources import files
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from ..configuration_cdp import CDPConfig
+
+__all__ = ["DatasetFacts", "Facts", "TaskResult", "make_card"]
+
+ROBOT, TASK, NAME = "ROBOT", "YOUR TASK", "USER/NAME"  # placeholders, where nothing is known
+TRAINING_SETTINGS = ("steps", "batch_size", "seed")
+POLICY_SETTINGS = (
+    "backbone", "prediction_type", "noise_scheduler_type", "num_inference_steps", "n_obs_steps", "horizon",
+    "n_action_steps", "contraction_weight", "contraction_loss", "contraction_points", "contraction_margin",
+    "contraction_timestep_range", "use_ema",
+)  # fmt: skip
+UNITS = {"MIN_MAX": "half the action range", "MEAN_STD": "standard deviations of the actions"}
+
+
+@dataclass(frozen=True)
+class DatasetFacts:
+    """The training data; numbers are 0 where they are not known."""
+
+    repo_id: str
+    episodes: int = 0
+    frames: int = 0
+    fps: int = 0
+    robot_type: str | None = None
+    tasks: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, meta) -> "DatasetFacts":
+        """Of a LeRobotDatasetMetadata."""
+        tasks = tuple(str(task) for task in meta.tasks.index)
+        return cls(meta.repo_id, meta.total_episodes, meta.total_frames, meta.fps, meta.robot_type, tasks)
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """Of one task: episodes, success in percent, mean return of an episode."""
+
+    task: str
+    n_episodes: int
+    success: float
+    mean_return: float
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the card says; what is not given it leaves out.
+
+    Attributes:
+        config: of the policy; its `repo_id` and `license` count.
+        train: the plain data of `train_config.json`.
+        trained_share: share of contracting points in training, as last logged.
+        report: of `report.measure_policy`.
+        results: of evaluations.
+        environment: arguments by which lerobot-eval makes the environment of the evaluation.
+        plot: path of a picture in the repository.
+        video: path of a video there.
+    """
+
+    config: CDPConfig
+    train: dict = field(default_factory=dict)
+    dataset: DatasetFacts | None = None
+    trained_share: float | None = None
+    report: dict | None = None
+    results: tuple[TaskResult, ...] = ()
+    environment: str = "--env.type=ENV"
+    plot: str | None = None
+    video: str | None = None
+
+
+def make_card(facts: Facts) -> ModelCard:
+    """The card. Checked by huggingface_hub's own rules for its metadata; nothing is asked of any server."""
+    config, dataset = facts.config, facts.dataset
+    license_ = config.license or "apache-2.0"
+    repo_id = config.repo_id or NAME
+    title = repo_id.split("/")[-1]
+    shapes = {key.split(".")[-1]: feature.shape for key, feature in config.image_features.items()}
+    data = ModelCardData(
+        license=license_,
+        library_name="lerobot",
+        pipeline_tag="robotics",
+        tags=sorted({*(config.tags or []), "robotics", "lerobot", "cdp", "diffusion-policy"}),
+        datasets=dataset and dataset.repo_id,
+        model_name=title,
+        eval_results=_eval_results(facts.results) or None,
+    )
+    return ModelCard.from_template(
+        data,
+        template_str=files(__package__).joinpath("card_template.md").read_text(encoding="utf-8"),
+        title=title,
+        repo_id=repo_id,
+        license=license_,
+        features=(config.input_features or {}) | (config.output_features or {}),
+        cameras=list(shapes),
+        widths={name: shape[2] for name, shape in shapes.items()},
+        heights={name: shape[1] for name, shape in shapes.items()},
+        robot_type=(dataset and dataset.robot_type) or ROBOT,
+        task=dataset.tasks[0] if dataset and dataset.tasks else TASK,
+        dataset=dataset,
+        settings=_settings(facts),
+        contraction=facts.report and _contraction(facts.report),
+        trained_share=None if facts.trained_share is None else f"{100 * facts.trained_share:.0f}",
+        evaluation=[_rounded(result) for result in facts.results],
+        environment=facts.environment,
+        plot=facts.plot,
+        video=facts.video,
+    )
+
+
+def _settings(facts: Facts) -> dict[str, object]:
+    training = {name: facts.train[name] for name in TRAINING_SETTINGS if name in facts.train}
+    return training | {name: getattr(facts.config, name) for name in POLICY_SETTINGS}
+
+
+def _eval_results(results: tuple[TaskResult, ...]) -> list[EvalResult]:
+    """The Hub's `model-index`: success rate and mean return of each task."""
+    metrics = (("success_rate", "Success rate (%)", "success"), ("mean_reward", "Mean return", "mean_return"))
+    return [
+        EvalResult(
+            task_type="robotics",
+            task_name="Robotics",
+            dataset_type=result.task,
+            dataset_name=result.task,
+            metric_type=metric,
+            metric_name=name,
+            metric_value=round(getattr(result, attribute), 3),
+        )
+        for result in results
+        for metric, name, attribute in metrics
+    ]
+
+
+def _rounded(result: TaskResult) -> dict:
+    numbers = {"success": f"{result.success:.1f}", "mean_return": f"{result.mean_return:.3g}"}
+    return {"task": result.task, "n_episodes": result.n_episodes} | numbers
+
+
+def _contraction(report: dict) -> dict:
+    """What the card shows of a report."""
+    settings, measures = report["settings"], report["measures"]
+    shares = measures["expansion"]["contracting_share"]
+    half = len(shares) // 2
+    low, high = shares[: len(shares) - half], shares[half:]
+    return {
+        **{name: settings[name] for name in ("n_observations", "dataset", "solver", "n_steps")},
+        "low_share": f"{100 * sum(low) / len(low):.0f}",
+        "high_share": f"{100 * sum(high) / len(high):.0f}",
+        "factor": f"{measures['factor']['50']:.3g}",
+        "factor_95": f"{measures['factor']['95']:.3g}",
+        "spread": f"{measures['spread']['mean']:.3g}",
+        "unit": UNITS.get(settings["action_normalization"], "the policy's unit of actions"),
+    }

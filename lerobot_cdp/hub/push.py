@@ -1,0 +1,92 @@
+"""What LeRobot calls at the end of a training: the policy, its processors and its card, in one commit.
+
+LeRobot's own pushes policy, preprocessor and postprocessor one after the other, and lets a server that is not the
+configured one check the card. Killed in between, it leaves a policy with the processors of another.
+"""
+
+import json
+import logging
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+from huggingface_hub import HfApi, hf_hub_download
+from huggingface_hub.errors import RemoteEntryNotFoundError
+from lerobot.common.train_utils import get_step_checkpoint_dir
+from lerobot.configs.train import TrainPipelineConfig
+from lerobot.utils.constants import PRETRAINED_MODEL_DIR
+from torch import Tensor
+
+from ..configuration_cdp import SettingError
+from .errors import HUB_ERRORS, explain
+
+if TYPE_CHECKING:
+    from ..modeling_cdp import CDPPolicy
+
+__all__ = ["check_remote_type", "push_trained"]
+
+MODEL_FILES = ("*.safetensors", "*.json", "*.yaml", "*.md")  # what LeRobot uploads
+
+
+def push_trained(
+    policy: "CDPPolicy", cfg: TrainPipelineConfig, state_dict: Mapping[str, Tensor] | None, dataset_meta
+) -> None:
+    """Push a policy that was trained to `policy.config.repo_id`; see `PreTrainedPolicy.push_model_to_hub`.
+
+    Raises:
+        SettingError: if the Hub refuses, or holds a policy of another type; nothing half-done is left there.
+    """
+    try:
+        url = _push(policy, cfg, state_dict, dataset_meta)
+    except HUB_ERRORS as error:
+        raise SettingError(
+            f"`policy.repo_id` must be a repository that can be written to. Got {policy.config.repo_id!r}, where "
+            f"nothing half-done is left: {explain(error, policy.config.repo_id)}. The policy is in {cfg.output_dir}: "
+            f"`python -m lerobot_cdp.publish --policy.path={cfg.output_dir} --repo_id=… --push=true` sends it."
+        ) from error
+    logging.info(f"Model pushed to {url}")  # LeRobot's remote jobs wait for these words
+
+
+def _push(policy: "CDPPolicy", cfg: TrainPipelineConfig, state_dict: Mapping[str, Tensor] | None, dataset_meta) -> str:
+    config = policy.config
+    api = HfApi()
+    repo_id = api.create_repo(config.repo_id, private=config.private, exist_ok=True).repo_id
+    check_remote_type(repo_id, "policy.repo_id")
+    with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        folder = Path(folder)
+        policy.save_pretrained(folder, state_dict=state_dict)
+        cfg.save_pretrained(folder)
+        for file in _saved_processors(cfg):
+            shutil.copyfile(file, folder / file.name)
+        arguments = (cfg.dataset.repo_id, config.type, config.license, config.tags)
+        policy.generate_model_card(*arguments, cfg=cfg, dataset_meta=dataset_meta).save(folder / "README.md")
+        message = "Upload policy weights, processors, train config and readme"
+        commit = api.upload_folder(
+            repo_id=repo_id, folder_path=folder, commit_message=message, allow_patterns=list(MODEL_FILES)
+        )
+    return commit.repo_url.url
+
+
+def _saved_processors(cfg: TrainPipelineConfig) -> list[Path]:
+    """The files of the processors in the last checkpoint. LeRobot pushes them later; then nothing is left to push."""
+    last = get_step_checkpoint_dir(Path(cfg.output_dir), cfg.steps, cfg.steps) / PRETRAINED_MODEL_DIR
+    return [*last.glob("policy_preprocessor*"), *last.glob("policy_postprocessor*")]
+
+
+def check_remote_type(repo_id: str, setting: str) -> None:
+    """Refuse a repository that holds a policy of another type.
+
+    Raises:
+        SettingError: naming the setting that gave the repository.
+    """
+    try:
+        found = json.loads(Path(hf_hub_download(repo_id, "config.json")).read_text()).get("type")
+    except RemoteEntryNotFoundError:
+        return
+    if found != "cdp":
+        raise SettingError(
+            f"`{setting}` must be a repository of a `cdp` policy, or a new one. Got {repo_id!r}, which holds one of "
+            f"type {found!r}."
+        )
