@@ -174,9 +174,10 @@ SHARES = (21, 52, 103, None)
 PROOF_POLICIES = {
     "diffusion_epsilon": ("diffusion", NORMALIZED | {"prediction_type": "epsilon"}),
     "cdp_w0_epsilon": ("cdp", {"prediction_type": "epsilon", "contraction_weight": 0.0}),
-    "cdp_epsilon": ("cdp", {"prediction_type": "epsilon", "contraction_weight": 0.1}),
+    "cdp_epsilon": ("cdp", {"prediction_type": "epsilon", "contraction_weight": 0.01}),
+    "cdp_strong_epsilon": ("cdp", {"prediction_type": "epsilon", "contraction_weight": 0.1}),
     "cdp_w0_velocity": ("cdp", {"prediction_type": "velocity", "contraction_weight": 0.0}),
-    "cdp_velocity": ("cdp", {"prediction_type": "velocity", "contraction_weight": 0.1}),
+    "cdp_velocity": ("cdp", {"prediction_type": "velocity", "contraction_weight": 0.01}),
 }
 
 
@@ -209,7 +210,11 @@ GRIDS = {
             "score_error": Stress(score_error=0.1),
         },
         stressed_solver={"diffusion": "ddim3", "cdp": "ddim3", "flow": "euler3"},
-        ablations={"cdp_epsilon": "cdp_w0_epsilon", "cdp_velocity": "cdp_w0_velocity"},
+        ablations={
+            "cdp_epsilon": "cdp_w0_epsilon",
+            "cdp_strong_epsilon": "cdp_w0_epsilon",
+            "cdp_velocity": "cdp_w0_velocity",
+        },
     ),
     "pusht_backbones": Grid(
         cells=_backbone_cells(),
