@@ -16,7 +16,9 @@ from .configuration_cdp import CDPConfig
 from .monitor import contraction_factor, twin
 from .observations import ObservationEncoder
 from .process import make_process
+from .real_time import Prefix, guided
 from .sampler import make_scheduler, sample
+from .warm_start import start_from, steps_to_skip
 
 __all__ = ["CDPDiffusionModel", "DiffusionLoss"]
 
@@ -71,19 +73,31 @@ class CDPDiffusionModel(nn.Module):
         mean = (error * mask).sum() / valid.sum().clamp_min(1)
         return DiffusionLoss(total / valid.clamp_min(1), mean)
 
-    def generate_actions(self, batch: dict[str, Tensor], noise: Tensor | None = None) -> Tensor:
-        """The next `n_action_steps` actions, (B, n_action_steps, A) normalised, for stacked observations.
+    def generate_actions(
+        self,
+        batch: dict[str, Tensor],
+        noise: Tensor | None = None,
+        prefix: Prefix | None = None,
+        rest: Tensor | None = None,
+    ) -> Tensor:
+        """The chunk from the current observation on, (B, horizon − n_obs_steps + 1, A) normalised.
 
         Args:
-            batch: see `ObservationEncoder.forward`.
+            batch: stacked observations, see `ObservationEncoder.forward`.
             noise: (B, horizon, A) start of the sampling ODE; drawn when not given.
+            prefix: what the chunk is to agree with.
+            rest: (1 or B, R, A) actions not executed yet, for a warm start.
         """
         current = self.config.n_obs_steps - 1  # the chunk begins with the oldest observation
-        chunk = self.conditional_sample(self.encoder(batch), noise)
-        return chunk[:, current : current + self.config.n_action_steps]
+        return self.conditional_sample(self.encoder(batch), noise, prefix=prefix, rest=rest)[:, current:]
 
     def conditional_sample(
-        self, condition: Tensor, noise: Tensor | None = None, generator: torch.Generator | None = None
+        self,
+        condition: Tensor,
+        noise: Tensor | None = None,
+        generator: torch.Generator | None = None,
+        prefix: Prefix | None = None,
+        rest: Tensor | None = None,
     ) -> Tensor:
         """Sample whole chunks, (B, horizon, A) normalised, for observation features `condition` (B, C)."""
         shape = (len(condition), self.config.horizon, *self.config.action_feature.shape)
@@ -91,16 +105,40 @@ class CDPDiffusionModel(nn.Module):
             noise = torch.randn(shape, device=condition.device, dtype=condition.dtype, generator=generator)
         elif noise.shape != shape:
             raise ValueError(f"`noise` must have shape {shape} (batch, horizon, action). Got {tuple(noise.shape)}.")
+        skip = 0
+        if rest is not None and self.config.warm_start > 0:
+            noise, skip = self._warm_start(rest, noise)
         if self.config.monitor_contraction:
             noise = torch.cat([noise, twin(noise)])
             condition = condition.repeat(2, 1)
-        chunks = sample(
-            lambda x_t, timesteps: self.backbone(x_t, timesteps, condition),
-            self.solver,
-            noise,
-            self.config.num_inference_steps,
-            generator,
-        )
+        chunks = self._solve(condition, noise, generator, prefix, skip)
         if self.config.monitor_contraction:
             self.contraction_factor = contraction_factor(noise, chunks)
         return chunks[: shape[0]]
+
+    def _warm_start(self, rest: Tensor, noise: Tensor) -> tuple[Tensor, int]:
+        """Where sampling begins, and the solver's steps that this leaves out."""
+        self.solver.set_timesteps(self.config.num_inference_steps)
+        skip = steps_to_skip(self.solver, self.config.warm_start)
+        current = self.config.n_obs_steps - 1
+        return start_from(rest, noise, self.process, self.solver.timesteps[skip], current), skip
+
+    def _solve(
+        self,
+        condition: Tensor,
+        noise: Tensor,
+        generator: torch.Generator | None,
+        prefix: Prefix | None,
+        skip: int,
+    ) -> Tensor:
+        def network(x_t: Tensor, timesteps: Tensor) -> Tensor:
+            return self.backbone(x_t, timesteps, condition)
+
+        arguments = (self.solver, noise, self.config.num_inference_steps, generator, skip)
+        if prefix is None:
+            return sample(network, *arguments)
+        limit = self.config.clip_sample_range if self.config.clip_sample else None
+        # Callers may be in inference mode, whose tensors autograd refuses; leaving it turns gradients on.
+        with torch.inference_mode(False), torch.no_grad():
+            condition = condition.clone()
+            return sample(guided(network, self.process, prefix, limit), *arguments)
