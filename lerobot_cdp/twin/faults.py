@@ -7,7 +7,7 @@ __all__ = ["Faults"]
 
 @dataclass
 class Faults:
-    """Faults of the serial line and the camera; all may be changed while the twin runs.
+    """Faults of the serial line and the camera.
 
     Args:
         drop: Share, in [0, 1], of the replies that get lost.
@@ -15,7 +15,7 @@ class Faults:
         silent_servo: Number of a servo, 1 to 6, that no longer answers or obeys. None: all do.
         latency_s: Delay of every reply, >= 0, in s.
         freeze_camera: The camera sends no more frames.
-        start_s: They begin so long, >= 0, after LeRobot first commanded a position, in s.
+        start_s: They begin so long, >= 0, after LeRobot next commands a position, in s.
         duration_s: And last so long, > 0, in s.
 
     Raises:

@@ -37,7 +37,7 @@ class Twin:
         image_size: (height, width) of a frame.
         fps: frames per second.
         seed: of the places of cube and goal.
-        faults: may be replaced, or changed, at any time.
+        faults: may be replaced at any time.
 
     Raises:
         FileExistsError: if there is something else in the serial line's place.
@@ -82,7 +82,7 @@ class Twin:
 
     @faults.setter
     def faults(self, faults: Faults) -> None:
-        self.bus.faults = faults
+        self.bus.faults, self.bus.commanded_at = faults, None
 
     @property
     def torque_enabled(self) -> list[bool]:
