@@ -26,7 +26,7 @@ from lerobot_cdp.modeling_cdp import CDPPolicy
 from lerobot_cdp.twin import Faults
 from lerobot_cdp.twin.command import TwinConfig
 
-from .arm import SIZE, fork_twin, free_port, save_checkpoint
+from .twins import SIZE, fork_twin, free_port, save_checkpoint
 
 FORWARD = {"observation.state", "observation.images.front", "action"}
 

@@ -28,7 +28,7 @@ from lerobot_cdp.twin.command import main
 from lerobot_cdp.twin.servo import Servo
 from lerobot_cdp.twin.world import JOINTS, World
 
-from .arm import SIZE, camera, connect, follower, fork_twin, free_port
+from .twins import SIZE, camera, connect, follower, fork_twin, free_port
 
 
 @pytest.fixture(scope="module")

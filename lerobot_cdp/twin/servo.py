@@ -41,7 +41,7 @@ class Servo:
         self.zero = zero
         self.table = bytearray(TABLE_SIZE)
         for name, value in FACTORY.items() | {("ID", number)}:
-            self._set(name, value)
+            self.set(name, value)
         self.measure(angle)
 
     def __getitem__(self, name: str) -> int:
@@ -49,15 +49,16 @@ class Servo:
         address, length = STS_SMS_SERIES_CONTROL_TABLE[name]
         return int.from_bytes(self.table[address : address + length], "little")
 
-    def _set(self, name: str, value: int) -> None:
+    def set(self, name: str, value: int) -> None:
+        """Put a number into a register, fixed ones too."""
         address, length = STS_SMS_SERIES_CONTROL_TABLE[name]
         self.table[address : address + length] = value.to_bytes(length, "little")
 
     def calibrate(self, range_min: int, range_max: int) -> None:
         """Store the calibration that puts the angle 0 at `MIDDLE`, as LeRobot's own calibration does."""
-        self._set("Homing_Offset", encode_sign_magnitude(self.zero - MIDDLE, OFFSET_SIGN))
-        self._set("Min_Position_Limit", range_min)
-        self._set("Max_Position_Limit", range_max)
+        self.set("Homing_Offset", encode_sign_magnitude(self.zero - MIDDLE, OFFSET_SIGN))
+        self.set("Min_Position_Limit", range_min)
+        self.set("Max_Position_Limit", range_max)
 
     @property
     def homing_offset(self) -> int:
@@ -78,7 +79,7 @@ class Servo:
             if i not in fixed:
                 self.table[i] = byte
         if self.torque_enabled and not was_enabled:  # it holds where it is, until it is sent elsewhere
-            self._set("Goal_Position", self["Present_Position"])
+            self.set("Goal_Position", self["Present_Position"])
         self.measure(self._angle)  # by what is now the offset
         return True
 
@@ -103,6 +104,8 @@ class Servo:
     def measure(self, angle: float) -> None:
         """Let the encoder read the joint's `angle`, in rad."""
         self._angle = angle
-        encoder = round(self.zero + angle * RESOLUTION / (2 * math.pi))
-        position = (encoder - self.homing_offset) % RESOLUTION
-        self._set("Present_Position", encode_sign_magnitude(position, POSITION_SIGN))
+        self.set("Present_Position", self.position_of(angle))
+
+    def position_of(self, angle: float) -> int:
+        """`angle`, in rad, as the servo counts positions, in [0, 4096)."""
+        return (round(self.zero + angle * RESOLUTION / (2 * math.pi)) - self.homing_offset) % RESOLUTION

@@ -18,11 +18,23 @@ from .port import SerialPort
 from .servo import MIDDLE, RESOLUTION, Servo
 from .world import JOINTS, World
 
-__all__ = ["Twin"]
+__all__ = ["ENCODER_ZEROS", "Twin", "calibrate"]
 
 ENCODER_ZEROS = (1871, 2204, 2950, 1010, 2600, 1502)  # as if assembled by hand: no servo's zero is the joint's
 FULL_TURN = "wrist_roll"  # LeRobot's calibration leaves it the whole turn
 PERIOD = 0.01  # s between two readings of the joints
+
+
+def calibrate(servos: list[Servo], limits: np.ndarray) -> dict[str, dict[str, int]]:
+    """Calibrate the servos to the joints' `limits`, (6, 2) in rad, and return LeRobot's calibration of them."""
+    calibration = {}
+    for name, servo, angles in zip(JOINTS, servos, limits, strict=True):
+        low, high = (np.round(angles * RESOLUTION / (2 * math.pi)) + MIDDLE).astype(int).tolist()
+        if name == FULL_TURN:
+            low, high = 0, RESOLUTION - 1
+        servo.calibrate(low, high)
+        calibration[name] = asdict(MotorCalibration(servo["ID"], 0, servo.homing_offset, low, high))
+    return calibration
 
 
 class Twin:
@@ -91,13 +103,7 @@ class Twin:
 
     def _calibrate(self) -> None:
         """Calibrate the servos, and write what LeRobot's calibration would have written."""
-        calibration = {}
-        for name, servo, limits in zip(JOINTS, self.servos, self.world.limits, strict=True):
-            low, high = (np.round(limits * RESOLUTION / (2 * math.pi)) + MIDDLE).astype(int).tolist()
-            if name == FULL_TURN:
-                low, high = 0, RESOLUTION - 1
-            servo.calibrate(low, high)
-            calibration[name] = asdict(MotorCalibration(servo["ID"], 0, servo.homing_offset, low, high))
+        calibration = calibrate(self.servos, self.world.limits)
         self.world.advance(0)  # the servos read the joints again
         self.calibration_file.parent.mkdir(parents=True, exist_ok=True)
         unfinished = self.calibration_file.with_suffix(f".unfinished-{os.getpid()}")

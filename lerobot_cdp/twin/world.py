@@ -6,7 +6,7 @@ import mujoco
 import numpy as np
 from lerobot_env_so101.pick_place_env import _MIN_CARRY_RISE
 
-from ..environments import PickPlaceEnv
+from ..environments import PickPlaceConfig, PickPlaceEnv
 from .servo import Servo
 
 __all__ = ["JOINTS", "World"]
@@ -25,7 +25,7 @@ class World:
     """
 
     def __init__(self, servos: list[Servo], seed: int):
-        self._env = PickPlaceEnv(random_block_position=True)
+        self._env = PickPlaceEnv(random_block_position=True, action_scale=PickPlaceConfig().action_scale)
         self._servos = servos
         self._lock = threading.Lock()
         self._owed = 0.0  # s, less than one step of physics
