@@ -225,9 +225,9 @@ class CDPPolicy(DiffusionPolicy):
             check_observation(batch, self.config, time_axis=True)
             stacked = stack_cameras(batch, self.config, time_axis=True)
         rtc = self.config.rtc_config
+        if rtc is None and prev_chunk_left_over is not None:
+            raise ValueError("`prev_chunk_left_over` must be None without an `rtc_config`. Got a tensor.")
         if rtc is None or not rtc.enabled:
-            if prev_chunk_left_over is not None:
-                raise ValueError("`prev_chunk_left_over` must be None without an enabled `rtc_config`. Got a tensor.")
             chunk = self._sample(stacked, noise)[:, : self.config.n_action_steps]
         else:
             rest, prefix = strip_padding(prev_chunk_left_over), None

@@ -211,12 +211,15 @@ def test_lerobots_engine_takes_it_with_all_the_keys_it_adds():
     assert policy.predict_action_chunk(batch, inference_delay=0, prev_chunk_left_over=None).shape == (1, 15, 2)
 
 
-@pytest.mark.parametrize("rtc_config", [None, RTCConfig(enabled=False)])
-def test_actions_left_over_need_real_time_chunking(rtc_config):
+def test_actions_left_over_need_real_time_chunking():
+    """Where it is switched off LeRobot's engine still hands them over, and they have no effect."""
     policy = make_policy(rtc=False)
-    policy.config.rtc_config = rtc_config
-    with pytest.raises(ValueError, match="`prev_chunk_left_over` must be None without an enabled `rtc_config`"):
-        policy.predict_action_chunk(make_observation(policy.config, 1, None), prev_chunk_left_over=torch.ones(2, 2))
+    observation, noise = make_observation(policy.config, 1, None), torch.randn(1, 16, 2)
+    with pytest.raises(ValueError, match="`prev_chunk_left_over` must be None without an `rtc_config`"):
+        policy.predict_action_chunk(observation, prev_chunk_left_over=torch.ones(2, 2))
+    expected = policy.predict_action_chunk(observation, noise)
+    policy.config.rtc_config = RTCConfig(enabled=False)
+    assert torch.equal(policy.predict_action_chunk(observation, noise, 1, torch.ones(2, 2)), expected)
 
 
 def test_the_settings_survive_a_checkpoint(tmp_path):
