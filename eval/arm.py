@@ -1,6 +1,6 @@
 """The control loop on the digital twin, by LeRobot's own rollout: its timing, its faults, its seams.
 
-    python eval/arm.py --what=loop --policy.path=CHECKPOINT --minutes=10        late ticks, latencies, memory
+    python eval/arm.py --what=loop --policy.path=CHECKPOINT --engine=rtc        late ticks, latencies, memory
     python eval/arm.py --what=faults --policy.path=CHECKPOINT                   what each fault ends in
     python eval/arm.py --what=seams --policy.path=CHECKPOINT                    jerk where chunks meet, sync and rtc
 
@@ -81,7 +81,9 @@ class ArmConfig:
     seconds: float = 20.0
     delays_ms: list[int] = field(default_factory=lambda: [100, 300])
     fps: int = 30
-    rtc: list[str] = field(default_factory=lambda: ["--inference.rtc.execution_horizon=20"])
+    rtc: list[str] = field(
+        default_factory=lambda: ["--inference.rtc.execution_horizon=20", "--inference.queue_threshold=20"]
+    )
     output_dir: Path = Path("outputs/arm")
 
 
