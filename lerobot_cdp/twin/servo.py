@@ -24,8 +24,8 @@ FACTORY = {
     "Phase": 12, "P_Coefficient": 32, "D_Coefficient": 32, "Torque_Limit": 1000, "Present_Voltage": 121,
     "Present_Temperature": 31, "Lock": 1,
 }  # fmt: skip
-READ_ONLY = ("Firmware_Major_Version", "Firmware_Minor_Version", "Model_Number")
-MEASURED = range(STS_SMS_SERIES_CONTROL_TABLE["Present_Position"][0], 71)
+# Not to be written: firmware and model, and what is measured, up to the current.
+READ_ONLY = {*range(5), *range(STS_SMS_SERIES_CONTROL_TABLE["Present_Position"][0], 71)}
 
 
 class Servo:
@@ -70,13 +70,12 @@ class Servo:
         return bytes(self.table[address:end]) if length > 0 and end <= TABLE_SIZE else None
 
     def write(self, address: int, data: bytes) -> bool:
-        """Write to the table; what is measured or fixed stays. False where there is nothing to write to."""
+        """Write to the table; what is read-only stays. False where there is nothing to write to."""
         if not data or address + len(data) > TABLE_SIZE:
             return False
-        fixed = {STS_SMS_SERIES_CONTROL_TABLE[name][0] for name in READ_ONLY} | {4} | set(MEASURED)
         was_enabled = self.torque_enabled
         for i, byte in enumerate(data, start=address):
-            if i not in fixed:
+            if i not in READ_ONLY:
                 self.table[i] = byte
         if self.torque_enabled and not was_enabled:  # it holds where it is, until it is sent elsewhere
             self.set("Goal_Position", self["Present_Position"])

@@ -81,8 +81,11 @@ class World:
         return self._succeeded
 
     def points(self) -> dict[str, np.ndarray]:
-        """Where things are, in m: `links` (n, 3) from the base to the fixed jaw's tip, `jaw` (2, 3), `cube` (8, 3)
-        its corners, `goal` (3,)."""
+        """Where things are, in m.
+
+        `links` (7, 3) from the base to the fixed jaw's tip, `jaw` (2, 3) the moving one, `cube` (8, 3) its corners and
+        `goal` (3,).
+        """
         env, data = self._env, self._env.data
         with self._lock:
             bodies = ("base", "shoulder", "upper_arm", "lower_arm", "wrist", "gripper")
