@@ -106,11 +106,12 @@ def demonstrate(arm: OfflineArm, seed: int) -> list[dict[str, np.ndarray]] | Non
     """The frames of one demonstration, or None if it failed."""
     arm.reset(seed)
     env, expert = arm.env, PickPlaceController(action_scale=PickPlaceConfig().action_scale)
-    frames = []
+    frames, goal = [], arm.world.angles
     for tick in range(round(LONGEST * FPS)):
         if tick % EXPERT_PERIOD == 0:
             env.apply_action(expert.act(env.ik_point_pos, env.cube_pos, env.goal_pos))
-            goal = env.data.ctrl[arm.world._actuators].copy()
+            step = (env.data.ctrl[arm.world._actuators] - goal) / EXPERT_PERIOD  # no jumps ten times a second
+        goal = goal + step
         frame = arm.observe()
         frames.append(frame | {ACTION: arm.act(goal)})
         if arm.world.succeeded:
