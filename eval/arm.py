@@ -55,6 +55,8 @@ FAULTS = {
 
 @dataclass
 class PathConfig:
+    """So that the checkpoint is `--policy.path`, as for LeRobot's commands."""
+
     path: Path = Path()
 
 
@@ -70,6 +72,8 @@ class ArmConfig:
         seconds: length of each rollout of `faults` and `seams`.
         delays_ms: for `seams`: what every chunk takes longer.
         fps: of the control loop.
+        num_read_retries: LeRobot's, 2 by default: where other work delays the twin's replies three times in a row, it
+            would end the rollout.
         rtc: LeRobot's settings of the rtc engine.
         output_dir: of the results.
     """
@@ -81,6 +85,7 @@ class ArmConfig:
     seconds: float = 20.0
     delays_ms: list[int] = field(default_factory=lambda: [100, 300])
     fps: int = 30
+    num_read_retries: int = 10
     rtc: list[str] = field(
         default_factory=lambda: ["--inference.rtc.execution_horizon=20", "--inference.queue_threshold=20"]
     )
@@ -253,6 +258,7 @@ def main(config: ArmConfig) -> None:
     with tempfile.TemporaryDirectory() as folder:
         twin_config.root = Path(folder)
         arguments = [argument.replace('"', "") for argument in twin_config.robot_arguments()]
+        arguments.append(f"--robot.num_read_retries={config.num_read_retries}")
         with TwinProcess(twin_config.root, camera_port=twin_config.camera_port) as twin:
             logging.captureWarnings(True)
             result = MEASURES[config.what](config, twin, arguments)

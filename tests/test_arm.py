@@ -33,18 +33,21 @@ FORWARD = {"observation.state", "observation.images.front", "action"}
 
 @pytest.fixture(scope="module")
 def setup(tmp_path_factory):
-    """A twin, the arguments by which LeRobot finds it, and a checkpoint."""
+    """A twin, the arguments by which LeRobot finds it, a checkpoint, and a second twin as the leader."""
     root = tmp_path_factory.mktemp("arm")
     config = TwinConfig(root=root / "twin", camera_port=free_port(), height=SIZE[0], width=SIZE[1])
-    with fork_twin(config.root, camera_port=config.camera_port, seed=2) as twin:
+    with (  # before LeRobot's commands start threads
+        fork_twin(config.root, camera_port=config.camera_port, seed=2) as twin,
+        fork_twin(config.root, camera_port=0, robot_id="leader") as leader,
+    ):
         arguments = [argument.replace('"', "") for argument in config.robot_arguments()]
-        yield twin, arguments, save_checkpoint(root / "policy", SIZE)
+        yield twin, arguments, save_checkpoint(root / "policy", SIZE), leader
 
 
 @pytest.fixture
 def command(setup, tmp_path, monkeypatch):
     """Call an entry point of LeRobot with the twin as its robot, in a folder of its own."""
-    twin, robot, _ = setup
+    twin, robot, *_ = setup
     monkeypatch.chdir(tmp_path)
     root_logger = logging.getLogger()
     before = root_logger.handlers[:], root_logger.level
@@ -72,7 +75,7 @@ RTC = ("--inference.type=rtc", "--inference.rtc.execution_horizon=8", "--inferen
 
 @pytest.mark.parametrize("engine", [("--inference.type=sync",), RTC], ids=["sync", "rtc"])
 def test_rollout_drives_the_arm(setup, command, monkeypatch, caplog, engine):
-    twin, _, policy = setup
+    twin, _, policy, _ = setup
     left_over, predict = [], CDPPolicy.predict_action_chunk
 
     def watched(self, batch, noise=None, inference_delay=0, prev_chunk_left_over=None):
@@ -93,7 +96,7 @@ def test_rollout_drives_the_arm(setup, command, monkeypatch, caplog, engine):
 
 
 def test_a_frozen_camera_ends_the_rollout_with_torque_off(setup, command):
-    twin, _, policy = setup
+    twin, _, policy, _ = setup
     twin.set_faults(Faults(freeze_camera=True, start_s=0.2))
     with pytest.raises(TimeoutError, match="latest frame is too old"):
         rollout(command, policy, seconds=8)
@@ -101,7 +104,7 @@ def test_a_frozen_camera_ends_the_rollout_with_torque_off(setup, command):
 
 
 def test_what_a_policy_records_on_the_arm_trains_another(setup, command, tmp_path):
-    *_, policy = setup
+    _, _, policy, _ = setup
     name = "local/rollout_twin"
     recorded = ("--dataset.num_episodes=1", "--dataset.episode_time_s=1", "--dataset.reset_time_s=0.1")
     quiet = ("--dataset.push_to_hub=false", "--dataset.no_stamp=true", "--dataset.video=false", "--dataset.fps=20")
@@ -120,14 +123,15 @@ def test_what_a_policy_records_on_the_arm_trains_another(setup, command, tmp_pat
 
 
 def test_a_teleoperated_recording_is_lerobots(setup, command, tmp_path):
-    """A second twin is the leader; nobody holds it, so it sinks, and the follower with it."""
-    with fork_twin(tmp_path, robot_id="leader", camera_port=0) as leader:
-        command(
-            lerobot_record.main, "--teleop.type=so101_leader", f"--teleop.port={leader.port}", "--teleop.id=leader",
-            f"--teleop.calibration_dir={tmp_path}", "--dataset.repo_id=local/by_hand", "--dataset.single_task=pick",
-            f"--dataset.root={tmp_path / 'data'}", "--dataset.num_episodes=1", "--dataset.episode_time_s=1",
-            "--dataset.fps=20", "--dataset.video=false", "--dataset.push_to_hub=false", "--play_sounds=false",
-        )  # fmt: skip
+    """A second twin is the leader; nobody holds it, so it lies there, and the follower follows."""
+    *_, leader = setup
+    command(
+        lerobot_record.main, "--teleop.type=so101_leader", f"--teleop.port={leader.port}", "--teleop.id=leader",
+        f"--teleop.calibration_dir={leader.port.parent}", "--dataset.repo_id=local/by_hand",
+        "--dataset.single_task=pick", f"--dataset.root={tmp_path / 'data'}", "--dataset.num_episodes=1",
+        "--dataset.episode_time_s=1", "--dataset.fps=20", "--dataset.video=false", "--dataset.push_to_hub=false",
+        "--play_sounds=false",
+    )  # fmt: skip
     dataset = LeRobotDataset("local/by_hand", root=tmp_path / "data")
     assert dataset.num_episodes == 1 and set(dataset.features) >= FORWARD
 
@@ -136,7 +140,7 @@ def test_a_teleoperated_recording_is_lerobots(setup, command, tmp_path):
 @pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 def test_the_async_server_drives_the_arm(setup, command, tmp_path, monkeypatch):
     """`cdp-policy-server` and LeRobot's client, over gRPC on this machine."""
-    twin, _, policy = setup
+    twin, _, policy, _ = setup
     monkeypatch.chdir(tmp_path)  # LeRobot writes ./logs
     grpc = pytest.importorskip("grpc", reason="the extra `arm` is not installed")
     from lerobot.async_inference import robot_client

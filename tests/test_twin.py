@@ -6,6 +6,7 @@ The protocol's oracle is Feetech's SDK, which LeRobot drives the servos with.
 import math
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -21,6 +22,7 @@ pytest.importorskip("pty", reason="no pseudo-terminals here")
 from lerobot.robots.bi_so_follower import BiSOFollower, BiSOFollowerConfig
 from lerobot.robots.so_follower import SOFollowerConfig
 
+from lerobot_cdp.configuration_cdp import SettingError
 from lerobot_cdp.twin import Faults, Twin
 from lerobot_cdp.twin.bus import ServoBus, checksum, packets, status
 from lerobot_cdp.twin.camera import draw, project
@@ -271,8 +273,29 @@ def test_faults_come_and_go_by_the_clock():
     ],
 )
 def test_faults_are_checked(settings, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(SettingError, match=message):
         Faults(**settings)
+
+
+@pytest.mark.parametrize(
+    "argument,message",
+    [
+        ("--faults.drop=2", "cdp-twin: `faults.drop` must be in [0, 1]. Got 2.0."),
+        ("--fps=0", "cdp-twin: `fps` must be at least 1. Got 0."),
+        ("--camera_port={taken}", "cdp-twin: `camera_port` must be free. Got {taken}"),
+    ],
+)
+def test_what_is_wrong_on_the_command_line_is_one_line(tmp_path, monkeypatch, argument, message):
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        taken = other.getsockname()[1]
+        arguments = [f"--root={tmp_path}", argument.format(taken=taken)]
+        monkeypatch.setattr(sys, "argv", ["cdp-twin", "--camera_port=0", *arguments])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+    assert str(stopped.value.code).startswith(message.format(taken=taken)) and "\n" not in stopped.value.code
+    assert not list(tmp_path.glob("*.tty"))
 
 
 # ---------------------------------------------------------------- the world and the command

@@ -82,7 +82,7 @@ class CameraServer:
         fps: frames per second, > 0.
 
     Raises:
-        zmq.ZMQError: if the port is taken.
+        OSError: if the port is taken.
     """
 
     def __init__(self, take: Callable[[], np.ndarray | None], name: str, port: int, fps: float):
@@ -92,9 +92,9 @@ class CameraServer:
         self._socket.setsockopt(zmq.LINGER, 0)
         try:
             self._socket.bind(f"tcp://127.0.0.1:{port}")
-        except zmq.ZMQError:
+        except zmq.ZMQError as error:
             self._context.destroy()
-            raise
+            raise OSError(f"`camera_port` must be free. Got {port}: {error}.") from error
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._publish, daemon=True, name=f"camera {name}")
         self._thread.start()

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import draccus
 
+from ..configuration_cdp import SettingError
 from .faults import Faults
 
 __all__ = ["TwinConfig", "main"]
@@ -36,6 +37,9 @@ class TwinConfig:
         fps: Frames per second.
         seed: Of the places of cube and goal.
         faults: See `Faults`.
+
+    Raises:
+        SettingError: if one is out of its range.
     """
 
     root: Path = Path("outputs/twin")
@@ -47,6 +51,11 @@ class TwinConfig:
     fps: float = 30
     seed: int = 0
     faults: Faults = field(default_factory=Faults)
+
+    def __post_init__(self):
+        for name, least in {"camera_port": 0, "height": 1, "width": 1, "fps": 1, "seed": 0}.items():
+            if getattr(self, name) < least:
+                raise SettingError(f"`{name}` must be at least {least}. Got {getattr(self, name)}.")
 
     def robot_arguments(self) -> list[str]:
         """What LeRobot needs to connect."""
@@ -92,7 +101,10 @@ def run(config: TwinConfig) -> None:
 
 def main() -> None:
     """Run the twin that the command line describes."""
-    run(draccus.parse(TwinConfig))
+    try:
+        run(draccus.parse(TwinConfig))
+    except (SettingError, OSError) as error:
+        sys.exit(f"cdp-twin: {error}")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from ..configuration_cdp import SettingError
+
 __all__ = ["Faults"]
 
 
@@ -19,7 +21,7 @@ class Faults:
         duration_s: And last so long, > 0, in s.
 
     Raises:
-        ValueError: if one is out of its range.
+        SettingError: if one is out of its range.
     """
 
     drop: float = 0.0
@@ -40,7 +42,7 @@ class Faults:
 
     def _require(self, name: str, holds: bool, must_be: str) -> None:
         if not holds:
-            raise ValueError(f"`faults.{name}` must be {must_be}. Got {getattr(self, name)!r}.")
+            raise SettingError(f"`faults.{name}` must be {must_be}. Got {getattr(self, name)!r}.")
 
     def at(self, seconds: float | None) -> "Faults":
         """Those that hold `seconds` after the first command; None: there was none yet."""

@@ -53,7 +53,7 @@ class Twin:
 
     Raises:
         FileExistsError: if there is something else in the serial line's place.
-        zmq.ZMQError: if the camera's port is taken.
+        OSError: if the camera's port is taken.
     """
 
     def __init__(
