@@ -1,12 +1,12 @@
 """One-line errors for batches that a policy cannot take."""
 
 import torch
-from lerobot.utils.constants import ACTION, OBS_ENV_STATE, OBS_STATE
+from lerobot.utils.constants import ACTION, OBS_ENV_STATE, OBS_PREFIX, OBS_STATE
 from torch import Tensor
 
 from .configuration_cdp import CDPConfig
 
-__all__ = ["check_actions", "check_finite", "check_observation"]
+__all__ = ["check_actions", "check_chunk", "check_finite", "check_observation"]
 
 
 def check_observation(batch: dict[str, Tensor], config: CDPConfig, time_axis: bool) -> None:
@@ -63,6 +63,19 @@ def check_finite(loss: Tensor, batch: dict[str, Tensor]) -> None:
         f"the loss must be finite. Got {loss.item()} on finite inputs: the weights have diverged; "
         "lower `optimizer_lr` or `contraction_weight`."
     )
+
+
+def check_chunk(chunk: Tensor, batch: dict[str, Tensor]) -> None:
+    """Check that actions sampled for observations are finite: others must never reach a robot.
+
+    Raises:
+        ValueError: naming the observation with NaN or infinite values, or else the weights.
+    """
+    if torch.isfinite(chunk).all():
+        return
+    bad = [key for key, value in batch.items() if key.startswith(OBS_PREFIX) and not torch.isfinite(value).all()]
+    cause = f"`{bad[0]}` holds NaN or inf" if bad else "the observations are finite, so the weights have diverged"
+    raise ValueError(f"`action` must be finite. Got NaN or inf: {cause}.")
 
 
 def _check_shape(batch: dict[str, Tensor], key: str, shape: tuple) -> None:

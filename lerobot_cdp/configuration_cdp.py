@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from draccus.utils import ParsingError
 from lerobot.configs import NormalizationMode, PreTrainedConfig
 from lerobot.policies.diffusion.configuration_diffusion import DiffusionConfig
+from lerobot.policies.rtc import RTCConfig
 
 from .contraction.losses import LOSSES
 from .contraction.points import POINTS
@@ -88,6 +89,11 @@ class CDPConfig(retired_settings(RETIRED), DiffusionConfig):
             compiled and fused kernels) or `autodiff`.
         monitor_contraction: Sample a twin of every chunk from a start close by, at twice the batch; the policy's
             `contraction_factor` tells how much closer the two ended.
+        max_contraction_factor: With a larger factor, > 0, a chunk is not executed: `select_action` holds the last
+            action for the length of a chunk. None: every chunk is executed.
+        warm_start: Share, in [0, 1), of the noise timesteps at which sampling begins where actions of the last chunk
+            are left: with noise on them instead of at noise alone (see `warm_start`). 0: never.
+        rtc_config: LeRobot's settings of real-time chunking (see `real_time`); its rollout fills them in.
         use_ema: Act with an exponential moving average of the weights.
         ema_decay: Largest decay, in [0, 1), of that average.
         ema_power: After n updates the decay is 1 − (1 + n)^−ema_power, until it reaches `ema_decay`; > 0.
@@ -137,6 +143,9 @@ class CDPConfig(retired_settings(RETIRED), DiffusionConfig):
     contraction_product: str = "finite_difference"
 
     monitor_contraction: bool = False
+    max_contraction_factor: float | None = None
+    warm_start: float = 0.0
+    rtc_config: RTCConfig | None = None
 
     use_ema: bool = True
     ema_decay: float = 0.999
@@ -223,6 +232,9 @@ class CDPConfig(retired_settings(RETIRED), DiffusionConfig):
         _require(self, "sampling_temperature", 0 < self.sampling_temperature <= 1, "in (0, 1]")
         if self.monitor_contraction:
             _require(self, "noise_scheduler_type", self.noise_scheduler_type != "DDPM", "deterministic with a monitor")
+        if self.max_contraction_factor is not None:
+            _require(self, "max_contraction_factor", self.max_contraction_factor > 0, "greater than 0")
+            _require(self, "monitor_contraction", self.monitor_contraction, "true with a max_contraction_factor")
         if self.clip_sample and self.noise_scheduler_type in ("DPMSolver++", "UniPC"):
             # diffusers' thresholding, their only way to clip, divides by the range.
             _require(self, "clip_sample_range", self.clip_sample_range == 1, f"1.0 with {self.noise_scheduler_type}")
@@ -232,7 +244,7 @@ class CDPConfig(retired_settings(RETIRED), DiffusionConfig):
             "n_obs_steps", "n_action_steps", "num_train_timesteps", "contraction_every", "contraction_products",
         ):  # fmt: skip
             _require(self, name, getattr(self, name) >= 1, "at least 1")
-        for name in ("contraction_margin", "contraction_diversity", "ema_decay"):
+        for name in ("contraction_margin", "contraction_diversity", "ema_decay", "warm_start"):
             _require(self, name, 0 <= getattr(self, name) < 1, "in [0, 1)")
         low, high = self.contraction_timestep_range
         _require(self, "contraction_timestep_range", 0 <= low < high <= 1, "(low, high) with 0 <= low < high <= 1")

@@ -16,7 +16,9 @@ from .configuration_cdp import CDPConfig
 from .monitor import contraction_factor, twin
 from .observations import ObservationEncoder
 from .process import make_process
+from .real_time import Prefix, guided
 from .sampler import make_scheduler, sample
+from .warm_start import start_from, steps_to_skip
 
 __all__ = ["CDPDiffusionModel", "DiffusionLoss"]
 
@@ -71,19 +73,28 @@ class CDPDiffusionModel(nn.Module):
         mean = (error * mask).sum() / valid.sum().clamp_min(1)
         return DiffusionLoss(total / valid.clamp_min(1), mean)
 
-    def generate_actions(self, batch: dict[str, Tensor], noise: Tensor | None = None) -> Tensor:
-        """The next `n_action_steps` actions, (B, n_action_steps, A) normalised, for stacked observations.
+    def generate_actions(
+        self,
+        batch: dict[str, Tensor],
+        noise: Tensor | None = None,
+        prefix: Prefix | None = None,
+        rest: Tensor | None = None,
+    ) -> Tensor:
+        """The chunk from the current observation on, (B, horizon − n_obs_steps + 1, A) normalised.
 
         Args:
-            batch: see `ObservationEncoder.forward`.
+            batch: stacked observations, see `ObservationEncoder.forward`.
             noise: (B, horizon, A), standard normal; drawn when not given. Sampling starts from it, scaled by the
                 `sampling_temperature`.
+            prefix: what the chunk is to agree with.
+            rest: (1 or B, R, A) actions not executed yet, for a warm start.
         """
         condition = self.encoder(batch)
-        start = self.config.sampling_temperature * self._noise(noise, condition)
-        chunk = self.conditional_sample(condition, start)
+        start, skip = self.config.sampling_temperature * self._noise(noise, condition), 0
+        if rest is not None and self.config.warm_start > 0:
+            start, skip = self._warm_start(rest, start)
         current = self.config.n_obs_steps - 1  # the chunk begins with the oldest observation
-        return chunk[:, current : current + self.config.n_action_steps]
+        return self.conditional_sample(condition, start, prefix=prefix, skip=skip)[:, current:]
 
     def _noise(self, noise: Tensor | None, condition: Tensor) -> Tensor:
         shape = (len(condition), self.config.horizon, *self.config.action_feature.shape)
@@ -93,25 +104,55 @@ class CDPDiffusionModel(nn.Module):
             raise ValueError(f"`noise` must have shape {shape} (batch, horizon, action). Got {tuple(noise.shape)}.")
         return noise
 
-    def conditional_sample(self, condition: Tensor, start: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def _warm_start(self, rest: Tensor, noise: Tensor) -> tuple[Tensor, int]:
+        """Where sampling begins, and the solver's steps that this leaves out."""
+        self.solver.set_timesteps(self.config.num_inference_steps)
+        skip = steps_to_skip(self.solver, self.config.warm_start)
+        current = self.config.n_obs_steps - 1
+        return start_from(rest, noise, self.process, self.solver.timesteps[skip], current), skip
+
+    def conditional_sample(
+        self,
+        condition: Tensor,
+        start: Tensor,
+        generator: torch.Generator | None = None,
+        prefix: Prefix | None = None,
+        skip: int = 0,
+    ) -> Tensor:
         """Sample whole chunks, (B, horizon, A) normalised.
 
         Args:
             condition: (B, C) observation features, as `encoder` gives them.
-            start: (B, horizon, A), where sampling begins: noise.
+            start: (B, horizon, A), where sampling begins: noise, or x_t at the solver's first step that is not skipped.
             generator: of the noise that the solver adds, where it does (`DDPM`).
+            prefix: what the chunks are to agree with.
+            skip: steps of the solver left out at the beginning.
         """
         starts = start
         if self.config.monitor_contraction:
             starts = torch.cat([start, twin(start)])
             condition = condition.repeat(2, 1)
-        chunks = sample(
-            lambda x_t, timesteps: self.backbone(x_t, timesteps, condition),
-            self.solver,
-            starts,
-            self.config.num_inference_steps,
-            generator,
-        )
+        chunks = self._solve(condition, starts, generator, prefix, skip)
         if self.config.monitor_contraction:
             self.contraction_factor = contraction_factor(starts, chunks)
         return chunks[: len(start)]
+
+    def _solve(
+        self,
+        condition: Tensor,
+        start: Tensor,
+        generator: torch.Generator | None,
+        prefix: Prefix | None,
+        skip: int,
+    ) -> Tensor:
+        def network(x_t: Tensor, timesteps: Tensor) -> Tensor:
+            return self.backbone(x_t, timesteps, condition)
+
+        arguments = (self.solver, start, self.config.num_inference_steps, generator, skip)
+        if prefix is None:
+            return sample(network, *arguments)
+        limit = self.config.clip_sample_range if self.config.clip_sample else None
+        # Callers may be in inference mode, whose tensors autograd refuses; leaving it turns gradients on.
+        with torch.inference_mode(False), torch.no_grad():
+            condition = condition.clone()
+            return sample(guided(network, self.process, prefix, limit), *arguments)

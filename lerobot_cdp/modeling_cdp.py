@@ -19,10 +19,10 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from lerobot.policies.diffusion.modeling_diffusion import DiffusionPolicy
 from lerobot.policies.pretrained import PreTrainedPolicy
 from lerobot.policies.utils import populate_queues
-from lerobot.utils.constants import ACTION
+from lerobot.utils.constants import ACTION, OBS_STATE
 from torch import Tensor, nn
 
-from .batch_checks import check_actions, check_finite, check_observation
+from .batch_checks import check_actions, check_chunk, check_finite, check_observation
 from .checkpoint import StoredWeights, check_download, load_complete
 from .configuration_cdp import AUTO, CDPConfig
 from .contraction import ContractionPenalty, PenaltyValue, RateControl
@@ -31,7 +31,9 @@ from .ema import EMA
 from .hub.card import DatasetFacts, Facts, make_card
 from .hub.errors import explain
 from .hub.push import push_trained
+from .monitor import check_contraction, hold_unsafe
 from .observations import stack_cameras
+from .real_time import Prefix, make_prefix, strip_padding
 
 if TYPE_CHECKING:
     from lerobot.configs.train import TrainPipelineConfig
@@ -190,27 +192,61 @@ class CDPPolicy(DiffusionPolicy):
 
     # ------------------------------------------------------------------ inference
 
+    def reset(self) -> None:
+        """Forget what was observed and planned. LeRobot calls it before each episode."""
+        super().reset()
+        self._rest: Tensor | None = None  # (B, R, A) of the last chunk, which `select_action` will not execute
+        self._last_action: Tensor | None = None  # (B, A)
+
+    def supports_rtc(self) -> bool:
+        """LeRobot asks before it lets `predict_action_chunk` plan in the background (real-time chunking)."""
+        return True
+
     @torch.no_grad()
-    def predict_action_chunk(self, batch: dict[str, Tensor], noise: Tensor | None = None) -> Tensor:
+    def predict_action_chunk(
+        self,
+        batch: dict[str, Tensor],
+        noise: Tensor | None = None,
+        inference_delay: int = 0,
+        prev_chunk_left_over: Tensor | None = None,
+    ) -> Tensor:
         """Sample the next actions.
 
         Args:
-            batch: normalised observations with n_obs_steps in dim 1; ignored where `select_action` has filled the
-                queues.
+            batch: normalised observations with n_obs_steps in dim 1, or a single one without a time axis: state (B, D),
+                images (B, C, H, W). Of single ones the policy keeps a history, until `reset`: the last n_obs_steps
+                that it was called with.
             noise: (B, horizon, A) standard normal start of the sampling ODE; drawn when not given.
+            inference_delay: With real-time chunking: actions, >= 0, that will be executed before this chunk is there.
+            prev_chunk_left_over: With real-time chunking: ([B,] R, A) normalised actions not executed yet, the next
+                one first, which the new chunk goes on from; rows of zeros at its end are LeRobot's padding.
 
         Returns:
-            (B, n_action_steps, A) normalised actions, from the current observation on.
+            Normalised actions, from the current observation on: (B, n_action_steps, A), or with real-time chunking
+            (an enabled `rtc_config`) all that the network predicts, (B, horizon − n_obs_steps + 1, A).
 
         Raises:
-            ValueError: if an observation is missing or misshaped.
+            ValueError: if an observation is missing or misshaped, or the actions are not finite.
+            UnsafeChunkError: if sampling does not contract as `max_contraction_factor` asks.
         """
-        if any(self._queues.values()):
-            batch = {k: torch.stack(list(q), dim=1) for k, q in self._queues.items() if k != ACTION}
+        if OBS_STATE in batch and batch[OBS_STATE].ndim == 2:
+            self._observe(batch)
+            stacked = self._history()
         else:
             check_observation(batch, self.config, time_axis=True)
-            batch = stack_cameras(batch, self.config, time_axis=True)
-        return self.acting_model.generate_actions(batch, noise=noise)
+            stacked = stack_cameras(batch, self.config, time_axis=True)
+        rtc = self.config.rtc_config
+        if rtc is None and prev_chunk_left_over is not None:
+            raise ValueError("`prev_chunk_left_over` must be None without an `rtc_config`. Got a tensor.")
+        if rtc is None or not rtc.enabled:
+            chunk = self._sample(stacked, noise)[:, : self.config.n_action_steps]
+        else:
+            rest, prefix = strip_padding(prev_chunk_left_over), None
+            if rest is not None:
+                prefix = make_prefix(rest, inference_delay, rtc, self.config.horizon, self.config.n_obs_steps - 1)
+            chunk = self._sample(stacked, noise, prefix, rest)
+        check_contraction(self.contraction_factor, self.config.max_contraction_factor)
+        return chunk
 
     @torch.no_grad()
     def select_action(self, batch: dict[str, Tensor], noise: Tensor | None = None) -> Tensor:
@@ -221,14 +257,48 @@ class CDPPolicy(DiffusionPolicy):
             noise: (B, horizon, A), used where a new chunk is sampled.
 
         Raises:
-            ValueError: if an observation is missing or misshaped.
+            ValueError: if an observation is missing or misshaped, or the actions are not finite.
+            UnsafeChunkError: if the first chunk does not contract as `max_contraction_factor` asks. Any later one is
+                not executed: the last action is held for n_action_steps, then another chunk is sampled.
         """
+        self._observe(batch)
+        if not self._queues[ACTION]:
+            chunk = self._sample(self._history(), noise, rest=self._rest)
+            chunk = self._hold_unsafe(chunk)
+            chunk, rest = chunk.tensor_split([self.config.n_action_steps], dim=1)
+            self._queues[ACTION].extend(chunk.transpose(0, 1))
+            self._rest = rest if rest.shape[1] else None
+        self._last_action = self._queues[ACTION].popleft()
+        return self._last_action
+
+    def _hold_unsafe(self, chunk: Tensor) -> Tensor:
+        """The chunk, with the last action in place of those that do not contract as asked."""
+        factor, limit = self.contraction_factor, self.config.max_contraction_factor
+        if self._last_action is None:
+            check_contraction(factor, limit)
+            return chunk
+        return hold_unsafe(chunk, self._last_action, factor, limit)
+
+    def _observe(self, batch: dict[str, Tensor]) -> None:
+        """Add a single observation to the history."""
         check_observation(batch, self.config, time_axis=False)
         populate_queues(self._queues, stack_cameras(batch, self.config, time_axis=False), exclude_keys=[ACTION])
-        if not self._queues[ACTION]:
-            chunk = self.predict_action_chunk(batch, noise=noise)
-            self._queues[ACTION].extend(chunk.transpose(0, 1))
-        return self._queues[ACTION].popleft()
+
+    def _history(self) -> dict[str, Tensor]:
+        """The last n_obs_steps observations, (B, n_obs_steps, …)."""
+        return {key: torch.stack(list(queue), dim=1) for key, queue in self._queues.items() if key != ACTION}
+
+    def _sample(
+        self,
+        stacked: dict[str, Tensor],
+        noise: Tensor | None,
+        prefix: Prefix | None = None,
+        rest: Tensor | None = None,
+    ) -> Tensor:
+        """A finite chunk, (B, horizon − n_obs_steps + 1, A), from the current observation on."""
+        chunk = self.acting_model.generate_actions(stacked, noise, prefix, rest)
+        check_chunk(chunk, stacked)
+        return chunk
 
     # ------------------------------------------------------------------ checkpoints and the Hub
 

@@ -4,10 +4,12 @@ The ratio is the finite-time contraction factor along one direction: of an error
 left in the action. Above 1 sampling expands: small causes decide what the robot does.
 """
 
+import logging
+
 import torch
 from torch import Tensor
 
-__all__ = ["contraction_factor", "twin"]
+__all__ = ["UnsafeChunkError", "check_contraction", "contraction_factor", "hold_unsafe", "twin"]
 
 DISTANCE = 0.01  # of a twin's start, per number of a chunk; the noise has 1
 
@@ -27,3 +29,30 @@ def contraction_factor(starts: Tensor, ends: Tensor) -> Tensor:
     """
     before, after = (torch.linalg.vector_norm((x - y).flatten(1), dim=1) for x, y in (starts.chunk(2), ends.chunk(2)))
     return after / before
+
+
+class UnsafeChunkError(RuntimeError):
+    """A chunk does not contract as `max_contraction_factor` asks: it must not be executed."""
+
+
+def check_contraction(factor: Tensor | None, limit: float | None) -> None:
+    """Check the factors, (B,), of chunks without which nothing can be done; no limit, no check.
+
+    Raises:
+        UnsafeChunkError: if one is above the limit.
+    """
+    if limit is not None and not (factor <= limit).all():
+        raise UnsafeChunkError(f"the contraction factor must be at most {limit} to act. Got {factor.max().item():.3g}.")
+
+
+def hold_unsafe(chunk: Tensor, pose: Tensor, factor: Tensor | None, limit: float | None) -> Tensor:
+    """Chunks (B, T, A), those whose factor is above the limit replaced by their `pose`, (B, A), at every step."""
+    if limit is None or (factor <= limit).all():
+        return chunk
+    unsafe = ~(factor <= limit)
+    logging.warning(
+        "Holding the last action for a chunk: the contraction factor must be at most %s to act. Got %.3g.",
+        limit,
+        factor.max().item(),
+    )
+    return torch.where(unsafe.view(-1, 1, 1), pose.unsqueeze(1), chunk)

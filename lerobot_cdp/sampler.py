@@ -89,15 +89,17 @@ def sample(
     noise: Tensor,
     num_inference_steps: int,
     generator: torch.Generator | None = None,
+    skip: int = 0,
 ) -> Tensor:
     """Solve the sampling ODE from `noise` to clean actions.
 
     Args:
         network: (x_t (B, T, A), timesteps (B,)) -> (B, T, A), of the scheduler's prediction type.
         scheduler: as `make_scheduler` gives it; its state is reset.
-        noise: (B, T, A), standard normal, x at the first timestep.
+        noise: (B, T, A), standard normal, x at the first timestep; after a `skip`, x at the first one that is left.
         num_inference_steps: network evaluations.
         generator: used by `DDPM` alone, for the noise it adds at every step.
+        skip: steps, in [0, num_inference_steps), left out at the beginning, and their evaluations with them.
 
     Returns:
         (B, T, A) normalised actions; the same `noise` gives the same actions, but for `DDPM`.
@@ -106,7 +108,7 @@ def sample(
     scheduler.set_timesteps(num_inference_steps)
     stochastic = {"generator": generator} if isinstance(scheduler, DDPMScheduler) else {}
     x_t = noise
-    for t in scheduler.timesteps:
+    for t in scheduler.timesteps[skip:]:
         output = network(x_t, torch.full(x_t.shape[:1], t.item(), device=x_t.device))
         # A copy: multistep solvers keep it, and CUDA graphs of a compiled network write the next one over it. In the
         # precision of x_t, which autocast must not lower.

@@ -265,7 +265,7 @@ def test_the_moving_average_acts():
 def test_chunks_are_executed_in_order_from_the_current_observation():
     policy = make_policy(n_action_steps=3, n_obs_steps=2).eval()
     calls = []
-    policy.acting_model.conditional_sample = lambda condition, noise: (
+    policy.acting_model.conditional_sample = lambda condition, noise, **plan: (
         calls.append(condition) or torch.arange(16.0).view(1, 16, 1).expand(len(condition), 16, 2)
     )
     actions = [policy.select_action(make_observation(policy.config, 1, None, s))[0, 0].item() for s in range(7)]

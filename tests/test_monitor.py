@@ -5,7 +5,7 @@ import torch
 
 from lerobot_cdp.configuration_cdp import SettingError
 from lerobot_cdp.modeling_cdp import CDPPolicy
-from lerobot_cdp.monitor import contraction_factor, twin
+from lerobot_cdp.monitor import UnsafeChunkError, contraction_factor, twin
 from lerobot_cdp.sampler import make_scheduler, sample
 
 from .conftest import make_batch, make_config, make_observation
@@ -57,3 +57,88 @@ def test_a_given_noise_is_sampled_as_without_it():
 def test_it_needs_a_deterministic_solver():
     with pytest.raises(SettingError, match="`noise_scheduler_type` must be deterministic with a monitor. Got 'DDPM'"):
         make_config(monitor_contraction=True, noise_scheduler_type="DDPM")
+
+
+# ---------------------------------------------------------------- what it keeps from being executed
+
+
+def make_guarded(limit: float | None, factors: list[list[float]]) -> CDPPolicy:
+    """A policy whose chunks have the factors given, one row of them per chunk."""
+    torch.manual_seed(0)
+    policy = CDPPolicy(make_config(monitor_contraction=True, max_contraction_factor=limit, n_action_steps=3)).eval()
+    generate, rows = policy.acting_model.generate_actions, iter(factors)
+
+    def generate_with_factor(*args):
+        chunk = generate(*args)
+        policy.acting_model.contraction_factor = torch.tensor(next(rows))
+        return chunk
+
+    policy.acting_model.generate_actions = generate_with_factor
+    return policy
+
+
+def act(policy, n: int) -> torch.Tensor:
+    torch.manual_seed(3)
+    return torch.stack([policy.select_action(make_observation(policy.config, 2, None, s)) for s in range(n)])
+
+
+def test_a_chunk_that_does_not_contract_is_held_off(caplog):
+    factors = [[0.5, 0.5], [0.5, 2.0], [0.5, float("nan")], [0.5, 0.5]]
+    free, guarded = act(make_guarded(None, factors), 12), act(make_guarded(1.0, factors), 12)
+    assert torch.equal(guarded[:, 0], free[:, 0])  # each robot of the batch by itself
+    assert torch.equal(guarded[:3, 1], free[:3, 1]) and torch.equal(guarded[9:, 1], free[9:, 1])
+    assert torch.equal(guarded[3:9, 1], free[2:3, 1].expand(6, -1))
+    assert [r.message.split(":")[0] for r in caplog.records] == ["Holding the last action for a chunk"] * 2
+
+
+def test_a_first_chunk_that_does_not_contract_stops():
+    with pytest.raises(UnsafeChunkError, match=r"the contraction factor must be at most 1.0 to act. Got 2\."):
+        act(make_guarded(1.0, [[0.5, 2.0]]), 1)
+
+
+def test_planning_in_the_background_reports_it():
+    """LeRobot's engines then go on with the actions they have, and at their end hold the last one."""
+    policy = make_guarded(1.0, [[2.0, 0.5]])
+    with pytest.raises(UnsafeChunkError, match="must be at most 1.0"):
+        policy.predict_action_chunk(make_observation(policy.config, 2, None))
+
+
+@pytest.mark.parametrize("how", ["select_action", "predict_action_chunk"])
+@pytest.mark.parametrize(
+    "where,message",
+    [("observation.state", "`observation.state` holds NaN or inf"), ("weights", "the weights have diverged")],
+)
+def test_actions_that_are_not_finite_never_leave(how, where, message):
+    policy = make_policies()[1]
+    observation = make_observation(policy.config, 1, None)
+    if where == "weights":
+        next(iter(policy.ema.model.backbone.state_dict().values())).fill_(float("inf"))
+    else:
+        observation[where][0, 1] = float("nan")
+    with pytest.raises(ValueError, match=f"`action` must be finite. Got NaN or inf: .*{message}"):
+        getattr(policy, how)(observation)
+
+
+@pytest.mark.parametrize(
+    "settings,message",
+    [
+        ({"max_contraction_factor": 1.0}, "`monitor_contraction` must be true with a max_contraction_factor"),
+        ({"max_contraction_factor": 0.0, "monitor_contraction": True}, "`max_contraction_factor` must be greater"),
+    ],
+)
+def test_the_limit_is_checked(settings, message):
+    with pytest.raises(SettingError, match=message):
+        make_config(**settings)
+
+
+@pytest.mark.parametrize(
+    "solver,prediction", [(s, "sample") for s in ("DDIM", "DPMSolver++", "UniPC", "DDPM")] + [(None, "velocity")]
+)
+@pytest.mark.parametrize("steps", [4, 20])
+def test_actions_stay_in_the_range_of_the_dataset(solver, prediction, steps, seed):
+    """`clip_sample` (LeRobot's default) keeps every action in [-1, 1], which is the range of the data."""
+    config = make_config(noise_scheduler_type=solver, prediction_type=prediction, num_inference_steps=steps)
+    policy = CDPPolicy(config).eval()
+    policy.acting_model.backbone.forward = lambda x_t, t, condition: 3 * torch.sin(5 * x_t + t.view(-1, 1, 1))
+    chunk = policy.predict_action_chunk(make_observation(config, 4, None))
+    assert chunk.abs().max() <= 1 + 1e-5 and chunk.abs().max() > 0.5

@@ -21,6 +21,7 @@ def test_preset_is_a_train_config(path):
 def test_the_presets_are_these():
     names = {
         "so101_pick_place",
+        "so101_twin",
         "pusht_keypoints",
         "pusht_keypoints_mlp",
         "pusht_keypoints_dit",

@@ -1,0 +1,274 @@
+"""The control loop on the digital twin, by LeRobot's own rollout: its timing, its faults, its seams.
+
+    python eval/arm.py --what=loop --policy.path=CHECKPOINT --engine=rtc        late ticks, latencies, memory
+    python eval/arm.py --what=faults --policy.path=CHECKPOINT                   what each fault ends in
+    python eval/arm.py --what=seams --policy.path=CHECKPOINT                    jerk where chunks meet, sync and rtc
+
+The twin runs in a process of its own, LeRobot's `lerobot-rollout` in this one, unchanged but for the clocks around its
+calls. Every result is printed and written to `<output_dir>/<what>.json`, beside the command, the commit and the
+machine. A tick is late when reading, planning and sending take longer than 1/fps.
+
+Jerk is the third difference of the commanded position, read every 1/fps s (it holds until the next command, so a pause
+of planning counts), in halves of the joints' ranges: the root mean square over joints, averaged over all seams. A seam
+is the moment at which a chunk's first action is sent, with two readings on either side.
+"""
+
+import json
+import logging
+import socket
+import sys
+import tempfile
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from unittest.mock import patch
+
+import draccus
+import numpy as np
+import psutil
+from lerobot.policies.rtc import ActionQueue
+from lerobot.robots.so_follower import SO101Follower
+from lerobot.scripts import lerobot_rollout
+from tqdm import tqdm
+
+from lerobot_cdp.modeling_cdp import CDPPolicy
+from lerobot_cdp.twin import Faults
+from lerobot_cdp.twin.command import TwinConfig
+from lerobot_cdp.twin.world import JOINTS
+from provenance import provenance
+from twin_process import TwinProcess
+
+__all__ = ["ArmConfig", "jerk_at_seams", "main", "rollout"]
+
+ENGINES = ("sync", "rtc")
+AROUND = 2  # ticks on either side of a seam
+FAULTS = {
+    "2 % of the replies dropped": Faults(drop=0.02, start_s=2),
+    "2 % of the replies corrupted": Faults(corrupt=0.02, start_s=2),
+    "2 ms of latency": Faults(latency_s=0.002, start_s=2),
+    "servo 6 silent": Faults(silent_servo=6, start_s=2),
+    "servo 3 silent": Faults(silent_servo=3, start_s=2),
+    "camera frozen": Faults(freeze_camera=True, start_s=2),
+}
+
+
+@dataclass
+class PathConfig:
+    """So that the checkpoint is `--policy.path`, as for LeRobot's commands."""
+
+    path: Path = Path()
+
+
+@dataclass
+class ArmConfig:
+    """What to measure.
+
+    Args:
+        what: `loop`, `faults` or `seams`.
+        policy: `--policy.path`, a checkpoint for the twin, with or without its camera.
+        engine: `sync` or `rtc`; for `loop` and `faults`.
+        minutes: length of the loop.
+        seconds: length of each rollout of `faults` and `seams`.
+        delays_ms: for `seams`: what every chunk takes longer.
+        fps: of the control loop.
+        num_read_retries: LeRobot's, 2 by default: where other work delays the twin's replies three times in a row, it
+            would end the rollout.
+        rtc: LeRobot's settings of the rtc engine.
+        output_dir: of the results.
+    """
+
+    what: str = "loop"
+    policy: PathConfig = field(default_factory=PathConfig)
+    engine: str = "sync"
+    minutes: float = 10.0
+    seconds: float = 20.0
+    delays_ms: list[int] = field(default_factory=lambda: [100, 300])
+    fps: int = 30
+    num_read_retries: int = 10
+    rtc: list[str] = field(
+        default_factory=lambda: ["--inference.rtc.execution_horizon=20", "--inference.queue_threshold=20"]
+    )
+    output_dir: Path = Path("outputs/arm")
+
+
+@dataclass
+class Record:
+    """What happened at each tick; times in s of `time.perf_counter`."""
+
+    ticks: list[tuple[float, float]] = field(default_factory=list)  # begun and ended
+    chunks: list[float] = field(default_factory=list)  # how long each took
+    commands: list[np.ndarray] = field(default_factory=list)  # (6,) in [-1, 1]
+    sent: list[float] = field(default_factory=list)  # when each command was
+    seams: list[float] = field(default_factory=list)  # when a chunk's first action was sent
+    memory: list[int] = field(default_factory=list)  # bytes, at every tick
+
+
+@contextmanager
+def watched(record: Record, delay: float):
+    """Note what LeRobot does with the robot and the policy, and let every chunk take `delay` s longer."""
+    process, new_chunk = psutil.Process(), []
+    originals = SO101Follower.get_observation, SO101Follower.send_action, CDPPolicy._sample, ActionQueue.merge
+
+    def get_observation(self):
+        record.ticks.append((time.perf_counter(), time.perf_counter()))
+        record.memory.append(process.memory_info().rss)
+        observation = originals[0](self)
+        record.ticks[-1] = (record.ticks[-1][0], time.perf_counter())
+        return observation
+
+    def send_action(self, action):
+        sent = originals[1](self, action)
+        raw = self.bus._unnormalize({m.id: sent[f"{name}.pos"] for name, m in self.bus.motors.items()})
+        limits = [(self.calibration[name].range_min, self.calibration[name].range_max) for name in JOINTS]
+        shares = [(raw[i] - low) / (high - low) for i, (low, high) in enumerate(limits, start=1)]
+        record.commands.append(2 * np.array(shares) - 1)
+        record.sent.append(time.perf_counter())
+        record.ticks[-1] = (record.ticks[-1][0], record.sent[-1])
+        if new_chunk:
+            new_chunk.clear()
+            record.seams.append(record.sent[-1])
+        return sent
+
+    def sample(self, *args, **kwargs):
+        began = time.perf_counter()
+        chunk = originals[2](self, *args, **kwargs)
+        time.sleep(delay)
+        record.chunks.append(time.perf_counter() - began)
+        if self.config.rtc_config is None:
+            new_chunk.append(True)  # it is executed from the next tick on
+        return chunk
+
+    def merge(self, *args, **kwargs):
+        originals[3](self, *args, **kwargs)
+        new_chunk.append(True)
+
+    with (
+        patch.object(SO101Follower, "get_observation", get_observation),
+        patch.object(SO101Follower, "send_action", send_action),
+        patch.object(CDPPolicy, "_sample", sample),
+        patch.object(ActionQueue, "merge", merge),
+    ):
+        yield
+
+
+def rollout(config: ArmConfig, arguments: list[str], engine: str, seconds: float, delay: float = 0.0) -> Record:
+    """Let `lerobot-rollout` drive the twin that `arguments` find."""
+    record = Record()
+    inference = [f"--inference.type={engine}", *(config.rtc if engine == "rtc" else [])]
+    command = [
+        "lerobot-rollout", "--strategy.type=base", f"--policy.path={config.policy.path}", *arguments, "--device=cpu",
+        "--task=pick", f"--fps={config.fps}", f"--duration={seconds}", "--return_to_initial_position=false", *inference,
+    ]  # fmt: skip
+    with patch.object(sys, "argv", command), watched(record, delay):
+        lerobot_rollout.main()
+    return record
+
+
+def percentiles_ms(seconds: list[float]) -> dict[str, float]:
+    return {f"p{q}": round(1e3 * float(np.percentile(seconds, q)), 1) for q in (50, 99)}
+
+
+def timing(record: Record, fps: int) -> dict:
+    """Late ticks, latencies and memory of a rollout. Of the memory, the first tenth is left out: caches fill."""
+    durations = [end - begin for begin, end in record.ticks]
+    settled = np.array(record.memory[len(record.memory) // 10 :]) / 2**20
+    slope = np.polyfit(np.linspace(0, 1, len(settled)), settled, 1)[0] if len(settled) > 1 else float("nan")
+    return {
+        "ticks": len(durations),
+        "late_share": round(float(np.mean([d > 1 / fps for d in durations])), 4),
+        "tick_ms": percentiles_ms(durations),
+        "chunks": len(record.chunks),
+        "chunk_ms": percentiles_ms(record.chunks),
+        "memory_growth_mib": round(float(slope), 2),
+    }
+
+
+def jerk_at_seams(commands: list[np.ndarray], sent: list[float], seams: list[float], fps: float) -> float:
+    """Mean over the seams, but the first, of the jerk around them; nan without any. See the top of this file.
+
+    Args:
+        commands: (n, 6).
+        sent: when, (n,) in s, rising.
+        seams: when, in s.
+        fps: readings per second.
+    """
+    if len(seams) < 2:
+        return float("nan")
+    readings = np.arange(sent[0], sent[-1], 1 / fps)
+    held = np.array(commands)[np.searchsorted(sent, readings, side="right") - 1]
+    jerk = np.diff(held, n=3, axis=0)  # jerk[i] ends at reading i + 3
+    at = [int(np.searchsorted(readings, seam)) for seam in seams[1:]]
+    windows = [jerk[max(0, i - AROUND - 3) : i + AROUND - 2] for i in at]
+    return float(np.mean([np.sqrt(np.mean(w**2)) for w in windows if len(w)]))
+
+
+def measure_loop(config: ArmConfig, twin: TwinProcess, arguments: list[str]) -> dict:
+    record = rollout(config, arguments, config.engine, 60 * config.minutes)
+    return timing(record, config.fps) | {"torque_enabled_at_the_end": any(twin.state()["torque_enabled"])}
+
+
+def measure_faults(config: ArmConfig, twin: TwinProcess, arguments: list[str]) -> dict:
+    rows = {}
+    for name, faults in tqdm(FAULTS.items(), unit="fault"):
+        twin.set_faults(faults)
+        try:
+            record = rollout(config, arguments, config.engine, config.seconds)
+            ended = f"survived, {timing(record, config.fps)['late_share']:.1%} of the ticks late"
+        except Exception as error:  # what LeRobot raises is the result
+            ended = f"stopped: {type(error).__name__}: {str(error).splitlines()[-1]}"
+        torque = twin.state()["torque_enabled"]
+        rows[name] = {"ended": ended, "servos_with_torque": [i for i, on in enumerate(torque, start=1) if on]}
+        twin.set_faults(Faults())
+    return rows
+
+
+def measure_seams(config: ArmConfig, twin: TwinProcess, arguments: list[str]) -> dict:
+    rows = {}
+    for delay in tqdm(config.delays_ms, unit="delay"):
+        jerks = {}
+        for engine in ENGINES:
+            twin.reset(0)
+            time.sleep(2)  # the arm sinks to where every rollout begins
+            record = rollout(config, arguments, engine, config.seconds, delay / 1e3)
+            jerks[engine] = jerk_at_seams(record.commands, record.sent, record.seams, config.fps)
+            rows[f"{engine}, {delay} ms"] = {"jerk": round(jerks[engine], 5), "seams": len(record.seams)}
+        rows[f"rtc / sync, {delay} ms"] = round(jerks["rtc"] / jerks["sync"], 3)
+    return rows
+
+
+MEASURES = {"loop": measure_loop, "faults": measure_faults, "seams": measure_seams}
+
+
+def has_camera(policy: Path) -> bool:
+    return "observation.images.front" in json.loads((policy / "config.json").read_text())["input_features"]
+
+
+@draccus.wrap()
+def main(config: ArmConfig) -> None:
+    """Measure, print and write."""
+    if config.what not in MEASURES:
+        sys.exit(f"`what` must be one of {list(MEASURES)}. Got {config.what!r}.")
+    if not (config.policy.path / "config.json").exists():
+        sys.exit(f"`policy.path` must be a checkpoint. Got {config.policy.path}, without a config.json.")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    twin_config = TwinConfig(camera_port=port if has_camera(config.policy.path) else 0)
+    with tempfile.TemporaryDirectory() as folder:
+        twin_config.root = Path(folder)
+        arguments = [argument.replace('"', "") for argument in twin_config.robot_arguments()]
+        arguments.append(f"--robot.num_read_retries={config.num_read_retries}")
+        with TwinProcess(twin_config.root, camera_port=twin_config.camera_port) as twin:
+            logging.captureWarnings(True)
+            result = MEASURES[config.what](config, twin, arguments)
+    report = {"command": sys.argv, **provenance(), config.what: result}
+    config.output_dir.mkdir(parents=True, exist_ok=True)
+    file = config.output_dir / f"{config.what}.json"
+    file.with_suffix(".unfinished").write_text(json.dumps(report, indent=4))
+    file.with_suffix(".unfinished").replace(file)
+    print(json.dumps(result, indent=4))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,16 @@
+"""Digital twin of an SO-101: over the serial line and the camera's socket it cannot be told from an arm.
+
+    LeRobot ── serial line ── port.SerialPort ── bus.ServoBus ── servo.Servo × 6 ─┐
+       │                                             │                         world.World   (MuJoCo, in real time)
+       └────── ZMQ ────────── camera.CameraServer ───┼────────────────────────────┘
+                                                faults.Faults
+
+`cdp-twin` runs it (see `command`); LeRobot connects with `--robot.type=so101_follower` as to an arm. Needs the extras
+`so101` (MuJoCo and the model of the arm) and `arm` (LeRobot's own drivers), and a system with pseudo-terminals: Linux
+or macOS.
+"""
+
+from .faults import Faults
+from .twin import Twin
+
+__all__ = ["Faults", "Twin"]
