@@ -262,6 +262,17 @@ def test_the_moving_average_acts():
     assert torch.equal(policy.predict_action_chunk(batch, noise=noise), chunk)
 
 
+@pytest.mark.parametrize("prediction", ["epsilon", "velocity"])
+def test_a_temperature_scales_the_noise_that_sampling_starts_from(prediction):
+    policy = make_policy(prediction_type=prediction).eval()
+    batch, noise = make_batch(policy.config), torch.randn(4, 16, 2)
+    policy.config.sampling_temperature = 0.25
+    cool = policy.predict_action_chunk(batch, noise=noise)
+    policy.config.sampling_temperature = 1.0
+    assert torch.equal(cool, policy.predict_action_chunk(batch, noise=0.25 * noise))
+    assert not torch.equal(cool, policy.predict_action_chunk(batch, noise=noise))
+
+
 def test_chunks_are_executed_in_order_from_the_current_observation():
     policy = make_policy(n_action_steps=3, n_obs_steps=2).eval()
     calls = []
