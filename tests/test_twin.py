@@ -65,6 +65,14 @@ def move(robot, seconds: float = 1.0, **degrees: float) -> dict:
     return robot.get_observation()
 
 
+def begin(twin, robot, faults: Faults) -> None:
+    """Let the faults begin, which they do with the next command."""
+    goal = {k: v for k, v in robot.get_observation().items() if k.endswith(".pos")}
+    twin.set_faults(faults)
+    robot.send_action(goal)
+    time.sleep(0.05)
+
+
 # ---------------------------------------------------------------- the protocol
 
 
@@ -229,16 +237,14 @@ def test_what_is_nearer_hides_what_is_not():
 
 @pytest.mark.parametrize("faults", [Faults(drop=0.01), Faults(corrupt=0.01), Faults(latency_s=0.002)], ids=str)
 def test_what_a_line_loses_lerobot_reads_again(twin, robot, faults):
-    move(robot, 0.1)  # faults begin with the first command
-    twin.set_faults(faults)
+    begin(twin, robot, faults)
     started = time.monotonic()
     reads = [robot.get_observation()["shoulder_pan.pos"] for _ in range(20)]
     assert np.ptp(reads) < 3 and (not faults.latency_s or time.monotonic() - started > 20 * 6 * 0.002)
 
 
 def test_a_silent_servo_is_named_and_the_others_go_on(twin, robot):
-    move(robot, 0.1)
-    twin.set_faults(Faults(silent_servo=4))
+    begin(twin, robot, Faults(silent_servo=4))
     with pytest.raises(ConnectionError, match=r"Failed to sync read 'Present_Position' on .* after 3 tries"):
         robot.get_observation()
     with pytest.raises(ConnectionError, match="Failed to read 'Present_Position' on id_=4"):
@@ -249,8 +255,7 @@ def test_a_silent_servo_is_named_and_the_others_go_on(twin, robot):
 def test_a_frozen_camera_is_noticed_within_a_second(running, twin):
     robot = follower(twin, running[1])
     connect(robot)
-    move(robot, 0.1)
-    twin.set_faults(Faults(freeze_camera=True))
+    begin(twin, robot, Faults(freeze_camera=True))
     time.sleep(1.2)
     with pytest.raises(TimeoutError, match="latest frame is too old"):
         robot.get_observation()
