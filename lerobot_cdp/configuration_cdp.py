@@ -22,7 +22,7 @@ SOLVERS = {"epsilon": VP_SOLVERS, "sample": VP_SOLVERS, "v_prediction": VP_SOLVE
 BACKBONE_SETTINGS = {
     "unet": ("down_dims", "kernel_size", "n_groups", "use_film_scale_modulation", "gradient_checkpointing"),
     "mlp": ("mlp_hidden_dim", "mlp_num_blocks"),
-    "dit": ("dit_hidden_dim", "dit_num_heads", "dit_num_layers"),
+    "dit": ("dit_hidden_dim", "dit_num_heads", "dit_num_layers", "dit_patch_size"),
 }
 VP_SETTINGS = ("beta_schedule", "beta_start", "beta_end", "timestep_spacing")
 TIMESTEP_SPACINGS = ("leading", "trailing", "linspace")
@@ -57,6 +57,7 @@ class CDPConfig(retired_settings(RETIRED), DiffusionConfig):
         dit_hidden_dim: Width of a token of the transformer; a multiple of `dit_num_heads`.
         dit_num_heads: Its attention heads.
         dit_num_layers: Its blocks.
+        dit_patch_size: Actions that share a token of it; `horizon` must be a multiple. More are quicker.
         freeze_vision_encoder: Whether the ResNet that encodes images is left as it was loaded; what comes after it,
             spatial softmax and a linear layer, is trained in any case.
         prediction_type: What the network predicts: `epsilon`, `sample` or `v_prediction`, of a variance-preserving
@@ -122,6 +123,7 @@ class CDPConfig(retired_settings(RETIRED), DiffusionConfig):
     dit_hidden_dim: int = 384
     dit_num_heads: int = 12
     dit_num_layers: int = 6
+    dit_patch_size: int = 1
     freeze_vision_encoder: bool = False
 
     prediction_type: str = "epsilon"
@@ -215,11 +217,13 @@ class CDPConfig(retired_settings(RETIRED), DiffusionConfig):
             _require(self, name, is_default, f"left at {default!r} with {choice}, which does not use it")
 
     def _check_network(self) -> None:
-        for name in ("mlp_hidden_dim", "mlp_num_blocks", "dit_hidden_dim", "dit_num_heads", "dit_num_layers"):
+        for name in (*BACKBONE_SETTINGS["mlp"], *BACKBONE_SETTINGS["dit"]):
             _require(self, name, getattr(self, name) >= 1, "at least 1")
         embed_dim, heads = self.diffusion_step_embed_dim, self.dit_num_heads
         _require(self, "diffusion_step_embed_dim", embed_dim >= 4 and embed_dim % 2 == 0, "even and at least 4")
         _require(self, "dit_hidden_dim", self.dit_hidden_dim % heads == 0, f"a multiple of dit_num_heads = {heads}")
+        divides = self.horizon % self.dit_patch_size == 0
+        _require(self, "dit_patch_size", divides, f"a divisor of horizon = {self.horizon}")
 
     def _check_solver(self) -> None:
         n_timesteps = self.num_train_timesteps

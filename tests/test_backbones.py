@@ -13,10 +13,13 @@ from .conftest import make_batch, make_config, make_observation
 B, C = 3, 7
 
 
-@pytest.fixture(params=BACKBONES)
+VARIANTS = {name: {"backbone": name} for name in BACKBONES} | {"patches": {"backbone": "dit", "dit_patch_size": 2}}
+
+
+@pytest.fixture(params=VARIANTS)
 def backbone(request, seed):
     """A backbone off its initialisation: layers that start at zero would hide others."""
-    network = make_backbone(make_config(backbone=request.param, horizon=4, n_action_steps=2), C)
+    network = make_backbone(make_config(**VARIANTS[request.param], horizon=4, n_action_steps=2), C)
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))

@@ -62,6 +62,7 @@ def test_the_solver_follows_the_process():
         ({"backbone": "dit", "dit_num_heads": 0}, "`dit_num_heads` must be at least 1. Got 0."),
         ({"backbone": "dit", "dit_hidden_dim": 30}, "`dit_hidden_dim` must be a multiple of dit_num_heads = 4. "
          "Got 30."),
+        ({"backbone": "dit", "dit_patch_size": 3}, "`dit_patch_size` must be a divisor of horizon = 16. Got 3."),
     ],
 )  # fmt: skip
 def test_choices_that_do_not_go_together(settings, message):

@@ -89,5 +89,6 @@ def test_lerobot_discovers_the_policy_of_the_wheel(built, tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.split()[-8:] == [
         "aloha.yaml", "pusht.yaml", "pusht_keypoints.yaml", "pusht_keypoints_dit.yaml", "pusht_keypoints_mlp.yaml",
-        "so100.yaml", "so101_pick_place.yaml", "so101_twin.yaml", "True",
+        "so100.yaml", "so101_pick_place.yaml", "so101_twin.yaml",
+        "True",
     ]  # fmt: skip

@@ -36,6 +36,7 @@ BACKBONES: dict[str, Callable[[CDPConfig, int], nn.Module]] = {
         hidden_dim=config.dit_hidden_dim,
         n_heads=config.dit_num_heads,
         n_layers=config.dit_num_layers,
+        patch_size=config.dit_patch_size,
         embed_dim=config.diffusion_step_embed_dim,
     ),
 }

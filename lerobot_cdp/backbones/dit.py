@@ -1,4 +1,4 @@
-"""A diffusion transformer (Peebles & Xie 2023): LeRobot's, from its `multi_task_dit`, one token per action.
+"""A diffusion transformer (Peebles & Xie 2023): LeRobot's, from its `multi_task_dit`.
 
 The timestep and the observation reach every block by adaptive layer norm. LeRobot's transformer hands the observation
 to one linear layer in each block; here an MLP comes first, and position embeddings start larger.
@@ -6,6 +6,7 @@ to one linear layer in each block; here an MLP comes first, and position embeddi
 
 from types import SimpleNamespace
 
+from einops import rearrange
 from lerobot.configs import FeatureType, PolicyFeature
 from lerobot.policies.multi_task_dit.modeling_multi_task_dit import DiffusionTransformer
 from torch import Tensor, nn
@@ -22,6 +23,7 @@ class DiT(nn.Module):
         hidden_dim: width of a token; a multiple of `n_heads`.
         n_heads: attention heads.
         n_layers: transformer blocks.
+        patch_size: P, actions that share a token; a divisor of T. Fewer tokens are quicker, and each knows more.
         embed_dim: width of the embedding of the timestep, and of that of the condition; even.
     """
 
@@ -32,13 +34,15 @@ class DiT(nn.Module):
         hidden_dim: int,
         n_heads: int,
         n_layers: int,
+        patch_size: int,
         embed_dim: int,
     ):
         super().__init__()
         horizon, action_dim = chunk_shape
+        self.patch_size = patch_size
         settings = SimpleNamespace(
-            horizon=horizon,
-            action_feature=PolicyFeature(FeatureType.ACTION, (action_dim,)),
+            horizon=horizon // patch_size,
+            action_feature=PolicyFeature(FeatureType.ACTION, (patch_size * action_dim,)),
             hidden_dim=hidden_dim,
             num_heads=n_heads,
             num_layers=n_layers,
@@ -58,4 +62,6 @@ class DiT(nn.Module):
         nn.init.normal_(self.transformer.pos_embedding)
 
     def forward(self, x_t: Tensor, timesteps: Tensor, condition: Tensor) -> Tensor:
-        return self.transformer(x_t, timesteps, self.condition(condition))
+        tokens = rearrange(x_t, "b (t p) a -> b t (p a)", p=self.patch_size)
+        output = self.transformer(tokens, timesteps, self.condition(condition))
+        return rearrange(output, "b t (p a) -> b (t p) a", p=self.patch_size)
