@@ -141,10 +141,11 @@ def _pusht_cells(steps: int) -> list[Cell]:
 BACKBONES = {
     "unet": ({"down_dims": [64, 128, 128]}, 2700),
     "mlp": ({"backbone": "mlp"}, 10_000),
-    # With 1e-3 its loss after 800 steps is a tenth higher.
+    # Two layers and four actions per token: narrow, deep and long, 128 wide, 4 layers and 16 tokens, it learns little in
+    # this time.
     "dit": (
-        {"backbone": "dit", "dit_hidden_dim": 128, "dit_num_heads": 4, "dit_num_layers": 4, "optimizer_lr": 2e-3},
-        3000,
+        {"backbone": "dit", "dit_hidden_dim": 192, "dit_num_heads": 4, "dit_num_layers": 2, "dit_patch_size": 4},
+        8000,
     ),
 }
 BACKBONE_SOLVERS = {name: DDIM[name] for name in ("ddim3", "ddim10")}
