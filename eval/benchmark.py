@@ -24,7 +24,7 @@ import torch
 from lerobot.configs import PreTrainedConfig
 from lerobot.utils.import_utils import register_third_party_plugins
 
-from cells import Cell, file_name, write_folder, write_json
+from cells import Cell, file_name, write_folder, write_json, write_text
 from comparison import markdown_table
 from grids import GRIDS, Evaluation, Grid, quick
 from provenance import provenance
@@ -157,7 +157,7 @@ def run(cfg: BenchmarkConfig) -> bool:
     done = _run_parallel(cfg, cells) if cfg.jobs > 1 else [run_cell(cfg, cell) for cell in cells]
     table = markdown_table(results(cfg), grid.baseline)
     print(table)
-    (cfg.results_dir / f"{cfg.grid}.md").write_text(table)
+    write_text(cfg.results_dir / f"{cfg.grid}{'_quick' if cfg.quick else ''}.md", table)
     return all(done)
 
 
@@ -170,6 +170,8 @@ def chosen_grid(cfg: BenchmarkConfig) -> Grid:
 
 def _chosen_cells(cfg: BenchmarkConfig) -> list[Cell]:
     cells = chosen_grid(cfg).cells
+    if not cells:
+        raise ValueError(f"`quick` must be false for the grid {cfg.grid}, which has no small version. Got {cfg.quick}.")
     for name in ("jobs", "episodes"):
         if getattr(cfg, name) < 1:
             raise ValueError(f"`{name}` must be at least 1. Got {getattr(cfg, name)}.")

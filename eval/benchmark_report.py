@@ -46,6 +46,7 @@ class Row:
 
     Attributes:
         label: of the policy.
+        solver: name of its settings.
         n_episodes: demonstrations; None: all.
         evaluations: of the network, for a chunk.
         temperature: of sampling.
@@ -54,6 +55,7 @@ class Row:
     """
 
     label: str
+    solver: str
     n_episodes: int | None
     evaluations: int
     temperature: float
@@ -95,7 +97,8 @@ def _rows(found: list[dict]) -> list[Row]:
         evaluations = settings.get("num_inference_steps", 1)
         temperature = settings.get("sampling_temperature", 1.0)
         stress = result["stress"]["name"]
-        groups[cell["label"], cell["n_episodes"], evaluations, temperature, stress].append(result)
+        key = (cell["label"], result["solver"]["name"], cell["n_episodes"], evaluations, temperature, stress)
+        groups[key].append(result)
     return [Row(*key, group) for key, group in groups.items()]
 
 
@@ -154,7 +157,8 @@ def _protocol(found: list[dict], grid: Grid) -> Section:
         f"Each: the same network, {cell['steps']} steps of batch {cell['batch_size']}, "
         f"training seeds {', '.join(map(str, seeds))}, {starts} unseen start states, the same for every policy. "
         f"Reward: the largest of an episode, averaged. Differences are paired by training seed and start state; "
-        f"brackets: bootstrap 95 % intervals over both (with one seed over start states alone). "
+        f"brackets: bootstrap 95 % intervals over both (with one seed over start states alone; with three they are "
+        f"somewhat too narrow, and among many cells some exclude 0 by chance). "
         f"**Bold**: the interval does not hold 0. `w0`: γ = 0, all else equal. Made on {hardware}."
     )
     commands = (
@@ -174,8 +178,10 @@ def _few_steps(table: Table) -> list[Section]:
         ]
         figure = curves(lines, "network evaluations per chunk", "reward", logarithmic=True)
         name = f"benchmark_{n_episodes or 'all'}.png"
-        head = ("policy", "evaluations", "temperature", "seeds", "reward", "to `diffusion`", "to γ = 0", "success",
-                "to γ = 0", "jerk")  # fmt: skip
+        head = (
+            "policy", "solver", "evaluations", "temperature", "seeds", "reward", "to `diffusion`", "to γ = 0",
+            "success", "to γ = 0", "jerk",
+        )  # fmt: skip
         body = [_solver_line(table, row) for row in rows]
         title = f"Solver steps, {_name(n_episodes)}"
         sections.append(Section(title, "", table=[head, *body], figure=figure, figure_name=name))
@@ -190,6 +196,7 @@ def _solver_line(table: Table, row: Row) -> tuple[str, ...]:
     jerk = row.mean("jerk")
     return (
         row.label,
+        row.solver,
         str(row.evaluations),
         f"{row.temperature:g}",
         str(len(row.results)),
@@ -232,8 +239,7 @@ def _stress(table: Table) -> Section | None:
     head = ("data", "policy", "stress", "evaluations", "reward", "to `diffusion`", "to γ = 0", "without stress", "jerk")
     body = []
     for row in rows:
-        same = {"label": row.label, "n_episodes": row.n_episodes, "evaluations": row.evaluations, "temperature": 1.0}
-        (calm,) = table.of(stress="", **same) or (None,)
+        (calm,) = table.of(stress="", label=row.label, solver=row.solver, n_episodes=row.n_episodes) or (None,)
         body.append(
             (
                 _name(row.n_episodes),

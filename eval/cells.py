@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-__all__ = ["Cell", "file_name", "write_folder", "write_json"]
+__all__ = ["Cell", "file_name", "write_folder", "write_json", "write_text"]
 
 
 @dataclass(frozen=True)
@@ -64,9 +64,14 @@ def file_name(name: str, settings: dict) -> str:
 
 def write_json(path: Path, content: dict) -> None:
     """Write a JSON file that is either complete or absent, whenever the process dies."""
+    write_text(path, json.dumps(content, indent=1) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file that is either complete or absent."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
-    partial.write_text(json.dumps(content, indent=1) + "\n")
+    partial.write_text(text)
     os.replace(partial, path)
 
 

@@ -15,8 +15,8 @@ NOTE = """
 Mean max reward: mean over start states of the episode's largest reward (PushT: coverage of the goal / 0.95,
 at most 1). Difference: paired by training seed and start state, over the seeds that both have; the interval is a
 bootstrap over seeds and start states, with a single seed over start states alone: then it does not hold the luck of
-training. Jerk: mean squared third difference of the executed actions, in their units squared. Chunk: median wall time
-of one action chunk at batch 1. All times depend on the load of the machine.
+training; with three seeds it is somewhat too narrow. Jerk: mean squared third difference of the executed actions, in
+their units squared. Chunk: median wall time of one action chunk at batch 1. Times depend on the machine's load.
 """
 
 
@@ -40,8 +40,10 @@ def paired_interval(differences: np.ndarray) -> tuple[float, float, float]:
 
 
 def scores_by_seed(results: list[dict], score: str) -> dict[int, list[float]]:
-    """The `score` of each episode, for each training seed of results that differ by it alone."""
-    return {r["cell"]["seed"]: [float(episode[score]) for episode in r["episodes"]] for r in results}
+    """The `score` of each episode, NaN where it has none, for each training seed of results that differ by it alone."""
+    return {
+        r["cell"]["seed"]: [np.nan if e[score] is None else float(e[score]) for e in r["episodes"]] for r in results
+    }
 
 
 def difference(
@@ -52,7 +54,8 @@ def difference(
     common = sorted(ours.keys() & theirs.keys())
     if not common:
         return None
-    return paired_interval(np.array([ours[s] for s in common]) - np.array([theirs[s] for s in common]))
+    differences = np.array([ours[s] for s in common]) - np.array([theirs[s] for s in common])
+    return paired_interval(differences[:, ~np.isnan(differences).any(axis=0)])
 
 
 def markdown_table(results: list[dict], baseline: tuple[str, str]) -> str:

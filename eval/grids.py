@@ -96,7 +96,7 @@ PUSHT_POLICIES = {
     "diffusion": ("diffusion", NORMALIZED),
     "cdp_w0": ("cdp", {"contraction_weight": 0.0}),
     "cdp": ("cdp", {}),
-    # A stronger penalty, on the lowest 40 % of the timesteps instead of the lowest 10 %.
+    # A stronger penalty, on the lowest 40 % of the timesteps .
     "cdp_strong": (
         "cdp",
         {"contraction_weight": 0.1, "contraction_timestep_range": [0.0, 0.4], "contraction_every": 8},
@@ -141,8 +141,7 @@ def _pusht_cells(steps: int) -> list[Cell]:
 BACKBONES = {
     "unet": ({"down_dims": [64, 128, 128]}, 2700),
     "mlp": ({"backbone": "mlp"}, 10_000),
-    # Two layers and four actions per token: narrow, deep and long, 128 wide, 4 layers and 16 tokens, it learns little in
-    # this time.
+    # Wide and short. With a token for each action and 4 layers, 128 wide, it learns little in this time.
     "dit": (
         {"backbone": "dit", "dit_hidden_dim": 192, "dit_num_heads": 4, "dit_num_layers": 2, "dit_patch_size": 4},
         8000,

@@ -234,6 +234,8 @@ class CDPConfig(retired_settings(RETIRED), DiffusionConfig):
             f"in [1, num_train_timesteps = {n_timesteps}]",
         )
         _require(self, "sampling_temperature", 0 < self.sampling_temperature <= 1, "in (0, 1]")
+        if self.noise_scheduler_type == "DDPM":  # it adds fresh noise at every step
+            _require(self, "sampling_temperature", self.sampling_temperature == 1, "1.0 with DDPM")
         if self.monitor_contraction:
             _require(self, "noise_scheduler_type", self.noise_scheduler_type != "DDPM", "deterministic with a monitor")
         if self.max_contraction_factor is not None:

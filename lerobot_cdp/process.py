@@ -60,7 +60,8 @@ class VariancePreserving:
         self.prediction_type = scheduler.config.prediction_type
 
     def draw_timesteps(self, n, share, device, generator=None, above=0):
-        first, last = (round(s * self.scheduler.config.num_train_timesteps) for s in (above, share))
+        n_timesteps = self.scheduler.config.num_train_timesteps
+        first, last = min(round(above * n_timesteps), n_timesteps - 1), round(share * n_timesteps)
         return torch.randint(first, max(first + 1, last), (n,), device=device, generator=generator)
 
     def signal_and_noise(self, timesteps):

@@ -22,6 +22,13 @@ SMALL = {
 }
 EPISODE_LENGTHS = (5, 12, 9)  # of the dataset `tiny`: shorter than, and about as long as, a horizon of 8
 
+# Files whose tests run whole commands: begun first, so that no process of a parallel run is left alone with them.
+LONG = ("test_whole_path", "test_lerobot_commands", "test_round_trip", "test_publish", "test_arm", "test_twin")
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))
+
 
 def feature(type_: str, *shape: int) -> PolicyFeature:
     return PolicyFeature(type=FeatureType[type_], shape=shape)

@@ -64,11 +64,11 @@ def made_up_result(cell, evaluation):
 def test_pages_compare_with_the_rival_and_with_no_contraction(results_dir, tmp_path):
     benchmark_report.report(ReportConfig(results_dir, tmp_path / "docs", grid="made_up"))
     page = (tmp_path / "docs" / "benchmark.md").read_text()
-    lines = [line for line in page.splitlines() if line.startswith("| cdp_epsilon | 2 | 1 | 3 |")]
+    lines = [line for line in page.splitlines() if line.startswith("| cdp_epsilon | ddim2 | 2 | 1 | 3 |")]
     assert len(lines) == 2  # one for each share
     for line in lines:
         assert "| **+0.300 [" in line and "| **+0.200 [" in line and "| 0 % | +0 [+0, +0] |" in line
-    assert "| cdp_epsilon | 2 | 0.5 | 3 |" in page and "18 of the 18 policies" in page
+    assert "| cdp_epsilon | ddim2_t0.5 | 2 | 0.5 | 3 |" in page and "18 of the 18 policies" in page
     (stressed,) = (line for line in page.splitlines() if line.startswith("| 21 demonstrations | cdp_epsilon | action"))
     assert "| **-0.050 [-0.050, -0.050]** |" in stressed  # than without stress
     # Two shares, with and without stress, and at two temperatures: reward better, jerk the same.

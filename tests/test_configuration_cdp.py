@@ -62,6 +62,8 @@ def test_the_solver_follows_the_process():
         ({"backbone": "dit", "dit_num_heads": 0}, "`dit_num_heads` must be at least 1. Got 0."),
         ({"backbone": "dit", "dit_hidden_dim": 30}, "`dit_hidden_dim` must be a multiple of dit_num_heads = 4. "
          "Got 30."),
+        ({"noise_scheduler_type": "DDPM", "sampling_temperature": 0.5}, "`sampling_temperature` must be 1.0 with DDPM. "
+         "Got 0.5."),
         ({"backbone": "dit", "dit_patch_size": 3}, "`dit_patch_size` must be a divisor of horizon = 16. Got 3."),
     ],
 )  # fmt: skip

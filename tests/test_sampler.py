@@ -181,3 +181,5 @@ def test_timesteps_cover_the_share_asked_for(prediction):
         assert t.min() >= low and t.max() <= high
         assert t.float().mean().item() == pytest.approx((low + high) / 2, abs=0.03 * (high - low) + 1e-6)
         assert t.float().max() - t.float().min() > 0.98 * (high - low)
+    assert (process.draw_timesteps(10, 1.0, "cpu", above=0.999) >= 99).all()
+    assert (process.draw_timesteps(10, 1.0, "cpu", above=0.999) <= (99 if prediction == "sample" else 100)).all()
