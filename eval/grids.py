@@ -96,7 +96,7 @@ PUSHT_POLICIES = {
     "diffusion": ("diffusion", NORMALIZED),
     "cdp_w0": ("cdp", {"contraction_weight": 0.0}),
     "cdp": ("cdp", {}),
-    # A stronger penalty, on the lowest 40 % of the timesteps .
+    # A stronger penalty, on the lowest 40 % of the timesteps.
     "cdp_strong": (
         "cdp",
         {"contraction_weight": 0.1, "contraction_timestep_range": [0.0, 0.4], "contraction_every": 8},

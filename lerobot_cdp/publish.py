@@ -19,7 +19,7 @@ from draccus.utils import ParsingError
 from huggingface_hub import HfApi
 
 from .configuration_cdp import SettingError
-from .hub.bundle import bundle_files, write_bundle
+from .hub.bundle import ALLOWED, bundle_files, write_bundle
 from .hub.errors import HUB_ERRORS, explain
 from .hub.evaluation import Evaluation, read_evaluation
 from .hub.folders import CheckpointSource, checkpoint_folder
@@ -92,7 +92,11 @@ def _send(config: PublishConfig) -> str:
         names = [file.name for file in bundle_files(config.output_dir)]
         message = "Publish policy, card, report and evaluation"
         return api.upload_folder(
-            repo_id=repo_id, folder_path=config.output_dir, commit_message=message, allow_patterns=names
+            repo_id=repo_id,
+            folder_path=config.output_dir,
+            commit_message=message,
+            allow_patterns=names,
+            delete_patterns=list(ALLOWED),  # of an earlier publication, what is in this one no longer
         ).commit_url
     except HUB_ERRORS as error:
         raise SettingError(

@@ -87,7 +87,7 @@ def test_lerobot_discovers_the_policy_of_the_wheel(built, tmp_path):
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     # LeRobot logs a plugin's failure and goes on, so the log says why a policy type is missing.
     assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.split()[-8:] == [
+    assert done.stdout.split()[-9:] == [
         "aloha.yaml", "pusht.yaml", "pusht_keypoints.yaml", "pusht_keypoints_dit.yaml", "pusht_keypoints_mlp.yaml",
         "so100.yaml", "so101_pick_place.yaml", "so101_twin.yaml",
         "True",

@@ -111,7 +111,7 @@ def act(folder) -> torch.Tensor:
 def test_nothing_is_sent_unless_asked(settings, hub, eval_folder, capsys):
     assert publish(settings(eval=eval_folder)) is None
     assert not hub.repositories and not hub.log
-    written = {file.name for file in settings().output_dir.iterdir()}
+    written = {file.name for file in settings().output_dir.glob("[!.]*")}
     assert written == CHECKPOINT | MEASURED | {"eval_info.json", "episode.mp4"}
 
 
@@ -152,7 +152,7 @@ def test_the_card_by_the_rules_of_the_hub(settings, eval_folder):
 def test_without_a_measurement_the_card_says_so(settings):
     config = settings(n_observations=0)
     publish(config)
-    assert {file.name for file in config.output_dir.iterdir()} == CHECKPOINT | {"README.md"}
+    assert {file.name for file in config.output_dir.glob("[!.]*")} == CHECKPOINT | {"README.md"}
     text = (config.output_dir / "README.md").read_text()
     assert "The finished policy was not measured" in text and "No evaluation was published" in text
     assert "contraction.png" not in text and "episode.mp4" not in text
@@ -257,6 +257,17 @@ def test_no_network(settings, hub, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda _: None)
     main_with(monkeypatch, settings, "http://127.0.0.1:9 cannot be reached: check the network", n_observations=0)
+
+
+def test_files_that_are_not_of_an_earlier_bundle_are_left_alone(settings, run_folder, tmp_path):
+    """A checkpoint as the folder of its own bundle would be lost, and so would anybody's README.md."""
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "README.md").write_text("mine")
+    for folder in (run_folder, tmp_path / "mine"):
+        before = sorted(file.name for file in folder.rglob("*"))
+        with pytest.raises(SettingError, match="^`output_dir` must be new, empty, or of an earlier call"):
+            publish(replace(settings(), output_dir=folder))
+        assert sorted(file.name for file in folder.rglob("*")) == before
 
 
 @pytest.mark.parametrize("push", [True, False])

@@ -23,10 +23,11 @@ from .folders import PROCESSORS
 if TYPE_CHECKING:
     from ..publish import PublishConfig
 
-__all__ = ["bundle_files", "write_bundle"]
+__all__ = ["ALLOWED", "bundle_files", "write_bundle"]
 
 CHECKPOINT = ("config.json", "model.safetensors", "train_config.json")
 REPORT, PLOT, EVALUATION, VIDEO, CARD = "report.json", "contraction.png", "eval_info.json", "episode.mp4", "README.md"
+MARKER = ".published_from_here"  # in a folder that this module made; never sent
 # Nothing else is ever sent.
 ALLOWED = (*CHECKPOINT, *(f"{name}*.{end}" for name in PROCESSORS for end in ("json", "safetensors")), REPORT, PLOT,
            EVALUATION, VIDEO, CARD)  # fmt: skip
@@ -47,29 +48,39 @@ def write_bundle(folder: Path, source: Path, settings: "PublishConfig", evaluati
         evaluation: to be published with it.
 
     Raises:
-        SettingError: if the checkpoint is not one of `cdp`, or the dataset cannot be measured on.
+        SettingError: if the checkpoint is not one of `cdp`, the dataset cannot be measured on, or the folder holds
+            anything but an earlier bundle: its files would be replaced.
         ValueError: if the weights are not complete.
     """
+    _require_own(folder)
     config = _read_config(source)
     policy = CDPPolicy.from_pretrained(source, config=config)  # whole, or an error
-    folder.mkdir(parents=True, exist_ok=True)
     _require_processors(source)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / MARKER).touch()
     report = _report(folder, source, config, settings)
     for file in bundle_files(folder):
-        file.unlink()
+        if report is None or file.name != REPORT:
+            file.unlink()
     for file in bundle_files(source):
         if file.name in CHECKPOINT or file.name.startswith(PROCESSORS):
             shutil.copyfile(file, folder / file.name)
     if settings.ema_only:
         averaged_only(policy).save_pretrained(folder)
     if report is not None:
-        _write_json(folder / REPORT, report)
         _plot(folder / PLOT, report)
     if evaluation.numbers is not None:
         _write_json(folder / EVALUATION, evaluation.numbers)
     if evaluation.video is not None:
         shutil.copyfile(evaluation.video, folder / VIDEO)
     _card(policy, source, settings, evaluation, report, folder).save(folder / CARD)
+
+
+def _require_own(folder: Path) -> None:
+    if folder.exists() and not (folder / MARKER).is_file() and any(folder.iterdir()):
+        raise SettingError(
+            f"`output_dir` must be new, empty, or of an earlier call: files in it are replaced. Got {str(folder)!r}."
+        )
 
 
 def _read_config(source: Path) -> CDPConfig:
@@ -140,9 +151,10 @@ def _plot(path: Path, report: dict) -> None:
 def _card(policy, source: Path, settings: "PublishConfig", evaluation: Evaluation, report, folder: Path):
     train = _read_json(source / "train_config.json")
     exists = {file.name for file in bundle_files(folder)}
+    has_average = policy.ema is not None and not settings.ema_only
     return make_card(
         Facts(
-            config=dataclasses.replace(policy.config, repo_id=settings.repo_id, use_ema=policy.ema is not None),
+            config=dataclasses.replace(policy.config, repo_id=settings.repo_id, use_ema=has_average),
             train=train,
             dataset=_dataset_facts(train.get("dataset")),
             trained_share=policy.trained_share,

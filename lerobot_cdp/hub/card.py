@@ -15,9 +15,9 @@ __all__ = ["DatasetFacts", "Facts", "TaskResult", "make_card"]
 ROBOT, TASK, NAME = "ROBOT", "YOUR TASK", "USER/NAME"  # placeholders, where nothing is known
 TRAINING_SETTINGS = ("steps", "batch_size", "seed")
 POLICY_SETTINGS = (
-    "backbone", "prediction_type", "noise_scheduler_type", "num_inference_steps", "n_obs_steps", "horizon",
-    "n_action_steps", "contraction_weight", "contraction_loss", "contraction_points", "contraction_margin",
-    "contraction_timestep_range", "use_ema",
+    "backbone", "prediction_type", "noise_scheduler_type", "num_inference_steps", "sampling_temperature",
+    "n_obs_steps", "horizon", "n_action_steps", "contraction_weight", "contraction_loss", "contraction_points",
+    "contraction_margin", "contraction_timestep_range", "use_ema",
 )  # fmt: skip
 UNITS = {"MIN_MAX": "half the action range", "MEAN_STD": "standard deviations of the actions"}
 
