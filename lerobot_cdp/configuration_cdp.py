@@ -91,7 +91,8 @@ class CDPConfig(retired_settings(RETIRED), DiffusionConfig):
         monitor_contraction: Sample a twin of every chunk from a start close by, at twice the batch; the policy's
             `contraction_factor` tells how much closer the two ended.
         max_contraction_factor: With a larger factor, > 0, a chunk is not executed: `select_action` holds the last
-            action for the length of a chunk. None: every chunk is executed.
+            action for the length of a chunk, which is a hold for absolute actions only. None: every chunk is executed.
+            With a warm start the factor counts from the level at which sampling begins.
         warm_start: Share, in [0, 1), of the noise timesteps at which sampling begins where actions of the last chunk
             are left: with noise on them instead of at noise alone (see `warm_start`). 0: never.
         rtc_config: LeRobot's settings of real-time chunking (see `real_time`); its rollout fills them in.

@@ -263,11 +263,12 @@ class CDPPolicy(DiffusionPolicy):
         """
         self._observe(batch)
         if not self._queues[ACTION]:
-            chunk = self._sample(self._history(), noise, rest=self._rest)
-            chunk = self._hold_unsafe(chunk)
-            chunk, rest = chunk.tensor_split([self.config.n_action_steps], dim=1)
-            self._queues[ACTION].extend(chunk.transpose(0, 1))
-            self._rest = rest if rest.shape[1] else None
+            sampled = self._sample(self._history(), noise, rest=self._rest)
+            chunk = self._hold_unsafe(sampled)
+            actions, rest = chunk.tensor_split([self.config.n_action_steps], dim=1)
+            self._queues[ACTION].extend(actions.transpose(0, 1))
+            # A pose that is held is no plan: a warm start from it would lean to staying there.
+            self._rest = rest if chunk is sampled and rest.shape[1] else None
         self._last_action = self._queues[ACTION].popleft()
         return self._last_action
 

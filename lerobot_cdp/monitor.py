@@ -46,7 +46,10 @@ def check_contraction(factor: Tensor | None, limit: float | None) -> None:
 
 
 def hold_unsafe(chunk: Tensor, pose: Tensor, factor: Tensor | None, limit: float | None) -> Tensor:
-    """Chunks (B, T, A), those whose factor is above the limit replaced by their `pose`, (B, A), at every step."""
+    """Chunks (B, T, A), those whose factor is above the limit replaced by their `pose`, (B, A), at every step.
+
+    It is a hold for absolute actions only: a relative one, repeated, moves on.
+    """
     if limit is None or (factor <= limit).all():
         return chunk
     unsafe = ~(factor <= limit)

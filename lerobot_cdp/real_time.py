@@ -95,7 +95,9 @@ def guided(network: Network, process: "Process", prefix: Prefix, limit: float | 
             x = x_t.detach().clone().requires_grad_()
             x_0 = c_skip * x + c_out * network(x, timesteps)
         estimate = _clip(x_0.detach(), limit)
-        error = prefix.weights * (prefix.actions - estimate)
+        # With a monitor x_t holds starts and their twins.
+        actions = prefix.actions.repeat(len(x_t) // len(prefix.actions), 1, 1)
+        error = prefix.weights * (actions - estimate)
         (pull,) = torch.autograd.grad(x_0, x, error)
         gain = sigma * ((alpha**2 + sigma**2) / (alpha * sigma)).clamp(max=prefix.max_guidance_weight)
         return (_clip(estimate + expand(gain, x_t) * pull, limit) - c_skip * x_t) / c_out

@@ -6,6 +6,8 @@ They run in this process, as their entry points are called on the command line; 
 import gc
 import json
 import logging
+import shutil
+import subprocess
 import sys
 import threading
 import time
@@ -26,6 +28,7 @@ from lerobot_cdp.modeling_cdp import CDPPolicy
 from lerobot_cdp.twin import Faults
 from lerobot_cdp.twin.command import TwinConfig
 
+from .conftest import make_config
 from .twins import SIZE, fork_twin, free_port, save_checkpoint
 
 FORWARD = {"observation.state", "observation.images.front", "action"}
@@ -60,6 +63,9 @@ def command(setup, tmp_path, monkeypatch):
             except ConnectionError:
                 if attempt == 2:
                     raise
+                for argument in arguments:  # LeRobot takes no root that exists
+                    if argument.startswith("--dataset.root="):
+                        shutil.rmtree(argument.partition("=")[2], ignore_errors=True)
 
     yield call
     twin.set_faults(Faults())
@@ -148,38 +154,59 @@ def test_the_async_server_drives_the_arm(setup, command, tmp_path, monkeypatch):
     twin, _, policy, _ = setup
     monkeypatch.chdir(tmp_path)  # LeRobot writes ./logs
     grpc = pytest.importorskip("grpc", reason="the extra `arm` is not installed")
+    from lerobot.async_inference import policy_server as lerobot_server
     from lerobot.async_inference import robot_client
 
     port, servers, make_server = free_port(), [], grpc.server
     monkeypatch.setattr(grpc, "server", lambda *args: servers.append(make_server(*args)) or servers[-1])
+    monkeypatch.setattr(lerobot_server, "PolicyServer", lerobot_server.PolicyServer)  # ours takes its place
     monkeypatch.setattr(sys, "argv", ["cdp-policy-server", f"--port={port}"])
     server = threading.Thread(target=policy_server.main, daemon=True)
     server.start()
-    while not servers:
+    deadline = time.monotonic() + 60
+    while not servers and time.monotonic() < deadline:
         time.sleep(0.05)
+    assert servers and server.is_alive()
     clients, start = [], robot_client.RobotClient.start
     monkeypatch.setattr(robot_client.RobotClient, "start", lambda self: clients.append(self) or start(self))
 
     def stop() -> None:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while not (clients and clients[0].latest_action > 8) and time.monotonic() < deadline:
             time.sleep(0.1)
-        clients[0].shutdown_event.set()
+        for client in clients:
+            client.shutdown_event.set()
 
-    stopping = threading.Thread(target=stop)
+    stopping = threading.Thread(target=stop, daemon=True)
     stopping.start()
     before = twin.state()["angles"]
     command(
         robot_client.async_client, "--policy_type=cdp", f"--pretrained_name_or_path={policy}",
         "--actions_per_chunk=8", "--chunk_size_threshold=0.5", f"--server_address=127.0.0.1:{port}", "--fps=20",
     )  # fmt: skip
-    stopping.join()
-    servers[0].stop(0).wait()
-    server.join()
+    stopping.join(90)
+    servers[0].stop(0).wait(30)
+    server.join(30)
+    assert not stopping.is_alive() and not server.is_alive()
     gc.collect()
     assert clients[0].latest_action > 8  # more than one chunk was executed
     assert np.abs(np.rad2deg(twin.state()["angles"] - before)).max() > 1
     assert not any(twin.state()["torque_enabled"])
+
+
+def test_a_process_that_loads_plugins_knows_the_network_camera():
+    """As LeRobot's `robot_client`, which imports two other cameras by itself."""
+    code = (
+        "import lerobot_policy_cdp; from lerobot.cameras import CameraConfig; "
+        "assert 'zmq' in CameraConfig.get_known_choices()"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=300)
+
+
+@pytest.mark.parametrize("asked,warnings", [(8, 0), (9, 1)])
+def test_chunks_shorter_than_asked_for_are_announced(caplog, asked, warnings):
+    policy_server.warn_of_short_chunks(make_config(n_action_steps=8), asked)
+    assert len(caplog.records) == warnings and ("n_action_steps = 8" in caplog.text) == bool(warnings)
 
 
 def test_without_grpc_the_server_says_what_to_install(monkeypatch):

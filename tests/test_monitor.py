@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from lerobot.policies.rtc import RTCConfig
 
 from lerobot_cdp.configuration_cdp import SettingError
 from lerobot_cdp.modeling_cdp import CDPPolicy
@@ -59,6 +60,17 @@ def test_it_needs_a_deterministic_solver():
         make_config(monitor_contraction=True, noise_scheduler_type="DDPM")
 
 
+def test_real_time_chunking_of_several_robots_is_monitored():
+    chunks = []
+    for monitored in (True, False):
+        torch.manual_seed(0)
+        policy = CDPPolicy(make_config(monitor_contraction=monitored, rtc_config=RTCConfig())).eval()
+        left_over, noise = 0.1 + torch.rand(2, 5, 2), torch.randn(2, 16, 2)
+        observation = make_observation(policy.config, 2, None)
+        chunks.append(policy.predict_action_chunk(observation, noise, 1, left_over))
+    torch.testing.assert_close(*chunks, rtol=1e-4, atol=1e-4)
+
+
 # ---------------------------------------------------------------- what it keeps from being executed
 
 
@@ -89,6 +101,14 @@ def test_a_chunk_that_does_not_contract_is_held_off(caplog):
     assert torch.equal(guarded[:3, 1], free[:3, 1]) and torch.equal(guarded[9:, 1], free[9:, 1])
     assert torch.equal(guarded[3:9, 1], free[2:3, 1].expand(6, -1))
     assert [r.message.split(":")[0] for r in caplog.records] == ["Holding the last action for a chunk"] * 2
+
+
+def test_after_a_hold_sampling_starts_from_noise():
+    policy = make_guarded(1.0, [[0.5, 0.5], [0.5, 2.0]])
+    act(policy, 3)
+    assert policy._rest is not None
+    act(policy, 3)
+    assert policy._rest is None
 
 
 def test_a_first_chunk_that_does_not_contract_stops():

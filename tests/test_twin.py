@@ -27,6 +27,7 @@ from lerobot_cdp.twin import Faults, Twin
 from lerobot_cdp.twin.bus import ServoBus, checksum, packets, status
 from lerobot_cdp.twin.camera import draw, project
 from lerobot_cdp.twin.command import main
+from lerobot_cdp.twin.port import SerialPort
 from lerobot_cdp.twin.servo import Servo
 from lerobot_cdp.twin.world import JOINTS, World
 
@@ -111,8 +112,40 @@ def test_every_instruction_is_answered_as_the_manual_says():
     assert (bus.servos[0]["Goal_Position"], bus.servos[2]["Goal_Position"]) == (0x234, 0x235)
     assert ask(9, 0x01) == b"" and ask(0xFE, 0x03, 40, 1) == b""
     assert ask(1, 0x02, 127, 2) == status(1, error=0x40) and ask(1, 0x77) == status(1, error=0x40)
+    assert ask(1, 0x03) == status(1, error=0x40)
     assert ask(1, 0x03, 3, 9, 9) == status(1) and bus.servos[0]["Model_Number"] == 777  # not to be changed
     assert ask(1, 0x03, 5, 8) == status(1) and ask(8, 0x01) == status(8)  # a new ID, as lerobot-setup-motors gives
+
+
+@pytest.mark.parametrize("faults", [Faults(drop=0.3), Faults(corrupt=0.3)], ids=str)
+def test_the_share_asked_for_is_lost(faults):
+    bus, sent = ServoBus([Servo(1, 2047)], faults), []
+    bus.commanded_at = 0.0  # faults begin with the first command
+    for _ in range(1000):
+        bus.receive(request(1, 0x01), sent.append)
+    assert 600 < sent.count(status(1)) < 800 and len(packets(bytearray(b"".join(sent)))) == sent.count(status(1))
+
+
+def test_a_client_that_does_not_read_and_a_failure_leave_the_line_working(tmp_path, caplog):
+    def receive(data, send):
+        if data == b"fail":
+            raise IndexError("broken")
+        for _ in range(1000):
+            send(bytes(1000))  # more than the terminal holds
+
+    port = SerialPort(receive, tmp_path / "line.tty")
+    client = os.open(port.name, os.O_RDWR | os.O_NOCTTY)
+    os.write(client, b"fail")
+    deadline = time.monotonic() + 30
+    while "could not answer" not in caplog.text and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.write(client, b"ask")
+    assert os.read(client, 1) == b"\0"
+    closing = threading.Thread(target=port.close, daemon=True)
+    closing.start()
+    closing.join(30)
+    assert not closing.is_alive() and "could not answer 6661696c" in caplog.text
+    os.close(client)
 
 
 @pytest.mark.parametrize("zero", [0, 1000, 2047, 4000])
@@ -237,6 +270,7 @@ def test_what_is_nearer_hides_what_is_not():
 
 @pytest.mark.parametrize("faults", [Faults(drop=0.01), Faults(corrupt=0.01), Faults(latency_s=0.002)], ids=str)
 def test_what_a_line_loses_lerobot_reads_again(twin, robot, faults):
+    robot.config.num_read_retries = 20  # the share lost is for the protocol's tests
     begin(twin, robot, faults)
     started = time.monotonic()
     reads = [robot.get_observation()["shoulder_pan.pos"] for _ in range(20)]
@@ -335,7 +369,11 @@ def test_the_command_runs_until_it_is_told_to_stop(tmp_path, monkeypatch, capsys
     monkeypatch.setattr(sys, "argv", ["cdp-twin", "--root=twins", "--camera_port=0", "--robot_id=mine"])
     timer = threading.Timer(1.5, os.kill, (os.getpid(), signal.SIGTERM))
     monkeypatch.setattr(Twin, "__enter__", lambda self: timer.start() or self)
-    main()
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        main()
+    finally:
+        signal.signal(signal.SIGTERM, handler)
     told = capsys.readouterr().out
     assert "--robot.port=twins/mine.tty" in told and "--robot.calibration_dir=twins" in told
     assert "The arm is off. Torque was on: [False, False, False, False, False, False]" in told

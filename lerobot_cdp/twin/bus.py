@@ -119,6 +119,6 @@ class ServoBus:
         if instruction == READ and len(parameters) == 2:
             data = servo.read(*parameters)
             return status(number, data) if data is not None else status(number, error=INSTRUCTION_ERROR)
-        if instruction == WRITE and servo.write(parameters[0], parameters[1:]):
+        if instruction == WRITE and parameters and servo.write(parameters[0], parameters[1:]):
             return status(number)
         return status(number, error=INSTRUCTION_ERROR)

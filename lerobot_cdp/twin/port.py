@@ -1,11 +1,13 @@
 """A pseudo-terminal in place of the USB cable."""
 
+import logging
 import os
 import pty
 import select
 import threading
 import tty
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 __all__ = ["SerialPort"]
@@ -33,6 +35,7 @@ class SerialPort:
         self._server, self._client = pty.openpty()
         tty.setraw(self._client)
         self.name = os.ttyname(self._client)
+        os.set_blocking(self._server, False)
         self._wake, self._stop = os.pipe()
         link.parent.mkdir(parents=True, exist_ok=True)
         link.unlink(missing_ok=True)
@@ -43,7 +46,16 @@ class SerialPort:
     def _serve(self) -> None:
         while self._wake not in (ready := select.select([self._server, self._wake], [], [])[0]):
             if ready:
-                self._receive(os.read(self._server, 4096), lambda reply: os.write(self._server, reply))
+                data = os.read(self._server, 4096)
+                try:
+                    self._receive(data, self._send)
+                except Exception:  # one bad request must not make the arm mute
+                    logging.exception("%s: could not answer %s.", self._thread.name, data.hex())
+
+    def _send(self, reply: bytes) -> None:
+        # As on a wire: what a client does not read is lost.
+        with suppress(BlockingIOError):
+            os.write(self._server, reply)
 
     def close(self) -> None:
         """Unplug it."""
