@@ -29,6 +29,7 @@ import numpy as np
 import psutil
 from lerobot.policies.rtc import ActionQueue
 from lerobot.robots.so_follower import SO101Follower
+from lerobot.rollout.inference.rtc import RTCInferenceEngine
 from lerobot.scripts import lerobot_rollout
 from tqdm import tqdm
 
@@ -102,6 +103,7 @@ class Record:
     sent: list[float] = field(default_factory=list)  # when each command was
     seams: list[float] = field(default_factory=list)  # when a chunk's first action was sent
     memory: list[int] = field(default_factory=list)  # bytes, at every tick
+    planner_failed: bool = False  # the rtc engine's, which then ends the rollout without an error
 
 
 @contextmanager
@@ -109,6 +111,7 @@ def watched(record: Record, delay: float):
     """Note what LeRobot does with the robot and the policy, and let every chunk take `delay` s longer."""
     process, new_chunk = psutil.Process(), []
     originals = SO101Follower.get_observation, SO101Follower.send_action, CDPPolicy._sample, ActionQueue.merge
+    stop_engine = RTCInferenceEngine.stop
 
     def get_observation(self):
         record.ticks.append((time.perf_counter(), time.perf_counter()))
@@ -143,7 +146,12 @@ def watched(record: Record, delay: float):
         originals[3](self, *args, **kwargs)
         new_chunk.append(True)
 
+    def stop(self):
+        stop_engine(self)
+        record.planner_failed = self.failed
+
     with (
+        patch.object(RTCInferenceEngine, "stop", stop),
         patch.object(SO101Follower, "get_observation", get_observation),
         patch.object(SO101Follower, "send_action", send_action),
         patch.object(CDPPolicy, "_sample", sample),
@@ -214,7 +222,8 @@ def measure_faults(config: ArmConfig, twin: TwinProcess, arguments: list[str]) -
         twin.set_faults(faults)
         try:
             record = rollout(config, arguments, config.engine, config.seconds)
-            ended = f"survived, {timing(record, config.fps)['late_share']:.1%} of the ticks late"
+            late = timing(record, config.fps)["late_share"]
+            ended = "stopped: no more chunks" if record.planner_failed else f"survived, {late:.1%} of the ticks late"
         except Exception as error:  # what LeRobot raises is the result
             ended = f"stopped: {type(error).__name__}: {str(error).splitlines()[-1]}"
         torque = twin.state()["torque_enabled"]

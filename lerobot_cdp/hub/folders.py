@@ -9,6 +9,7 @@ from pathlib import Path
 
 from huggingface_hub import snapshot_download
 
+from ..checkpoint import check_download
 from ..configuration_cdp import SettingError
 from .errors import HUB_ERRORS, explain
 
@@ -39,7 +40,10 @@ def checkpoint_folder(source: CheckpointSource) -> Path:
     if folder.is_dir():
         return folder / LAST if (folder / LAST).is_dir() else folder
     try:
-        return Path(snapshot_download(source.path, allow_patterns=["*.json", "*.safetensors"]))
+        downloaded = Path(snapshot_download(source.path, allow_patterns=["*.json", "*.safetensors"]))
+        for file in downloaded.glob("*.safetensors"):
+            check_download(file)
+        return downloaded
     except HUB_ERRORS as error:
         raise SettingError(
             f"`policy.path` must be the folder of a checkpoint, or its name on the Hub. Got {source.path!r} "

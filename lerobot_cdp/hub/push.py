@@ -23,6 +23,7 @@ from ..configuration_cdp import SettingError
 from .errors import HUB_ERRORS, explain
 
 if TYPE_CHECKING:
+    from ..configuration_cdp import CDPConfig
     from ..modeling_cdp import CDPPolicy
 
 __all__ = ["check_remote_type", "push_trained"]
@@ -38,35 +39,34 @@ def push_trained(
     Raises:
         SettingError: if the Hub refuses, or holds a policy of another type; nothing half-done is left there.
     """
-    try:
-        url = _push(policy, cfg, state_dict, dataset_meta)
-    except HUB_ERRORS as error:
-        raise SettingError(
-            f"`policy.repo_id` must be a repository that can be written to. Got {policy.config.repo_id!r}, where "
-            f"nothing half-done is left: {explain(error, policy.config.repo_id)}. The policy is in {cfg.output_dir}: "
-            f"`python -m lerobot_cdp.publish --policy.path={cfg.output_dir} --repo_id=… --push=true` sends it."
-        ) from error
-    logging.info(f"Model pushed to {url}")  # LeRobot's remote jobs wait for these words
-
-
-def _push(policy: "CDPPolicy", cfg: TrainPipelineConfig, state_dict: Mapping[str, Tensor] | None, dataset_meta) -> str:
-    config = policy.config
-    api = HfApi()
-    repo_id = api.create_repo(config.repo_id, private=config.private, exist_ok=True).repo_id
-    check_remote_type(repo_id, "policy.repo_id")
     with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         folder = Path(folder)
         policy.save_pretrained(folder, state_dict=state_dict)
         cfg.save_pretrained(folder)
         for file in _saved_processors(cfg):
             shutil.copyfile(file, folder / file.name)
+        config = policy.config
         arguments = (cfg.dataset.repo_id, config.type, config.license, config.tags)
         policy.generate_model_card(*arguments, cfg=cfg, dataset_meta=dataset_meta).save(folder / "README.md")
-        message = "Upload policy weights, processors, train config and readme"
+        url = _push(folder, config, cfg.output_dir)
+    logging.info(f"Model pushed to {url}")  # LeRobot's remote jobs wait for these words
+
+
+def _push(folder: Path, config: "CDPConfig", output_dir: Path) -> str:
+    api, message = HfApi(), "Upload policy weights, processors, train config and readme"
+    try:
+        repo_id = api.create_repo(config.repo_id, private=config.private, exist_ok=True).repo_id
+        check_remote_type(repo_id, "policy.repo_id")
         commit = api.upload_folder(
             repo_id=repo_id, folder_path=folder, commit_message=message, allow_patterns=list(MODEL_FILES)
         )
-    return commit.repo_url.url
+        return commit.repo_url.url
+    except HUB_ERRORS as error:
+        raise SettingError(
+            f"`policy.repo_id` must be a repository that can be written to. Got {config.repo_id!r}, where "
+            f"nothing half-done is left: {explain(error, config.repo_id)}. The policy is in {output_dir}: "
+            f"`python -m lerobot_cdp.publish --policy.path={output_dir} --repo_id=… --push=true` sends it."
+        ) from error
 
 
 def _saved_processors(cfg: TrainPipelineConfig) -> list[Path]:
