@@ -97,7 +97,7 @@ def check_settings(cell: Cell, folder: Path) -> None:
 
 def train_cell(cfg: BenchmarkConfig, cell: Cell) -> None:
     """Train the policy of `cell` and write its checkpoint, with `training.json`: how it was trained."""
-    trained = train(cell, cfg.datasets_dir)
+    trained = train(cell, cfg.datasets_dir, cfg.results_dir / "trunks")
     record = {
         "parameters": sum(p.numel() for p in trained.policy.parameters() if p.requires_grad),
         "seconds": trained.seconds,

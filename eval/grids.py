@@ -170,14 +170,21 @@ def _backbone_cells() -> list[Cell]:
 N_DEMONSTRATIONS = 206
 # A tenth, a quarter, a half, all.
 SHARES = (21, 52, 103, None)
+PROOF_STEPS = 2000
+LATE = {"contraction_start": 1400, "contraction_every": 2}
+# A `velocity` network expands, if anywhere, next to the data, an `epsilon` network next to noise.
+EVERYWHERE = {"contraction_timestep_range": [0.0, 1.0]}
 # label: policy type and settings; each `cdp` differs by its penalty alone from the `cdp_w0` of its prediction type.
 PROOF_POLICIES = {
     "diffusion_epsilon": ("diffusion", NORMALIZED | {"prediction_type": "epsilon"}),
-    "cdp_w0_epsilon": ("cdp", {"prediction_type": "epsilon", "contraction_weight": 0.0}),
-    "cdp_epsilon": ("cdp", {"prediction_type": "epsilon", "contraction_weight": 0.01}),
-    "cdp_strong_epsilon": ("cdp", {"prediction_type": "epsilon", "contraction_weight": 0.1}),
-    "cdp_w0_velocity": ("cdp", {"prediction_type": "velocity", "contraction_weight": 0.0}),
-    "cdp_velocity": ("cdp", {"prediction_type": "velocity", "contraction_weight": 0.01}),
+    "cdp_w0_epsilon": ("cdp", LATE | {"prediction_type": "epsilon", "contraction_weight": 0.0}),
+    "cdp_epsilon": ("cdp", LATE | {"prediction_type": "epsilon", "contraction_weight": 0.1}),
+    "cdp_early_epsilon": (
+        "cdp",
+        LATE | {"prediction_type": "epsilon", "contraction_weight": 0.1, "contraction_start": 0},
+    ),
+    "cdp_w0_velocity": ("cdp", LATE | {"prediction_type": "velocity", "contraction_weight": 0.0}),
+    "cdp_velocity": ("cdp", LATE | EVERYWHERE | {"prediction_type": "velocity", "contraction_weight": 0.1}),
 }
 
 
@@ -201,7 +208,7 @@ def _proof_cells(steps: int) -> list[Cell]:
 
 GRIDS = {
     "pusht": Grid(
-        cells=_proof_cells(steps=2000),
+        cells=_proof_cells(PROOF_STEPS),
         solvers={"diffusion": DDIM | DDPM, "cdp": DDIM | _cool(DDIM), "flow": FEW_STEP_FLOW | _cool(FEW_STEP_FLOW)},
         baseline=("diffusion_epsilon", "ddim10"),
         stresses={
@@ -212,7 +219,7 @@ GRIDS = {
         stressed_solver={"diffusion": "ddim3", "cdp": "ddim3", "flow": "euler3"},
         ablations={
             "cdp_epsilon": "cdp_w0_epsilon",
-            "cdp_strong_epsilon": "cdp_w0_epsilon",
+            "cdp_early_epsilon": "cdp_w0_epsilon",
             "cdp_velocity": "cdp_w0_velocity",
         },
     ),

@@ -84,6 +84,8 @@ class CDPConfig(retired_settings(RETIRED), DiffusionConfig):
             of all, from the data (0) to noise (1). At high noise a good denoiser hardly depends on x_t, so what expands
             there is error; further down sampling must expand to choose between action modes.
         contraction_batch_share: Share, in (0, 1], of each batch that the penalty is computed on (at least one).
+        contraction_start: Updates, >= 0, before the penalty sets in. A network that has learned nothing yet expands
+            everywhere, and the penalty only slows it: begin after about 70 % of the training.
         contraction_every: The penalty is computed on every k-th step, k >= 1, with its weight times k.
         contraction_products: Jacobian products, >= 1, spent on each estimate of the largest eigenvalue.
         contraction_product: How a Jacobian product is formed: `finite_difference` (forward passes only, works with
@@ -141,6 +143,7 @@ class CDPConfig(retired_settings(RETIRED), DiffusionConfig):
     contraction_margin: float = 0.0
     contraction_timestep_range: tuple[float, float] = (0.7, 1.0)
     contraction_batch_share: float = 0.125
+    contraction_start: int = 0
     contraction_every: int = 10
     contraction_products: int = 5
     contraction_product: str = "finite_difference"
@@ -253,6 +256,7 @@ class CDPConfig(retired_settings(RETIRED), DiffusionConfig):
             _require(self, name, getattr(self, name) >= 1, "at least 1")
         for name in ("contraction_margin", "contraction_diversity", "ema_decay", "warm_start"):
             _require(self, name, 0 <= getattr(self, name) < 1, "in [0, 1)")
+        _require(self, "contraction_start", self.contraction_start >= 0, "at least 0")
         low, high = self.contraction_timestep_range
         _require(self, "contraction_timestep_range", 0 <= low < high <= 1, "(low, high) with 0 <= low < high <= 1")
         _require(self, "contraction_batch_share", 0 < self.contraction_batch_share <= 1, "in (0, 1]")

@@ -150,7 +150,8 @@ class CDPPolicy(DiffusionPolicy):
     def _evaluate_penalty(self, x_0: Tensor, condition: Tensor) -> tuple[PenaltyValue, float | Tensor] | None:
         """The penalty and its weight on every k-th step, else None."""
         step, every = int(self.n_updates), self.config.contraction_every
-        if step % every:
+        since = step - self.config.contraction_start
+        if since < 0 or since % every:
             return None
         # Drawn from a generator of its own: a resumed run repeats it, and γ does not change the diffusion noise.
         generator = torch.Generator(x_0.device).manual_seed(step)
@@ -339,7 +340,7 @@ class CDPPolicy(DiffusionPolicy):
     @property
     def trained_share(self) -> float | None:
         """Share of contracting points when the penalty was last evaluated; None if it never was."""
-        was_evaluated = self.config.contraction_weight != 0 and bool(self.n_updates)
+        was_evaluated = self.config.contraction_weight != 0 and self.n_updates > self.config.contraction_start
         return self.contraction_log[CONTRACTION_LOG.index("contracting_share")].item() if was_evaluated else None
 
     @classmethod

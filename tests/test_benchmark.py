@@ -12,6 +12,7 @@ from lerobot.datasets import LeRobotDataset
 from lerobot.datasets.factory import resolve_delta_timestamps
 from lerobot.envs.configs import PushtEnv
 from lerobot.policies import make_policy_config
+from lerobot.utils.import_utils import register_third_party_plugins
 from torch.utils.data import default_collate
 
 import benchmark
@@ -22,6 +23,7 @@ from cells import Cell, write_folder, write_json
 from grids import GRIDS, Grid
 from memory_dataset import MemoryDataset, load_memory_dataset
 from tasks import TASKS, Task
+from training import train
 
 PUSHT = Path(__file__).parents[2] / "shared" / "datasets" / "pusht_keypoints"
 TINY_POLICY = {"horizon": 8, "n_action_steps": 4, "down_dims": [8, 16], "n_groups": 4}
@@ -128,6 +130,24 @@ def test_a_policy_of_other_defaults_is_not_taken_for_this_one(tiny, caplog):
     assert not benchmark.run(tiny)
     assert "must hold policies with the settings of today" in caplog.text
     assert "beta_end = 0.5 (now 0.02)" in caplog.text
+
+
+def test_cells_go_on_from_a_shared_trunk_to_the_bit(tiny, tmp_path):
+    """The plain policy leaves a trunk; with it and without, the contractive one becomes the same."""
+    register_third_party_plugins()
+    penalty = {"contraction_start": 2, "contraction_every": 1, "contraction_batch_share": 1.0}
+    plain, contractive = (
+        Cell("tiny", f"w{weight}", "cdp", 5, TINY_POLICY | penalty | {"contraction_weight": weight}, batch_size=4)
+        for weight in (0.0, 1.0)
+    )
+    trained = {}
+    for name, cell, trunks in (("plain", plain, "a"), ("shared", contractive, "a"), ("alone", contractive, "b")):
+        trained[name] = train(cell, tiny.datasets_dir, tmp_path / trunks)
+    assert len(list((tmp_path / "a").iterdir())) == 1
+    weights = {
+        name: torch.cat([w.flatten().double() for w in t.policy.state_dict().values()]) for name, t in trained.items()
+    }
+    assert torch.equal(weights["shared"], weights["alone"]) and not torch.equal(weights["plain"], weights["alone"])
 
 
 def test_a_failing_cell_does_not_stop_the_others(tiny, monkeypatch):

@@ -102,20 +102,25 @@ def test_the_penalty_is_added_and_leaves_the_diffusion_noise_alone(prediction):
     assert log["contraction_loss"] > 0
 
 
-def test_every_kth_step_and_the_same_keys_at_every_step():
-    policy = make_policy(contraction_weight=1.0, contraction_every=3, contraction_margin=0.9).train()
+@pytest.mark.parametrize("start", [0, 2])
+def test_every_kth_step_and_the_same_keys_at_every_step(start):
+    policy = make_policy(
+        contraction_weight=1.0, contraction_start=start, contraction_every=3, contraction_margin=0.9
+    ).train()
     logs = []
-    for step in range(6):
+    for step in range(start + 6):
+        assert (policy.trained_share is None) == (step <= start)
         loss, log = policy(make_batch(policy.config, seed=step))
         logs.append(log)
         added = loss.item() - log["diffusion_loss"]
-        assert (abs(added) > 1e-6) == (step % 3 == 0), step
+        assert (abs(added) > 1e-6) == (step >= start and (step - start) % 3 == 0), step
         policy.update()
     assert {tuple(log) for log in logs} == {
         ("diffusion_loss", "contraction_loss", "expansion_rate", "contracting_share")
     }
     assert all(type(v) is float for log in logs for v in log.values())
-    assert logs[1]["contraction_loss"] == logs[0]["contraction_loss"] != logs[3]["contraction_loss"]
+    values = [log["contraction_loss"] for log in logs]
+    assert not any(values[:start]) and values[start] == values[start + 1] != values[start + 3]
 
 
 @pytest.mark.parametrize("weight", [0.0, 1.0])
