@@ -3,10 +3,12 @@
 import io
 from dataclasses import dataclass
 
+import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure  # without pyplot: no display is needed
 from matplotlib.ticker import FixedLocator, NullLocator
 
-__all__ = ["Curve", "curves"]
+__all__ = ["Curve", "Panel", "curves"]
 
 COLORS = ("#000000", "#E69F00", "#D55E00", "#56B4E9", "#0072B2", "#009E73", "#CC79A7", "#999999")
 MARKERS = "osD^vPX*"
@@ -20,27 +22,40 @@ class Curve:
     points: list[tuple[float, float, float, float]]
 
 
-def curves(lines: list[Curve], x_label: str, y_label: str, logarithmic: bool) -> bytes:
-    """A PNG of the lines with their intervals; values of x are shifted a little, so that intervals do not overlap."""
-    figure = Figure(figsize=(7.5, 4.2), layout="constrained")
-    axes = figure.subplots()
-    ticks = sorted({point[0] for line in lines for point in line.points})
-    for i, line in enumerate(line for line in lines if line.points):
-        shift = 1 + 0.02 * (i - len(lines) / 2)
-        x, mean, low, high = zip(*sorted(line.points), strict=True)
-        below = [m - v for m, v in zip(mean, low, strict=True)]
-        above = [v - m for m, v in zip(mean, high, strict=True)]
-        style = {"color": COLORS[i % len(COLORS)], "marker": MARKERS[i % len(MARKERS)], "capsize": 3, "markersize": 5}
-        axes.errorbar([shift * v for v in x], mean, (below, above), label=line.label, **style)
-    if logarithmic:
-        axes.set_xscale("log")
-    axes.xaxis.set_major_locator(FixedLocator(ticks))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter("{x:g}")
-    axes.set(xlabel=x_label, ylabel=y_label)
-    axes.grid(axis="y", color="#DDDDDD")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1.01, 0.5))
+@dataclass(frozen=True)
+class Panel:
+    """Curves of one score, side by side with those of another."""
+
+    y_label: str
+    lines: list[Curve]
+    logarithmic: bool = False
+
+
+def curves(panels: list[Panel], x_label: str) -> bytes:
+    """A PNG of the panels, with a logarithmic x axis and one legend."""
+    figure = Figure(figsize=(2.4 + 4.2 * len(panels), 3.9), layout="constrained")
+    for axes, panel in zip(np.ravel(figure.subplots(1, len(panels))), panels, strict=True):
+        _draw(axes, panel)
+        axes.set(xlabel=x_label, ylabel=panel.y_label)
+    figure.legend(*axes.get_legend_handles_labels(), frameon=False, fontsize="small", loc="outside right center")
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=120, metadata={"Software": None})
     return buffer.getvalue()
+
+
+def _draw(axes: Axes, panel: Panel) -> None:
+    """Lines with their intervals; values of x are shifted a little, so that intervals do not overlap."""
+    ticks = sorted({point[0] for line in panel.lines for point in line.points})
+    for i, line in enumerate(panel.lines):
+        shift = 1 + 0.02 * (i - len(panel.lines) / 2)
+        x, mean, low, high = np.reshape(sorted(line.points), (-1, 4)).T
+        style = {"color": COLORS[i % len(COLORS)], "marker": MARKERS[i % len(MARKERS)], "capsize": 3, "markersize": 5}
+        axes.errorbar(shift * x, mean, np.array([mean - low, high - mean]), label=line.label, **style)
+    axes.set_xscale("log")
+    if panel.logarithmic:
+        axes.set_yscale("log")
+    axes.xaxis.set_major_locator(FixedLocator(ticks))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.grid(axis="y", color="#DDDDDD")
+    axes.spines[["top", "right"]].set_visible(False)

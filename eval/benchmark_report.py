@@ -14,7 +14,7 @@ import numpy as np
 
 from benchmark import BenchmarkConfig, chosen_grid, results
 from benchmark_pages import Section, html, markdown
-from benchmark_plots import Curve, curves
+from benchmark_plots import Curve, Panel, curves
 from comparison import difference, paired_interval, scores_by_seed
 from grids import N_DEMONSTRATIONS, Grid
 
@@ -172,15 +172,15 @@ def _few_steps(table: Table) -> list[Section]:
     sections = []
     for n_episodes in _shares(table):
         rows = table.of(n_episodes=n_episodes, stress="")
-        lines = [
-            Curve(label, [(r.evaluations, *r.interval("max_reward")) for r in rows if _plain(r, label)])
-            for label in dict.fromkeys(row.label for row in rows)
+        panels = [
+            Panel(name, [_curve(rows, label, score) for label in dict.fromkeys(row.label for row in rows)], logarithmic)
+            for name, score, logarithmic in (("reward", "max_reward", False), ("jerk", "jerk", True))
         ]
-        figure = curves(lines, "network evaluations per chunk", "reward", logarithmic=True)
+        figure = curves(panels, "network evaluations per chunk")
         name = f"benchmark_{n_episodes or 'all'}.png"
         head = (
             "policy", "solver", "evaluations", "temperature", "seeds", "reward", "to `diffusion`", "to γ = 0",
-            "success", "to γ = 0", "jerk",
+            "success", "to γ = 0", "jerk", "to γ = 0",
         )  # fmt: skip
         body = [_solver_line(table, row) for row in rows]
         title = f"Solver steps, {_name(n_episodes)}"
@@ -188,8 +188,10 @@ def _few_steps(table: Table) -> list[Section]:
     return sections
 
 
-def _plain(row: Row, label: str) -> bool:
-    return row.label == label and row.temperature == 1.0 and row.evaluations <= 10
+def _curve(rows: list[Row], label: str, score: str) -> Curve:
+    """A policy's score over the evaluations, with intervals; where episodes were too short for a jerk, none."""
+    chosen = [row for row in rows if row.label == label and row.temperature == 1.0 and row.evaluations <= 10]
+    return Curve(label, [(r.evaluations, *r.interval(score)) for r in chosen if r.mean(score) is not None])
 
 
 def _solver_line(table: Table, row: Row) -> tuple[str, ...]:
@@ -206,6 +208,7 @@ def _solver_line(table: Table, row: Row) -> tuple[str, ...]:
         f"{100 * row.mean('success'):.0f} %",
         _difference(row, table.ablation(row), "success", 100, ".0f"),
         "–" if jerk is None else f"{jerk:.3g}",
+        "–" if jerk is None else _difference(row, table.ablation(row), "jerk", 1.0, ".3g"),
     )
 
 
@@ -228,7 +231,7 @@ def _data(table: Table) -> Section | None:
         rows = table.at_reference(label)
         points = sorted((r.n_episodes or N_DEMONSTRATIONS, *r.interval("max_reward")) for r in rows)
         lines.append(Curve(label, points))
-    figure = curves(lines, "demonstrations", f"reward, {table.reference} evaluations", logarithmic=True)
+    figure = curves([Panel(f"reward, {table.reference} evaluations", lines)], "demonstrations")
     return Section("Data", "", figure=figure, figure_name="benchmark_data.png")
 
 
@@ -288,10 +291,13 @@ def _cost(table: Table) -> Section:
         rows = table.at_reference(label)
         found = [result for row in rows for result in row.results]
         if found:
-            seconds = np.median([r["training"]["seconds"] / r["cell"]["steps"] for r in found])
+            seconds = np.median([entry["update_s"] for r in found for entry in r["training"]["history"]])
             latency = 1000 * np.median([r["chunk_latency_s"] for r in found])
             body.append((label, f"{found[0]['training']['parameters']:,}", f"{seconds:.3f}", f"{latency:.0f}"))
-    text = "Medians over cells, on a machine with other load: `eval/cost.py` compares costs in turns."
+    text = (
+        "Medians over cells, on a machine with other load: `eval/cost.py` compares costs in turns. Of a policy that "
+        "went on from a trunk the steps after it count alone."
+    )
     return Section("Cost", text, table=[head, *body])
 
 

@@ -83,7 +83,7 @@ def markdown_table(results: list[dict], baseline: tuple[str, str]) -> str:
 def _numbers(group: list[dict], difference: str) -> list[str]:
     episodes = [episode for result in group for episode in result["episodes"]]
     jerks = [episode["jerk"] for episode in episodes if episode["jerk"] is not None]
-    step_seconds = [result["training"]["seconds"] / result["cell"]["steps"] for result in group]
+    step_seconds = [entry["update_s"] for result in group for entry in result["training"]["history"]]
     return [
         f"{np.mean([episode['max_reward'] for episode in episodes]):.3f}",
         difference,

@@ -220,10 +220,10 @@ def test_seeds_are_compared_with_the_same_seed():
             "solver": {"name": "ddim2"},
             "episodes": episodes,
             "chunk_latency_s": 0.1,
-            "training": {"seconds": 2.0},
+            "training": {"history": [{"update_s": 0.2}]},
         }
 
     results = [result("a", 0, [0.0, 0.0]), result("a", 1, [1.0, 1.0]), result("b", 1, [0.75, 0.75])]
     table = comparison.markdown_table(results, ("a", "ddim2"))
-    assert "| t | all | a | ddim2 | 2 | 0.500 | baseline | 0 | – | 100.0 | 2.000 |" in table
+    assert "| t | all | a | ddim2 | 2 | 0.500 | baseline | 0 | – | 100.0 | 0.200 |" in table
     assert "| t | all | b | ddim2 | 1 | 0.750 | -0.250 [-0.250, -0.250] |" in table

@@ -57,7 +57,7 @@ def made_up_result(cell, evaluation):
         "episodes": [{"seed": i, "max_reward": r, "success": False, "jerk": 2.0} for i, r in enumerate(rewards)],
         "chunk_latency_s": 0.01,
         "hardware": "a machine",
-        "training": {"seconds": 1.0, "parameters": 1000},
+        "training": {"history": [{"update_s": 0.1}], "parameters": 1000},
     }
 
 
@@ -67,7 +67,7 @@ def test_pages_compare_with_the_rival_and_with_no_contraction(results_dir, tmp_p
     lines = [line for line in page.splitlines() if line.startswith("| cdp_epsilon | ddim2 | 2 | 1 | 3 |")]
     assert len(lines) == 2  # one for each share
     for line in lines:
-        assert "| **+0.300 [" in line and "| **+0.200 [" in line and "| 0 % | +0 [+0, +0] |" in line
+        assert "| **+0.300 [" in line and "| **+0.200 [" in line and "| 0 % | +0 [+0, +0] | 2 | +0 [+0, +0] |" in line
     assert "| cdp_epsilon | ddim2_t0.5 | 2 | 0.5 | 3 |" in page and "18 of the 18 policies" in page
     (stressed,) = (line for line in page.splitlines() if line.startswith("| 21 demonstrations | cdp_epsilon | action"))
     assert "| **-0.050 [-0.050, -0.050]** |" in stressed  # than without stress
