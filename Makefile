@@ -2,7 +2,7 @@
 #     make test ARGS="-k contraction"      ARGS goes to pytest or to the demo
 #     make test PYTHON=/path/to/python     for making .venv; see scripts/find_python.sh
 .DEFAULT_GOAL := help
-.PHONY: help install test demo lint format clean
+.PHONY: help install test whole-path demo lint format clean
 
 VENV  := .venv
 PY    := $(VENV)/bin/python
@@ -20,9 +20,11 @@ INSTALL = $(if $(UV),uv pip install --python $(PY),$(PY) -m pip install --no-com
 
 # These move an arm in real time, and run alone.
 REAL_TIME = tests/test_arm.py tests/test_twin.py
+# Minutes of starting processes, where a defect shows in the other tests first.
+WHOLE_PATH = tests/test_whole_path.py
 
 help:  ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
 
 install: $(STAMP)  ## set up .venv: this package, editable, with everything for development
 
@@ -38,11 +40,14 @@ $(STAMP): pyproject.toml constraints.txt
 
 test: $(STAMP)  ## run the tests
 ifeq ($(ARGS),)
-	$(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(REAL_TIME:%=--ignore=%)
+	$(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(patsubst %,--ignore=%,$(REAL_TIME) $(WHOLE_PATH))
 	$(PY) -m pytest $(REAL_TIME)
 else
 	$(PY) -m pytest -n 2 --dist loadfile $(ARGS)
 endif
+
+whole-path: $(STAMP)  ## run docs/whole_path.sh on a tiny budget
+	$(PY) -m pytest $(WHOLE_PATH)
 
 demo: $(STAMP)  ## train and compare two small policies
 	$(PY) eval/demo.py $(ARGS)

@@ -23,7 +23,7 @@ SMALL = {
 EPISODE_LENGTHS = (5, 12, 9)  # of the dataset `tiny`: shorter than, and about as long as, a horizon of 8
 
 # Files whose tests run whole commands: begun first, so that no process of a parallel run is left alone with them.
-LONG = ("test_whole_path", "test_lerobot_commands", "test_round_trip", "test_publish")
+LONG = ("test_lerobot_commands", "test_round_trip", "test_publish")
 
 
 def pytest_collection_modifyitems(items):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from lerobot.scripts import lerobot_train
 from safetensors.torch import load_file
 
 SETTINGS = (
@@ -80,7 +81,20 @@ def test_eval_runs_pusht_as_the_readme_says(trained):
         ("--policy.contraction_wieght=1", "contraction_wieght"),
     ],
 )
-def test_a_bad_setting_is_named_on_the_command_line(trained, datasets_dir, argument, message):
-    dataset = ("--dataset.repo_id=local/tiny", f"--dataset.root={datasets_dir / 'tiny'}")
-    done = run(trained[0], "lerobot-train", "--policy.type=cdp", *dataset, argument)
-    assert done.returncode != 0 and message in done.stderr[-500:], done.stderr[-2000:]
+def test_a_bad_setting_is_named_on_the_command_line(tmp_path, monkeypatch, capsys, argument, message):
+    monkeypatch.chdir(tmp_path)
+    arguments = ["lerobot-train", "--policy.type=cdp", "--dataset.repo_id=local/tiny", argument]
+    monkeypatch.setattr(sys, "argv", arguments)
+    with pytest.raises(SystemExit, match="[12]"):
+        lerobot_train.main()
+    assert message in capsys.readouterr().err[-500:]
+
+
+def test_a_process_that_loads_plugins_knows_the_network_camera():
+    """As LeRobot's `robot_client`, which imports two other cameras by itself."""
+    pytest.importorskip("zmq", reason="the extra `arm` is not installed")
+    code = (
+        "import lerobot_policy_cdp; from lerobot.cameras import CameraConfig; "
+        "assert 'zmq' in CameraConfig.get_known_choices()"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=300)
