@@ -58,13 +58,14 @@ def make_policies(config: CostConfig) -> dict[str, DiffusionPolicy]:
         },
         "output_features": {"action": PolicyFeature(FeatureType.ACTION, (config.action_dim,))},
     }
-    unet = shared | {"down_dims": config.down_dims}
+    few = {"prediction_type": "epsilon", "num_inference_steps": 10}
+    unet = {"down_dims": config.down_dims}
     policies = {
-        "diffusion": DiffusionPolicy(DiffusionConfig(**unet)),
-        "cdp, γ = 0": CDPPolicy(CDPConfig(contraction_weight=0.0, **unet)),
-        "cdp": CDPPolicy(CDPConfig(**unet)),
-        "cdp, mlp": CDPPolicy(CDPConfig(backbone="mlp", **shared)),
-        "cdp, dit": CDPPolicy(CDPConfig(backbone="dit", **shared)),
+        "diffusion": DiffusionPolicy(DiffusionConfig(**shared, **unet)),
+        "cdp, γ = 0": CDPPolicy(CDPConfig(contraction_weight=0.0, **shared, **few, **unet)),
+        "cdp": CDPPolicy(CDPConfig(**shared, **few, **unet)),
+        "cdp, mlp": CDPPolicy(CDPConfig(backbone="mlp", **shared, **few)),
+        "cdp, dit": CDPPolicy(CDPConfig(backbone="dit", **shared, **few)),
     }
     return {name: policy.to(config.device) for name, policy in policies.items()}
 

@@ -109,7 +109,7 @@ def main(config: EigenvalueErrorConfig) -> None:
     root = None if config.root is None else str(config.root)
     dataset = load_memory_dataset(config.repo_id, root, None, policy.config)
     batch = preprocessor(dataset.batch(torch.randperm(len(dataset))[: config.n_samples]))
-    default = CDPConfig(device="cpu").contraction_timestep_range
+    default = CDPConfig(device="cpu", prediction_type="epsilon").contraction_timestep_range
     dense = spectra(policy, batch, config.timestep_range or default)
     antisymmetric = (dense.rate - dense.rate.mT).flatten(1).norm(dim=1) / 2 / dense.rate.flatten(1).norm(dim=1)
     n_samples, d = dense.rate.shape[:2]

@@ -112,7 +112,7 @@ def _sweep_cells(steps: int) -> list[Cell]:
             task="pusht_keypoints",
             label=f"cdp_w{weight}",
             policy="cdp",
-            settings=SMALL_UNET | SHORT_TRAINING | {"contraction_weight": weight},
+            settings=SMALL_UNET | SHORT_TRAINING | {"prediction_type": "epsilon", "contraction_weight": weight},
             steps=steps,
             seed=seed,
         )
@@ -172,7 +172,6 @@ N_DEMONSTRATIONS = 206
 SHARES = (21, 52, 103, None)
 PROOF_STEPS = 2000
 LATE = {"contraction_start": 1400, "contraction_every": 2}
-# A `velocity` network expands, if anywhere, next to the data, an `epsilon` network next to noise.
 EVERYWHERE = {"contraction_timestep_range": [0.0, 1.0]}
 # label: policy type and settings; each `cdp` differs by its penalty alone from the `cdp_w0` of its prediction type.
 PROOF_POLICIES = {

@@ -24,6 +24,10 @@ BACKBONE_SETTINGS = {
     "mlp": ("mlp_hidden_dim", "mlp_num_blocks"),
     "dit": ("dit_hidden_dim", "dit_num_heads", "dit_num_layers", "dit_patch_size"),
 }
+# Where the penalty acts when that is not given. An `epsilon` network expands next to noise, where its error is divided
+# by a small α_t; further down it must, to choose between action modes. The others expand in few places, if at all.
+PENALTY_RANGES = {"epsilon": (0.7, 1.0)}
+EVERYWHERE = (0.0, 1.0)
 VP_SETTINGS = ("beta_schedule", "beta_start", "beta_end", "timestep_spacing")
 TIMESTEP_SPACINGS = ("leading", "trailing", "linspace")
 BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
@@ -60,10 +64,10 @@ class CDPConfig(retired_settings(RETIRED), DiffusionConfig):
         dit_patch_size: Actions that share a token of it; `horizon` must be a multiple. More are quicker.
         freeze_vision_encoder: Whether the ResNet that encodes images is left as it was loaded; what comes after it,
             spatial softmax and a linear layer, is trained in any case.
-        prediction_type: What the network predicts: `epsilon`, `sample` or `v_prediction`, of a variance-preserving
-            process, or `velocity`, of flow matching (see `process`).
-        noise_scheduler_type: Solver at inference: `DDIM` (default), `DPMSolver++`, `UniPC` (all deterministic) or
-            `DDPM`; with `velocity`: `FlowMatchEuler`.
+        prediction_type: What the network predicts: `velocity` (default), of flow matching, or `epsilon`, LeRobot's,
+            `sample` or `v_prediction`, of a variance-preserving process (see `process`).
+        noise_scheduler_type: Solver at inference: with `velocity` `FlowMatchEuler`; else `DDIM` (default),
+            `DPMSolver++`, `UniPC` (all deterministic) or `DDPM`.
         num_inference_steps: Network evaluations per action chunk.
         sampling_temperature: Standard deviation, in (0, 1], of the noise that a chunk is sampled from; training has 1.
             Below 1 actions agree more and jerk less, and vary less.
@@ -81,8 +85,7 @@ class CDPConfig(retired_settings(RETIRED), DiffusionConfig):
         contraction_margin: Contraction asked for, in [0, 1), as a fraction of the fastest there is; 0 asks that
             sampling does not expand.
         contraction_timestep_range: (low, high), 0 <= low < high <= 1: timesteps that the penalty acts on, as shares
-            of all, from the data (0) to noise (1). At high noise a good denoiser hardly depends on x_t, so what expands
-            there is error; further down sampling must expand to choose between action modes.
+            of all, from the data (0) to noise (1). When not given: (0.7, 1) with `epsilon`, else all of them.
         contraction_batch_share: Share, in (0, 1], of each batch that the penalty is computed on (at least one).
         contraction_start: Updates, >= 0, before the penalty sets in. A network that has learned nothing yet expands
             everywhere, and the penalty only slows it: begin after about 70 % of the training.
@@ -129,9 +132,9 @@ class CDPConfig(retired_settings(RETIRED), DiffusionConfig):
     dit_patch_size: int = 1
     freeze_vision_encoder: bool = False
 
-    prediction_type: str = "epsilon"
+    prediction_type: str = "velocity"
     noise_scheduler_type: str | None = None
-    num_inference_steps: int = 10
+    num_inference_steps: int = 5
     sampling_temperature: float = 1.0
     timestep_spacing: str = "trailing"
 
@@ -141,7 +144,7 @@ class CDPConfig(retired_settings(RETIRED), DiffusionConfig):
     contraction_loss: str = "hinge"
     contraction_points: str = "data"
     contraction_margin: float = 0.0
-    contraction_timestep_range: tuple[float, float] = (0.7, 1.0)
+    contraction_timestep_range: tuple[float, float] | None = None
     contraction_batch_share: float = 0.125
     contraction_start: int = 0
     contraction_every: int = 10
@@ -165,6 +168,8 @@ class CDPConfig(retired_settings(RETIRED), DiffusionConfig):
         self.take_over_retired()
         if self.noise_scheduler_type is None:
             self.noise_scheduler_type = SOLVERS.get(self.prediction_type, VP_SOLVERS)[0]
+        if self.contraction_timestep_range is None:
+            self.contraction_timestep_range = PENALTY_RANGES.get(self.prediction_type, EVERYWHERE)
         self._check_choices()
         self._check_unused()
         self._check_ranges()

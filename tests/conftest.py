@@ -48,6 +48,7 @@ def make_config(config_class=CDPConfig, images: bool = False, **settings):
         "horizon": HORIZON,
         "n_action_steps": 8,
         **SMALL.get(settings.get("backbone", "unet"), {}),
+        **({"prediction_type": "epsilon", "num_inference_steps": 10} if config_class is CDPConfig else {}),
         "push_to_hub": False,
         "input_features": observed,
         "output_features": {"action": feature("ACTION", ACTION_DIM)},
