@@ -178,10 +178,7 @@ PROOF_POLICIES = {
     "diffusion_epsilon": ("diffusion", NORMALIZED | {"prediction_type": "epsilon"}),
     "cdp_w0_epsilon": ("cdp", LATE | {"prediction_type": "epsilon", "contraction_weight": 0.0}),
     "cdp_epsilon": ("cdp", LATE | {"prediction_type": "epsilon", "contraction_weight": 0.1}),
-    "cdp_early_epsilon": (
-        "cdp",
-        LATE | {"prediction_type": "epsilon", "contraction_weight": 0.1, "contraction_start": 0},
-    ),
+    "cdp_mild_epsilon": ("cdp", LATE | {"prediction_type": "epsilon", "contraction_weight": 0.03}),
     "cdp_w0_velocity": ("cdp", LATE | {"prediction_type": "velocity", "contraction_weight": 0.0}),
     "cdp_velocity": ("cdp", LATE | EVERYWHERE | {"prediction_type": "velocity", "contraction_weight": 0.1}),
 }
@@ -218,7 +215,7 @@ GRIDS = {
         stressed_solver={"diffusion": "ddim3", "cdp": "ddim3", "flow": "euler3"},
         ablations={
             "cdp_epsilon": "cdp_w0_epsilon",
-            "cdp_early_epsilon": "cdp_w0_epsilon",
+            "cdp_mild_epsilon": "cdp_w0_epsilon",
             "cdp_velocity": "cdp_w0_velocity",
         },
     ),
