@@ -161,7 +161,11 @@ def watched(record: Record, delay: float):
 
 
 def rollout(config: ArmConfig, arguments: list[str], engine: str, seconds: float, delay: float = 0.0) -> Record:
-    """Let `lerobot-rollout` drive the twin that `arguments` find."""
+    """Let `lerobot-rollout` drive the twin that `arguments` find.
+
+    Raises:
+        RuntimeError: if the rtc engine stopped planning, or whatever LeRobot raises.
+    """
     record = Record()
     inference = [f"--inference.type={engine}", *(config.rtc if engine == "rtc" else [])]
     command = [
@@ -170,6 +174,8 @@ def rollout(config: ArmConfig, arguments: list[str], engine: str, seconds: float
     ]  # fmt: skip
     with patch.object(sys, "argv", command), watched(record, delay):
         lerobot_rollout.main()
+    if record.planner_failed:
+        raise RuntimeError("no more chunks")
     return record
 
 
@@ -222,8 +228,7 @@ def measure_faults(config: ArmConfig, twin: TwinProcess, arguments: list[str]) -
         twin.set_faults(faults)
         try:
             record = rollout(config, arguments, config.engine, config.seconds)
-            late = timing(record, config.fps)["late_share"]
-            ended = "stopped: no more chunks" if record.planner_failed else f"survived, {late:.1%} of the ticks late"
+            ended = f"survived, {timing(record, config.fps)['late_share']:.1%} of the ticks late"
         except Exception as error:  # what LeRobot raises is the result
             ended = f"stopped: {type(error).__name__}: {str(error).splitlines()[-1]}"
         torque = twin.state()["torque_enabled"]

@@ -4,8 +4,9 @@
     python eval/benchmark.py --quick=true         half an hour on two cores
 
 Below `results_dir`: one JSON file per policy and solver, `checkpoints/` with the trained policies (LeRobot's
-format), and `<grid>.md`, the table. Each JSON file names the commit it was made with. Results of older code
-are kept, but for policies whose settings were others: give another `results_dir` after a change that matters.
+format), `trunks/` with what policies have in common (see training.py), and `<grid>.md`, the table. Each JSON file names
+the commit it was made with. Results of older code are kept, but for policies whose settings were others: give another
+`results_dir` after a change that matters.
 """
 
 import json
@@ -35,6 +36,7 @@ from training import policy_config, train
 __all__ = ["BenchmarkConfig", "chosen_grid", "results", "run"]
 
 SET_BY_TRAINING = {"input_features", "output_features", "device", "action_feature_names", "pretrained_path"}
+SET_BY_EVALUATION = {"num_inference_steps", "noise_scheduler_type"}  # every solver of a grid names them
 
 
 @dataclass
@@ -89,7 +91,7 @@ def check_settings(cell: Cell, folder: Path) -> None:
         return
     stored = json.loads((folder / "config.json").read_text())
     wanted = draccus.encode(policy_config(cell), PreTrainedConfig)
-    changed = [k for k in stored.keys() & wanted.keys() - SET_BY_TRAINING if stored[k] != wanted[k]]
+    changed = [k for k in stored.keys() & wanted.keys() - SET_BY_TRAINING - SET_BY_EVALUATION if stored[k] != wanted[k]]
     if changed:
         was = ", ".join(f"{k} = {stored[k]} (now {wanted[k]})" for k in sorted(changed))
         raise ValueError(f"`results_dir` must hold policies with the settings of today. Got {folder.name} with {was}.")

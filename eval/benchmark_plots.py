@@ -34,10 +34,11 @@ class Panel:
 def curves(panels: list[Panel], x_label: str) -> bytes:
     """A PNG of the panels, with a logarithmic x axis and one legend."""
     figure = Figure(figsize=(2.4 + 4.2 * len(panels), 3.9), layout="constrained")
-    for axes, panel in zip(np.ravel(figure.subplots(1, len(panels))), panels, strict=True):
+    all_axes = np.ravel(figure.subplots(1, len(panels)))
+    for axes, panel in zip(all_axes, panels, strict=True):
         _draw(axes, panel)
         axes.set(xlabel=x_label, ylabel=panel.y_label)
-    figure.legend(*axes.get_legend_handles_labels(), frameon=False, fontsize="small", loc="outside right center")
+    figure.legend(*all_axes[0].get_legend_handles_labels(), frameon=False, fontsize="small", loc="outside right center")
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=120, metadata={"Software": None})
     return buffer.getvalue()
@@ -47,6 +48,8 @@ def _draw(axes: Axes, panel: Panel) -> None:
     """Lines with their intervals; values of x are shifted a little, so that intervals do not overlap."""
     ticks = sorted({point[0] for line in panel.lines for point in line.points})
     for i, line in enumerate(panel.lines):
+        if not line.points:
+            continue
         shift = 1 + 0.02 * (i - len(panel.lines) / 2)
         x, mean, low, high = np.reshape(sorted(line.points), (-1, 4)).T
         style = {"color": COLORS[i % len(COLORS)], "marker": MARKERS[i % len(MARKERS)], "capsize": 3, "markersize": 5}

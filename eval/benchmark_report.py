@@ -17,6 +17,7 @@ from benchmark_pages import Section, html, markdown
 from benchmark_plots import Curve, Panel, curves
 from comparison import difference, paired_interval, scores_by_seed
 from grids import N_DEMONSTRATIONS, Grid
+from training import LOG_EVERY
 
 __all__ = ["ReportConfig", "report"]
 
@@ -68,7 +69,8 @@ class Row:
 
     def interval(self, score: str) -> tuple[float, float, float]:
         """Mean and bootstrap interval over seeds and starts."""
-        return paired_interval(np.array(list(scores_by_seed(self.results, score).values())))
+        scores = np.array(list(scores_by_seed(self.results, score).values()))
+        return paired_interval(scores[:, ~np.isnan(scores).any(axis=0)])
 
 
 def report(cfg: ReportConfig) -> None:
@@ -291,14 +293,21 @@ def _cost(table: Table) -> Section:
         rows = table.at_reference(label)
         found = [result for row in rows for result in row.results]
         if found:
-            seconds = np.median([entry["update_s"] for r in found for entry in r["training"]["history"]])
+            seconds = np.median([entry["update_s"] for r in found for entry in _last_entries(r)])
             latency = 1000 * np.median([r["chunk_latency_s"] for r in found])
             body.append((label, f"{found[0]['training']['parameters']:,}", f"{seconds:.3f}", f"{latency:.0f}"))
     text = (
-        "Medians over cells, on a machine with other load: `eval/cost.py` compares costs in turns. Of a policy that "
-        "went on from a trunk the steps after it count alone."
+        "Medians over cells, on a machine with other load: `eval/cost.py` compares costs in turns. Of a policy whose "
+        "penalty sets in late the steps after that count alone."
     )
     return Section("Cost", text, table=[head, *body])
+
+
+def _last_entries(result: dict) -> list[dict]:
+    """The entries of the training's history since the penalty set in."""
+    cell = result["cell"]
+    steps = cell["steps"] - cell["settings"].get("contraction_start", 0)
+    return result["training"]["history"][-max(1, steps // LOG_EVERY) :]
 
 
 if __name__ == "__main__":

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from lerobot_cdp import CDPConfig
+
 __all__ = ["Cell", "file_name", "write_folder", "write_json", "write_text"]
 
 
@@ -44,7 +46,8 @@ class Cell:
     @property
     def family(self) -> str:
         """What decides which solvers there are: the policy type, or `flow` for flow matching."""
-        return "flow" if self.settings.get("prediction_type") == "velocity" else self.policy
+        default = CDPConfig.prediction_type if self.policy == "cdp" else None
+        return "flow" if self.settings.get("prediction_type", default) == "velocity" else self.policy
 
     @property
     def name(self) -> str:
@@ -76,9 +79,17 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
-    """Let `fill` write into a folder that appears at `path` only once it is complete."""
+    """Let `fill` write into a folder that appears at `path` only once it is complete.
+
+    Where another process was first with the same, its folder stays.
+    """
     partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     fill(partial)
-    os.replace(partial, path)
+    try:
+        os.replace(partial, path)
+    except OSError:
+        if not path.exists():
+            raise
+        shutil.rmtree(partial)

@@ -2,10 +2,10 @@
 
     python eval/cost.py --batch_size=64 --down_dims="[64, 128, 128]"
 
-The other backbones, with the sizes that they have by default, stand below. The policies take turns in one run, and the
-table gives medians and ratios: single times depend on the load of the machine. A round of steps is as long as
-`contraction_every`, so that it holds one evaluation of the penalty. Memory is the most that tensors hold at a time in
-a step that has it, with weights, their average and the optimizer's state.
+All predict the noise, as LeRobot's does. The other backbones, with the sizes that they have by default, stand below.
+The policies take turns in one run, and the table gives medians and ratios: single times depend on the load of the
+machine. A round of steps is as long as `contraction_every`, so that it holds one evaluation of the penalty. Memory is
+the most that tensors hold at a time in a step that has it, with weights, their average and the optimizer's state.
 """
 
 import time

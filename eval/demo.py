@@ -185,7 +185,7 @@ def measure(config: DemoConfig, policy: str) -> dict:
         "parameters": sum(p.numel() for p in trained.diffusion.parameters()),
         "success_percent": overall["pc_success"],
         "n_episodes": config.n_episodes,
-        "evaluations": trained.diffusion.num_inference_steps,
+        "evaluations": trained.config.num_inference_steps or trained.config.num_train_timesteps,
         "chunk_latency_s": chunk_latency(trained),
         "margins": margins,
     }

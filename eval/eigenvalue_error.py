@@ -36,8 +36,8 @@ class EigenvalueErrorConfig:
         repo_id: LeRobotDataset it was trained on.
         root: Folder of the dataset; None: LeRobot's cache, or the Hub.
         n_samples: Observations, each at one timestep.
-        timestep_range: (low, high) in [0, 1], shares of the timesteps from data to noise. None: that of the penalty
-            by default.
+        timestep_range: (low, high) in [0, 1], shares of the timesteps from data to noise. None: where the penalty
+            acts by default on what this policy predicts.
         seed: Of observations, noise and first directions.
     """
 
@@ -109,7 +109,7 @@ def main(config: EigenvalueErrorConfig) -> None:
     root = None if config.root is None else str(config.root)
     dataset = load_memory_dataset(config.repo_id, root, None, policy.config)
     batch = preprocessor(dataset.batch(torch.randperm(len(dataset))[: config.n_samples]))
-    default = CDPConfig(device="cpu", prediction_type="epsilon").contraction_timestep_range
+    default = CDPConfig(device="cpu", prediction_type=policy.config.prediction_type).contraction_timestep_range
     dense = spectra(policy, batch, config.timestep_range or default)
     antisymmetric = (dense.rate - dense.rate.mT).flatten(1).norm(dim=1) / 2 / dense.rate.flatten(1).norm(dim=1)
     n_samples, d = dense.rate.shape[:2]

@@ -65,8 +65,16 @@ class Grid:
 
 def quick(grid: Grid, steps: int = 1000, n_episodes: int = 52) -> Grid:
     """A small version of a grid: one share of the data, the first seed, shorter trainings, no stress."""
-    cells = [replace(cell, steps=steps) for cell in grid.cells if cell.n_episodes == n_episodes and cell.seed == 0]
+    cells = [_shorter(cell, steps) for cell in grid.cells if cell.n_episodes == n_episodes and cell.seed == 0]
     return replace(grid, cells=cells, stresses={})
+
+
+def _shorter(cell: Cell, steps: int) -> Cell:
+    """The cell with fewer steps; a penalty that sets in late does so after the same share of them."""
+    settings = dict(cell.settings)
+    if "contraction_start" in settings:
+        settings["contraction_start"] = settings["contraction_start"] * steps // cell.steps
+    return replace(cell, steps=steps, settings=settings)
 
 
 DDIM = {f"ddim{steps}": {"noise_scheduler_type": "DDIM", "num_inference_steps": steps} for steps in (2, 3, 5, 10)}
@@ -171,8 +179,7 @@ N_DEMONSTRATIONS = 206
 # A tenth, a quarter, a half, all.
 SHARES = (21, 52, 103, None)
 PROOF_STEPS = 2000
-LATE = {"contraction_start": 1400, "contraction_every": 2}
-EVERYWHERE = {"contraction_timestep_range": [0.0, 1.0]}
+LATE = {"contraction_start": 7 * PROOF_STEPS // 10, "contraction_every": 2}
 # label: policy type and settings; each `cdp` differs by its penalty alone from the `cdp_w0` of its prediction type.
 PROOF_POLICIES = {
     "diffusion_epsilon": ("diffusion", NORMALIZED | {"prediction_type": "epsilon"}),
@@ -180,7 +187,10 @@ PROOF_POLICIES = {
     "cdp_epsilon": ("cdp", LATE | {"prediction_type": "epsilon", "contraction_weight": 0.1}),
     "cdp_mild_epsilon": ("cdp", LATE | {"prediction_type": "epsilon", "contraction_weight": 0.03}),
     "cdp_w0_velocity": ("cdp", LATE | {"prediction_type": "velocity", "contraction_weight": 0.0}),
-    "cdp_velocity": ("cdp", LATE | EVERYWHERE | {"prediction_type": "velocity", "contraction_weight": 0.1}),
+    "cdp_velocity": (
+        "cdp",
+        LATE | {"prediction_type": "velocity", "contraction_timestep_range": [0.0, 1.0], "contraction_weight": 0.1},
+    ),
 }
 
 

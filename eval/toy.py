@@ -4,10 +4,10 @@
     python eval/toy.py --output_dir=outputs/toy --sweep=true     five: every weight with several seeds, in toy.json
 
 A chunk is one action of two numbers, and the observation is always the same. The network knows the actions from a few
-demonstrations of each mode. It predicts noise and samples by DDIM, as the policy does by default, and the
+demonstrations of each mode. It predicts noise and samples by DDIM, as LeRobot's `diffusion` can, and the
 contraction is the policy's own; so are its margin (0) and, for `auto`, target and floor. It acts on the 40 % of
-timesteps with the lowest noise, where modes are chosen too, instead of the policy's 10 %: here it is to do harm as
-well. Step counts are network evaluations.
+timesteps with the lowest noise, where modes are chosen, and not next to noise: here it is to do harm as well. Step
+counts are network evaluations.
 
 What to expect: a moderate weight lets more points contract and keeps every mode, but its samples are no better than
 without a penalty; a large one melts the modes together, with 10-step samples that are nearer to 100-step ones and

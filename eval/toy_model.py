@@ -19,10 +19,9 @@ from lerobot_cdp.sampler import sample
 __all__ = ["AUTO", "TIMESTEP_SHARE", "Denoiser", "Modes", "Run", "make_scheduler", "train"]
 
 AUTO = "auto"
+PREDICTION_TYPE, TIMESTEP_SHARE = "epsilon", 0.4  # see toy.py
 # The policy's defaults, but for the two that make a short training see the penalty often enough.
-PREDICTION_TYPE = "epsilon"
-MARGIN, TIMESTEP_SHARE = 0.0, 0.4
-TARGET, FLOOR = 0.9, 0.8
+MARGIN, TARGET, FLOOR = 0.0, 0.9, 0.8
 EVERY, BATCH_SHARE = 4, 0.25
 SAMPLING_STEPS = 10
 
@@ -55,7 +54,7 @@ class Modes:
 
 
 def make_scheduler() -> DDIMScheduler:
-    """The policy's default process and solver, but for two things.
+    """The policy's process and default solver for `epsilon`, but for two things.
 
     The data goes beyond [-1, 1]: clipping lies outside it. So the first step of `trailing`, at hardly any signal, where
     a network that predicts noise needs clipping close by, would be far off: the spacing is `leading`.

@@ -5,10 +5,11 @@ step, its trunk, and the others go on from there: the same policies, bit for bit
 """
 
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 
+import draccus
 import torch
 from accelerate import Accelerator
 from lerobot.configs import PreTrainedConfig
@@ -23,7 +24,7 @@ from cells import Cell, file_name, write_folder
 from memory_dataset import MemoryDataset, load_memory_dataset
 from tasks import TASKS
 
-__all__ = ["Trained", "policy_config", "train"]
+__all__ = ["LOG_EVERY", "Trained", "policy_config", "train"]
 
 LOG_EVERY = 100  # steps between two entries of the history
 PENALTY = "contraction_"  # what the names of its settings begin with
@@ -39,7 +40,7 @@ class Trained:
         postprocessor: Brings actions back to the environment's units.
         history: Every LOG_EVERY steps, means of the metrics since the last entry: loss, gradient norm,
             seconds per step (`update_s`), and what the policy's forward pass reports.
-        seconds: Wall time of the training loop.
+        seconds: Wall time of the training loop, without the steps of a trunk that was there.
     """
 
     policy: PreTrainedPolicy
@@ -63,9 +64,24 @@ def policy_config(cell: Cell) -> PreTrainedConfig:
 
 def trunk(cell: Cell) -> str:
     """Name of the folder of the cell's trunk: the same for cells that are the same until the penalty sets in."""
+    settings = draccus.encode(policy_config(cell), PreTrainedConfig)
+    shared = {name: value for name, value in settings.items() if not name.startswith(PENALTY)}
+    # `auto` keeps a state of its own, which a trunk of the others lacks.
+    shared["auto"] = settings.get("contraction_weight") == "auto"
+    training = {name: value for name, value in asdict(cell).items() if name not in ("label", "settings")}
+    return file_name(f"trunk{_start(cell)}", training | {"settings": shared})
+
+
+def _start(cell: Cell) -> int:
+    """Steps before the penalty sets in.
+
+    Raises:
+        ValueError: if a penalty never would.
+    """
     start = cell.settings.get("contraction_start", 0)
-    settings = {name: value for name, value in cell.settings.items() if not name.startswith(PENALTY)}
-    return file_name(f"trunk{start}", asdict(replace(cell, label="", settings=settings)))
+    if start >= cell.steps and cell.settings.get("contraction_weight") != 0:
+        raise ValueError(f"`contraction_start` must be less than steps = {cell.steps}. Got {start}.")
+    return start
 
 
 def train(cell: Cell, datasets_dir: Path | None, trunks_dir: Path) -> Trained:
@@ -101,16 +117,16 @@ def _fit(
     policy, optimizer, scheduler = accelerator.prepare(policy, optimizer, scheduler)
     names = ["loss", "grad_norm", "lr", "update_s"] + ["gpu_mem_gb"] * torch.cuda.is_available()
     meters = {name: AverageMeter(name) for name in names}  # those that update_policy fills
-    tracker = MetricsTracker(cell.batch_size, len(dataset), dataset.num_episodes, meters)
-
     drop_n_last_frames = getattr(policy.config, "drop_n_last_frames", 0)
     batches = dataset.batches(cell.batch_size, cell.seed, drop_n_last_frames)
-    history, first, start, shared = [], 1, cell.settings.get("contraction_start", 0), trunks / trunk(cell)
+    history, done, start, shared = [], 0, _start(cell), trunks / trunk(cell)
     if start and shared.exists():
         accelerator.load_state(shared)
-        first = start + 1
+        done = start
         next(islice(batches, start - 1, None))  # the batches of the trunk
-    progress = trange(first, cell.steps + 1, desc=cell.name, unit="step", mininterval=5)
+    size = (cell.batch_size, len(dataset), dataset.num_episodes)
+    tracker = MetricsTracker(*size, meters, initial_step=done)
+    progress = trange(done + 1, cell.steps + 1, desc=cell.name, unit="step", mininterval=5)
     for step in progress:
         batch = preprocessor(next(batches))
         update_policy(tracker, policy, batch, optimizer, preset.grad_clip_norm, accelerator, scheduler)

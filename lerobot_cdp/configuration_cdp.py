@@ -31,6 +31,7 @@ EVERYWHERE = (0.0, 1.0)
 VP_SETTINGS = ("beta_schedule", "beta_start", "beta_end", "timestep_spacing")
 TIMESTEP_SPACINGS = ("leading", "trailing", "linspace")
 BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
+PAIRS = ("contraction_timestep_range", "crop_shape", "resize_shape")
 AUTO = "auto"
 
 
@@ -46,8 +47,8 @@ class SettingError(ParsingError):
 class CDPConfig(retired_settings(RETIRED), DiffusionConfig):
     """Configuration of `CDPPolicy`.
 
-    All settings of LeRobot's `DiffusionConfig` hold, with the same meaning. Those below are new, or have another
-    default.
+    All settings of LeRobot's `DiffusionConfig` hold, with the same meaning; those of its noise schedule go with its
+    prediction types alone. Those below are new, or have another default.
 
     Args:
         normalization_mapping: As LeRobot's, and `ENV` (`observation.environment_state`) to [-1, 1] as well. LeRobot's
@@ -73,8 +74,9 @@ class CDPConfig(retired_settings(RETIRED), DiffusionConfig):
             Below 1 actions agree more and jerk less, and vary less.
         timestep_spacing: Where the solver's steps lie, as diffusers names it: `leading`, `trailing`, `linspace`. With
             `trailing` the first step is at the noise that sampling starts from; `leading`, LeRobot's, starts late.
-        contraction_weight: Weight γ >= 0 of the contraction penalty. 0 is plain diffusion: nothing is computed. `auto`
-            sets it during training, by the two numbers below (see `contraction.rate_control`).
+        contraction_weight: Weight γ >= 0 of the contraction penalty. 0 is plain diffusion, or plain flow matching:
+            nothing is computed. `auto` sets it during training, by the two numbers below (see
+            `contraction.rate_control`).
         contraction_target: For `auto`: share, in (0, 1), of the samples that are to contract.
         contraction_diversity: For `auto`: least spread, in [0, 1), of the sampled chunks, in units of that of the data.
             Contraction gives way to it: a policy must keep its action modes.
@@ -87,8 +89,9 @@ class CDPConfig(retired_settings(RETIRED), DiffusionConfig):
         contraction_timestep_range: (low, high), 0 <= low < high <= 1: timesteps that the penalty acts on, as shares
             of all, from the data (0) to noise (1). When not given: (0.7, 1) with `epsilon`, else all of them.
         contraction_batch_share: Share, in (0, 1], of each batch that the penalty is computed on (at least one).
-        contraction_start: Updates, >= 0, before the penalty sets in. A network that has learned nothing yet expands
-            everywhere, and the penalty only slows it: begin after about 70 % of the training.
+        contraction_start: Updates, >= 0, before the penalty sets in; 0: at once. A network that has learned nothing yet
+            expands everywhere, and the penalty only slows it. Checkpoints keep the count of updates: a fine-tuning
+            goes on with it.
         contraction_every: The penalty is computed on every k-th step, k >= 1, with its weight times k.
         contraction_products: Jacobian products, >= 1, spent on each estimate of the largest eigenvalue.
         contraction_product: How a Jacobian product is formed: `finite_difference` (forward passes only, works with
@@ -170,6 +173,9 @@ class CDPConfig(retired_settings(RETIRED), DiffusionConfig):
             self.noise_scheduler_type = SOLVERS.get(self.prediction_type, VP_SOLVERS)[0]
         if self.contraction_timestep_range is None:
             self.contraction_timestep_range = PENALTY_RANGES.get(self.prediction_type, EVERYWHERE)
+        for name in PAIRS:  # draccus cannot save a list where None is allowed as well
+            if isinstance(getattr(self, name), list):
+                setattr(self, name, tuple(getattr(self, name)))
         self._check_choices()
         self._check_unused()
         self._check_ranges()
@@ -208,7 +214,7 @@ class CDPConfig(retired_settings(RETIRED), DiffusionConfig):
         for name, allowed in choices.items():
             _require(self, name, getattr(self, name) in allowed, f"one of {list(allowed)}")
         solvers = SOLVERS[self.prediction_type]
-        must_be = f"one of {list(solvers)} with prediction_type = {self.prediction_type}"
+        must_be = f"one of {list(solvers)} with prediction_type = {self.prediction_type}{self._lerobots_hint()}"
         _require(self, "noise_scheduler_type", self.noise_scheduler_type in solvers, must_be)
 
     def _check_unused(self) -> None:
@@ -218,12 +224,16 @@ class CDPConfig(retired_settings(RETIRED), DiffusionConfig):
             if backbone != self.backbone:
                 unused |= dict.fromkeys(names, f"backbone = {self.backbone}")
         if self.prediction_type == "velocity":
-            unused |= dict.fromkeys(VP_SETTINGS, "prediction_type = velocity")
+            unused |= dict.fromkeys(VP_SETTINGS, f"prediction_type = velocity{self._lerobots_hint()}")
         for name, choice in unused.items():
             default = type(self).__dataclass_fields__[name].default
             got = getattr(self, name)
             is_default = tuple(got) == default if isinstance(default, tuple) else got == default
             _require(self, name, is_default, f"left at {default!r} with {choice}, which does not use it")
+
+    def _lerobots_hint(self) -> str:
+        """For who brings settings of LeRobot's `diffusion`, whose process is not the default here."""
+        return " (LeRobot's diffusion has epsilon)" if self.prediction_type == "velocity" else ""
 
     def _check_network(self) -> None:
         for name in (*BACKBONE_SETTINGS["mlp"], *BACKBONE_SETTINGS["dit"]):

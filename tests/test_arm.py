@@ -117,7 +117,8 @@ def test_what_a_policy_records_on_the_arm_trains_another(setup, command, tmp_pat
     command(
         lerobot_train.main, "--policy.type=cdp", *where[:2], "--output_dir=out", "--steps=2", "--batch_size=2",
         "--num_workers=0", "--policy.device=cpu", "--policy.down_dims=[8, 16]", "--policy.n_groups=4",
-        "--policy.horizon=8", "--policy.n_action_steps=4", "--policy.use_group_norm=true",
+        "--policy.horizon=8", "--policy.n_action_steps=4", "--policy.drop_n_last_frames=0",
+        "--policy.use_group_norm=true",
         "--policy.pretrained_backbone_weights=null", "--policy.crop_shape=null", "--log_freq=1", robot=(),
     )  # fmt: skip
     config = json.loads((tmp_path / "out/checkpoints/last/pretrained_model/config.json").read_text())

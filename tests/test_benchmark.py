@@ -18,9 +18,10 @@ from torch.utils.data import default_collate
 import benchmark
 import comparison
 import rollouts
+import training
 from benchmark import BenchmarkConfig
 from cells import Cell, write_folder, write_json
-from grids import GRIDS, Grid
+from grids import GRIDS, Grid, quick
 from memory_dataset import MemoryDataset, load_memory_dataset
 from tasks import TASKS, Task
 from training import train
@@ -129,11 +130,14 @@ def test_a_policy_of_other_defaults_is_not_taken_for_this_one(tiny, caplog):
     config.write_text(json.dumps(json.loads(config.read_text()) | {"beta_end": 0.5}))
     assert not benchmark.run(tiny)
     assert "must hold policies with the settings of today" in caplog.text
-    assert "beta_end = 0.5 (now 0.02)" in caplog.text
+    assert "beta_end = 0.5 (now 0.02)" in caplog.text and "num_inference_steps" not in caplog.text
 
 
-def test_cells_go_on_from_a_shared_trunk_to_the_bit(tiny, tmp_path):
+def test_cells_go_on_from_a_shared_trunk_to_the_bit(tiny, tmp_path, monkeypatch):
     """The plain policy leaves a trunk; with it and without, the contractive one becomes the same."""
+    taken = []
+    update = training.update_policy
+    monkeypatch.setattr(training, "update_policy", lambda *args: taken.append(1) or update(*args))
     register_third_party_plugins()
     penalty = {"contraction_start": 2, "contraction_every": 1, "contraction_batch_share": 1.0}
     plain, contractive = (
@@ -142,12 +146,47 @@ def test_cells_go_on_from_a_shared_trunk_to_the_bit(tiny, tmp_path):
     )
     trained = {}
     for name, cell, trunks in (("plain", plain, "a"), ("shared", contractive, "a"), ("alone", contractive, "b")):
+        taken.clear()
         trained[name] = train(cell, tiny.datasets_dir, tmp_path / trunks)
+        assert len(taken) == {"plain": 5, "shared": 3, "alone": 5}[name]
+        assert trained[name].history[-1]["steps"] == 5
     assert len(list((tmp_path / "a").iterdir())) == 1
     weights = {
         name: torch.cat([w.flatten().double() for w in t.policy.state_dict().values()]) for name, t in trained.items()
     }
     assert torch.equal(weights["shared"], weights["alone"]) and not torch.equal(weights["plain"], weights["alone"])
+
+
+def test_who_shares_a_trunk():
+    def name(**changes):
+        settings = {"contraction_start": 2, "contraction_weight": 0.1, "prediction_type": "epsilon"} | changes
+        return training.trunk(Cell("tiny", "any", "cdp", steps=9, settings=settings))
+
+    assert len({name(), name(contraction_weight=0), name(contraction_every=3), name(ema_decay=0.999)}) == 1
+    others = {"contraction_weight": "auto", "contraction_start": 3, "prediction_type": "sample", "n_obs_steps": 1}
+    assert len({name(), *(name(**{setting: value}) for setting, value in others.items())}) == 5
+
+
+def test_a_penalty_that_never_sets_in_is_refused():
+    settings = {"contraction_start": 9, "contraction_weight": 0.1}
+    with pytest.raises(ValueError, match=r"`contraction_start` must be less than steps = 9\. Got 9\."):
+        training.trunk(Cell("tiny", "late", "cdp", steps=9, settings=settings))
+    for cell in quick(GRIDS["pusht"]).cells:
+        assert cell.settings.get("contraction_start", 0.7 * cell.steps) == 0.7 * cell.steps
+
+
+def test_the_first_of_two_processes_keeps_its_folder(tmp_path):
+    def fill(folder, by):
+        (folder / "state").write_text(by)
+        if by == "second":
+            write_folder(tmp_path / "trunk", lambda other: fill(other, "first"))
+
+    os_pid = iter((1, 2))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "getpid", lambda: next(os_pid))
+        write_folder(tmp_path / "trunk", lambda folder: fill(folder, "second"))
+    assert (tmp_path / "trunk" / "state").read_text() == "first"
+    assert [path.name for path in tmp_path.iterdir()] == ["trunk"]
 
 
 def test_a_failing_cell_does_not_stop_the_others(tiny, monkeypatch):

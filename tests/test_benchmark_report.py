@@ -14,6 +14,7 @@ from cells import Cell
 from grids import GRIDS, Grid
 from stress import Stress
 
+EPSILON = {"prediction_type": "epsilon"}
 TWO = {"num_inference_steps": 2}
 GAINS = {"diffusion_epsilon": 0.0, "cdp_w0_epsilon": 0.1, "cdp_epsilon": 0.3}
 
@@ -22,7 +23,7 @@ GAINS = {"diffusion_epsilon": 0.0, "cdp_w0_epsilon": 0.1, "cdp_epsilon": 0.3}
 def results_dir(tmp_path, monkeypatch):
     """Made-up results of three policies, three seeds, two shares: each 0.1 or 0.2 above the one before."""
     cells = [
-        Cell("t", label, "diffusion" if "diffusion" in label else "cdp", steps=5, n_episodes=n, seed=seed)
+        Cell("t", label, "diffusion" if "diffusion" in label else "cdp", 5, EPSILON, n_episodes=n, seed=seed)
         for label in GAINS
         for n in (21, None)
         for seed in range(3)

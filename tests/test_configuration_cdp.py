@@ -48,11 +48,13 @@ def test_the_solver_follows_the_process():
         ({"noise_scheduler_type": "FlowMatchEuler"}, "`noise_scheduler_type` must be one of ['DDIM', 'DPMSolver++', "
          "'UniPC', 'DDPM'] with prediction_type = epsilon. Got 'FlowMatchEuler'."),
         ({"prediction_type": "velocity", "noise_scheduler_type": "DDIM"}, "`noise_scheduler_type` must be one of "
-         "['FlowMatchEuler'] with prediction_type = velocity. Got 'DDIM'."),
+         "['FlowMatchEuler'] with prediction_type = velocity (LeRobot's diffusion has epsilon). Got 'DDIM'."),
         ({"prediction_type": "velocity", "beta_schedule": "linear"}, "`beta_schedule` must be left at "
-         "'squaredcos_cap_v2' with prediction_type = velocity, which does not use it. Got 'linear'."),
+         "'squaredcos_cap_v2' with prediction_type = velocity (LeRobot's diffusion has epsilon), which does not use "
+         "it. Got 'linear'."),
         ({"prediction_type": "velocity", "timestep_spacing": "leading"}, "`timestep_spacing` must be left at "
-         "'trailing' with prediction_type = velocity, which does not use it. Got 'leading'."),
+         "'trailing' with prediction_type = velocity (LeRobot's diffusion has epsilon), which does not use it. "
+         "Got 'leading'."),
         ({"backbone": "mlp", "down_dims": [8, 16]}, "`down_dims` must be left at (512, 1024, 2048) with "
          "backbone = mlp, which does not use it. Got [8, 16]."),
         ({"backbone": "dit", "gradient_checkpointing": True}, "`gradient_checkpointing` must be left at False with "
@@ -179,6 +181,13 @@ def test_saved_and_loaded_config_is_equal(tmp_path):
     config._save_pretrained(tmp_path)
     loaded = PreTrainedConfig.from_pretrained(tmp_path)
     assert type(loaded) is CDPConfig and loaded == config
+
+
+@pytest.mark.parametrize("name", ["contraction_timestep_range", "crop_shape", "resize_shape"])
+def test_pairs_may_be_lists(tmp_path, name):
+    pair = [0, 1] if name == "contraction_timestep_range" else [8, 9]
+    make_config(**{name: pair}).save_pretrained(tmp_path)
+    assert getattr(PreTrainedConfig.from_pretrained(tmp_path), name) == tuple(pair)
 
 
 def test_an_unknown_key_in_a_saved_config_is_named(tmp_path):

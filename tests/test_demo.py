@@ -5,8 +5,11 @@ import json
 import draccus
 import pytest
 from lerobot.configs.train import TrainPipelineConfig
+from lerobot.datasets import LeRobotDatasetMetadata
+from lerobot.policies import make_policy, make_policy_config, make_pre_post_processors
 
-from demo import SHARED_SETTINGS, DemoConfig, eval_command, run, train_command, trained_steps
+import demo
+from demo import SHARED_SETTINGS, DemoConfig, eval_command, measure, run, train_command, trained_steps
 from demo_report import plot, table
 
 
@@ -74,6 +77,38 @@ def test_a_failure_is_named(tmp_path):
 def test_settings_below_one_are_refused(name):
     with pytest.raises(ValueError, match=f"`{name}` must be at least 1. Got 0."):
         DemoConfig(**{name: 0})
+
+
+@pytest.mark.parametrize(("policy", "evaluations"), [("cdp", 5), ("diffusion", 100)])
+def test_a_trained_policy_is_measured(tmp_path, datasets_dir, monkeypatch, policy, evaluations):
+    root = datasets_dir / "tiny"
+    config = DemoConfig(output_dir=tmp_path, n_episodes=4)
+    monkeypatch.setattr(DemoConfig, "dataset", root)
+    monkeypatch.setattr(demo, "chunk_latency", lambda policy: 0.25)
+    settings = {"horizon": 8, "n_action_steps": 4, "down_dims": [8, 16], "n_groups": 4, "prediction_type": "sample"}
+    policy_config = make_policy_config(policy, device="cpu", **settings)
+    meta = LeRobotDatasetMetadata("local/tiny", root=root)
+    network = make_policy(policy_config, ds_meta=meta)
+    folder = config.train_dir(policy) / "checkpoints" / "000007" / "pretrained_model"
+    network.save_pretrained(folder)
+    for processor in make_pre_post_processors(policy_config, dataset_stats=meta.stats):
+        processor.save_pretrained(folder)
+    info = config.eval_dir(policy) / "eval_info.json"
+    info.parent.mkdir(parents=True)
+    info.write_text(json.dumps({"overall": {"pc_success": 75.0}}))
+
+    measured = measure(config, policy)
+    (margin,) = measured.pop("margins")
+    assert margin["step"] == 7 and 0 <= margin["contracting"] <= 1
+    n_parameters = sum(p.numel() for p in network.diffusion.parameters())
+    assert measured == {
+        "policy": policy,
+        "parameters": n_parameters,
+        "success_percent": 75.0,
+        "n_episodes": 4,
+        "evaluations": evaluations,
+        "chunk_latency_s": 0.25,
+    }
 
 
 def test_report(tmp_path):

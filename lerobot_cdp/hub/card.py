@@ -17,7 +17,7 @@ TRAINING_SETTINGS = ("steps", "batch_size", "seed")
 POLICY_SETTINGS = (
     "backbone", "prediction_type", "noise_scheduler_type", "num_inference_steps", "sampling_temperature",
     "n_obs_steps", "horizon", "n_action_steps", "contraction_weight", "contraction_loss", "contraction_points",
-    "contraction_margin", "contraction_timestep_range", "use_ema",
+    "contraction_margin", "contraction_timestep_range", "contraction_start", "use_ema",
 )  # fmt: skip
 UNITS = {"MIN_MAX": "half the action range", "MEAN_STD": "standard deviations of the actions"}
 

@@ -35,20 +35,21 @@ def checkpoint_folder(source: CheckpointSource) -> Path:
 
     Raises:
         SettingError: if there is none.
+        ValueError: if the download is damaged.
     """
     folder = Path(source.path)
     if folder.is_dir():
         return folder / LAST if (folder / LAST).is_dir() else folder
     try:
         downloaded = Path(snapshot_download(source.path, allow_patterns=["*.json", "*.safetensors"]))
-        for file in downloaded.glob("*.safetensors"):
-            check_download(file)
-        return downloaded
     except HUB_ERRORS as error:
         raise SettingError(
             f"`policy.path` must be the folder of a checkpoint, or its name on the Hub. Got {source.path!r} "
             f"({explain(error, source.path)})."
         ) from error
+    for file in downloaded.glob("*.safetensors"):
+        check_download(file)
+    return downloaded
 
 
 @contextmanager

@@ -7,7 +7,8 @@ configured one check the card. Killed in between, it leaves a policy with the pr
 import json
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -23,7 +24,6 @@ from ..configuration_cdp import SettingError
 from .errors import HUB_ERRORS, explain
 
 if TYPE_CHECKING:
-    from ..configuration_cdp import CDPConfig
     from ..modeling_cdp import CDPPolicy
 
 __all__ = ["check_remote_type", "push_trained"]
@@ -39,32 +39,34 @@ def push_trained(
     Raises:
         SettingError: if the Hub refuses, or holds a policy of another type; nothing half-done is left there.
     """
+    api, config = HfApi(), policy.config
+    with _explained(config.repo_id, cfg.output_dir):  # before a large policy is written for nothing
+        repo_id = api.create_repo(config.repo_id, private=config.private, exist_ok=True).repo_id
+        check_remote_type(repo_id, "policy.repo_id")
     with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         folder = Path(folder)
         policy.save_pretrained(folder, state_dict=state_dict)
         cfg.save_pretrained(folder)
         for file in _saved_processors(cfg):
             shutil.copyfile(file, folder / file.name)
-        config = policy.config
         arguments = (cfg.dataset.repo_id, config.type, config.license, config.tags)
         policy.generate_model_card(*arguments, cfg=cfg, dataset_meta=dataset_meta).save(folder / "README.md")
-        url = _push(folder, config, cfg.output_dir)
-    logging.info(f"Model pushed to {url}")  # LeRobot's remote jobs wait for these words
+        with _explained(config.repo_id, cfg.output_dir):
+            message = "Upload policy weights, processors, train config and readme"
+            upload = {"folder_path": folder, "commit_message": message, "allow_patterns": list(MODEL_FILES)}
+            commit = api.upload_folder(repo_id=repo_id, **upload)
+    logging.info(f"Model pushed to {commit.repo_url.url}")  # LeRobot's remote jobs wait for these words
 
 
-def _push(folder: Path, config: "CDPConfig", output_dir: Path) -> str:
-    api, message = HfApi(), "Upload policy weights, processors, train config and readme"
+@contextmanager
+def _explained(repo_id: str, output_dir: Path) -> Iterator[None]:
+    """Say in one line what the Hub refused, and how to send the policy later."""
     try:
-        repo_id = api.create_repo(config.repo_id, private=config.private, exist_ok=True).repo_id
-        check_remote_type(repo_id, "policy.repo_id")
-        commit = api.upload_folder(
-            repo_id=repo_id, folder_path=folder, commit_message=message, allow_patterns=list(MODEL_FILES)
-        )
-        return commit.repo_url.url
+        yield
     except HUB_ERRORS as error:
         raise SettingError(
-            f"`policy.repo_id` must be a repository that can be written to. Got {config.repo_id!r}, where "
-            f"nothing half-done is left: {explain(error, config.repo_id)}. The policy is in {output_dir}: "
+            f"`policy.repo_id` must be a repository that can be written to. Got {repo_id!r}, where "
+            f"nothing half-done is left: {explain(error, repo_id)}. The policy is in {output_dir}: "
             f"`python -m lerobot_cdp.publish --policy.path={output_dir} --repo_id=… --push=true` sends it."
         ) from error
 
