@@ -17,6 +17,7 @@ from benchmark_pages import Section, html, markdown
 from benchmark_plots import Curve, Panel, curves
 from comparison import difference, paired_interval, scores_by_seed
 from grids import N_DEMONSTRATIONS, Grid
+from lerobot_cdp import CDPConfig
 from training import LOG_EVERY
 
 __all__ = ["ReportConfig", "report"]
@@ -46,7 +47,7 @@ class Row:
     """One policy, solver, share of the data and stress, over its training seeds.
 
     Attributes:
-        label: of the policy.
+        label: of the policy, in the grid.
         solver: name of its settings.
         n_episodes: demonstrations; None: all.
         evaluations: of the network, for a chunk.
@@ -62,6 +63,17 @@ class Row:
     temperature: float
     stress: str
     results: list[dict]
+
+    @property
+    def title(self) -> str:
+        """What the policy is, for people."""
+        cell = self.results[0]["cell"]
+        settings = cell["settings"]
+        prediction = settings.get("prediction_type")
+        if cell["policy"] != "cdp":
+            return ", ".join(filter(None, (cell["policy"], prediction)))
+        weight = settings.get("contraction_weight", CDPConfig.contraction_weight)
+        return f"cdp, {prediction or CDPConfig.prediction_type}, γ = {weight:g}"
 
     def mean(self, score: str) -> float | None:
         values = [e[score] for r in self.results for e in r["episodes"] if e[score] is not None]
@@ -161,7 +173,8 @@ def _protocol(found: list[dict], grid: Grid) -> Section:
         f"Reward: the largest of an episode, averaged. Differences are paired by training seed and start state; "
         f"brackets: bootstrap 95 % intervals over both (with one seed over start states alone; with three they are "
         f"somewhat too narrow, and among many cells some exclude 0 by chance). "
-        f"**Bold**: the interval does not hold 0. `w0`: γ = 0, all else equal. Made on {hardware}."
+        f"**Bold**: the interval does not hold 0. *to γ = 0*: to the policy that differs in γ alone. A penalty sets in "
+        f"late and acts where `eval/grids.py` says. Made on {hardware}."
     )
     commands = (
         "python eval/benchmark.py --results_dir=eval/results [--datasets_dir=DATASETS]\npython eval/benchmark_report.py"
@@ -193,13 +206,14 @@ def _few_steps(table: Table) -> list[Section]:
 def _curve(rows: list[Row], label: str, score: str) -> Curve:
     """A policy's score over the evaluations, with intervals; where episodes were too short for a jerk, none."""
     chosen = [row for row in rows if row.label == label and row.temperature == 1.0 and row.evaluations <= 10]
-    return Curve(label, [(r.evaluations, *r.interval(score)) for r in chosen if r.mean(score) is not None])
+    title = next(row.title for row in rows if row.label == label)
+    return Curve(title, [(r.evaluations, *r.interval(score)) for r in chosen if r.mean(score) is not None])
 
 
 def _solver_line(table: Table, row: Row) -> tuple[str, ...]:
     jerk = row.mean("jerk")
     return (
-        row.label,
+        row.title,
         row.solver,
         str(row.evaluations),
         f"{row.temperature:g}",
@@ -232,7 +246,7 @@ def _data(table: Table) -> Section | None:
     for label in dict.fromkeys(row.label for row in table.rows):
         rows = table.at_reference(label)
         points = sorted((r.n_episodes or N_DEMONSTRATIONS, *r.interval("max_reward")) for r in rows)
-        lines.append(Curve(label, points))
+        lines.append(Curve(table.of(label=label)[0].title, points))
     figure = curves([Panel(f"reward, {table.reference} evaluations", lines)], "demonstrations")
     return Section("Data", "", figure=figure, figure_name="benchmark_data.png")
 
@@ -248,7 +262,7 @@ def _stress(table: Table) -> Section | None:
         body.append(
             (
                 _name(row.n_episodes),
-                row.label,
+                row.title,
                 row.stress.replace("_", " "),
                 str(row.evaluations),
                 f"{row.mean('max_reward'):.3f}",
@@ -279,7 +293,7 @@ def _verdict(table: Table) -> Section:
                 interval = difference(row.results, other.results, score)
                 if interval is not None:
                     low, high = sorted(sign * value for value in interval[1:])
-                    counts[row.label, name, score][0 if low > 0 else 1 if high < 0 else 2] += 1
+                    counts[row.title, name, score][0 if low > 0 else 1 if high < 0 else 2] += 1
     names = {"max_reward": "reward", "success": "success", "jerk": "jerk (less is better)"}
     body = [(*key[:2], names[key[2]], *map(str, count)) for key, count in counts.items()]
     text = "Of all cells above: how often the interval is on the good side of 0, on the bad one, or holds it."
@@ -295,7 +309,7 @@ def _cost(table: Table) -> Section:
         if found:
             seconds = np.median([entry["update_s"] for r in found for entry in _last_entries(r)])
             latency = 1000 * np.median([r["chunk_latency_s"] for r in found])
-            body.append((label, f"{found[0]['training']['parameters']:,}", f"{seconds:.3f}", f"{latency:.0f}"))
+            body.append((rows[0].title, f"{found[0]['training']['parameters']:,}", f"{seconds:.3f}", f"{latency:.0f}"))
     text = (
         "Medians over cells, on a machine with other load: `eval/cost.py` compares costs in turns. Of a policy whose "
         "penalty sets in late the steps after that count alone."

@@ -14,8 +14,13 @@ from cells import Cell
 from grids import GRIDS, Grid
 from stress import Stress
 
-EPSILON = {"prediction_type": "epsilon"}
+SETTINGS = {
+    "diffusion_epsilon": {},
+    "cdp_w0_epsilon": {"prediction_type": "epsilon", "contraction_weight": 0.0},
+    "cdp_epsilon": {"prediction_type": "epsilon", "contraction_weight": 0.1},
+}
 TWO = {"num_inference_steps": 2}
+CONTRACTIVE = "cdp, epsilon, γ = 0.1"
 GAINS = {"diffusion_epsilon": 0.0, "cdp_w0_epsilon": 0.1, "cdp_epsilon": 0.3}
 
 
@@ -23,7 +28,7 @@ GAINS = {"diffusion_epsilon": 0.0, "cdp_w0_epsilon": 0.1, "cdp_epsilon": 0.3}
 def results_dir(tmp_path, monkeypatch):
     """Made-up results of three policies, three seeds, two shares: each 0.1 or 0.2 above the one before."""
     cells = [
-        Cell("t", label, "diffusion" if "diffusion" in label else "cdp", 5, EPSILON, n_episodes=n, seed=seed)
+        Cell("t", label, "diffusion" if "diffusion" in label else "cdp", 5, SETTINGS[label], n_episodes=n, seed=seed)
         for label in GAINS
         for n in (21, None)
         for seed in range(3)
@@ -65,16 +70,18 @@ def made_up_result(cell, evaluation):
 def test_pages_compare_with_the_rival_and_with_no_contraction(results_dir, tmp_path):
     benchmark_report.report(ReportConfig(results_dir, tmp_path / "docs", grid="made_up"))
     page = (tmp_path / "docs" / "benchmark.md").read_text()
-    lines = [line for line in page.splitlines() if line.startswith("| cdp_epsilon | ddim2 | 2 | 1 | 3 |")]
+    lines = [line for line in page.splitlines() if line.startswith(f"| {CONTRACTIVE} | ddim2 | 2 | 1 | 3 |")]
     assert len(lines) == 2  # one for each share
     for line in lines:
         assert "| **+0.300 [" in line and "| **+0.200 [" in line and "| 0 % | +0 [+0, +0] | 2 | +0 [+0, +0] |" in line
-    assert "| cdp_epsilon | ddim2_t0.5 | 2 | 0.5 | 3 |" in page and "18 of the 18 policies" in page
-    (stressed,) = (line for line in page.splitlines() if line.startswith("| 21 demonstrations | cdp_epsilon | action"))
+    assert f"| {CONTRACTIVE} | ddim2_t0.5 | 2 | 0.5 | 3 |" in page and "18 of the 18 policies" in page
+    (stressed,) = (
+        line for line in page.splitlines() if line.startswith(f"| 21 demonstrations | {CONTRACTIVE} | action")
+    )
     assert "| **-0.050 [-0.050, -0.050]** |" in stressed  # than without stress
     # Two shares, with and without stress, and at two temperatures: reward better, jerk the same.
-    assert "| cdp_epsilon | γ = 0 | reward | 6 | 0 | 0 |" in page
-    assert "| cdp_epsilon | γ = 0 | jerk (less is better) | 0 | 0 | 6 |" in page
+    assert f"| {CONTRACTIVE} | γ = 0 | reward | 6 | 0 | 0 |" in page
+    assert f"| {CONTRACTIVE} | γ = 0 | jerk (less is better) | 0 | 0 | 6 |" in page
     for name in ("benchmark_21.png", "benchmark_all.png", "benchmark_data.png"):
         assert (tmp_path / "docs" / name).read_bytes()[:4] == b"\x89PNG"
     html = (tmp_path / "docs" / "benchmark.html").read_text()
