@@ -3,42 +3,28 @@
     python data/record_so101.py --root=outputs/so101_pick_place
 
 lerobot_env_so101's scripted controller is the expert. A demonstration that fails is left out; the next seed
-takes its place. Steps in which the arm only waits are left out as well.
-
-LeRobot 0.6.1 writes parquet files that cannot be read before they are closed: a dataset whose recording is
-killed is lost. Here every seed goes into a file of its own in `<root>.partial`, which gets its name only when
-it is whole, and the dataset is assembled from these files and moved to `root` at the end. Whenever the
-recording is interrupted, the same command continues it and ends with the same dataset, byte for byte.
+takes its place. Steps in which the arm only waits are left out as well. An interrupted recording is continued by
+the same command.
 """
 
-import io
-import itertools
-import json
-import os
-import shutil
 import sys
-from dataclasses import asdict, dataclass
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
-from textwrap import shorten
-from typing import Any
 
-import datasets
 import draccus
 import gymnasium as gym
 import numpy as np
-from lerobot.datasets.lerobot_dataset import LeRobotDataset
-from lerobot.utils.constants import ACTION, HF_LEROBOT_HOME, OBS_ENV_STATE, OBS_STATE
+from lerobot.utils.constants import ACTION, OBS_ENV_STATE, OBS_STATE
 from lerobot_env_so101.scripted.pick_place import Phase, PickPlaceController
-from tqdm import tqdm
 
 from lerobot_cdp.environments import PickPlaceConfig, PickPlaceEnv
+from recording import SUCCESS, Recording, check_settings, record_demonstrations
 
 ENV = PickPlaceConfig()
 JOINTS = ("shoulder_pan", "shoulder_lift", "elbow_flex", "wrist_flex", "wrist_roll")
 STATE = [f"{j}.pos" for j in JOINTS] + [f"{j}.vel" for j in JOINTS] + ["gripper.pos", "x", "y", "z"]
 PLACES = [f"{place}.{axis}{scale}" for scale in ("", ".near") for place in ("cube", "goal") for axis in "xyz"]
-SUCCESS = "success"  # of a demonstration, kept beside its frames until the dataset is assembled
-UNFINISHED = "unfinished-"
 FEATURES = {
     OBS_STATE: {"dtype": "float32", "shape": (14,), "names": STATE},
     OBS_ENV_STATE: {"dtype": "float32", "shape": (12,), "names": PLACES},
@@ -75,78 +61,21 @@ def record(config: RecordConfig) -> Path:
         ValueError: if a setting is out of its range.
         FileExistsError: if the folder holds anything but this dataset.
     """
-    for name, least in {"n_episodes": 1, "seed": 0}.items():
-        if getattr(config, name) < least:
-            raise ValueError(f"`{name}` must be at least {least}. Got {getattr(config, name)}.")
-    if not 0 <= config.recovery_share <= 1:
-        raise ValueError(f"`recovery_share` must be in [0, 1]. Got {config.recovery_share}.")
-    root = (config.root or HF_LEROBOT_HOME / config.repo_id).absolute()
-    partial = root.with_name(f"{root.name}.partial")
-    if is_of(config, root, root / "meta" / "recording.json"):
-        print(f"Nothing to record: {root} is complete.")
-        if (partial / "recording.json").exists():  # killed before it could be removed
-            shutil.rmtree(partial)
-    else:
-        if not is_of(config, partial, partial / "recording.json"):
-            partial.mkdir(parents=True, exist_ok=True)
-            write_whole(partial / "recording.json", json.dumps(description(config), indent=4).encode())
-        demonstrations = record_demonstrations(config, partial)
-        assemble(config, demonstrations, partial).rename(root)
-        shutil.rmtree(partial)
-    return root
-
-
-def description(config: RecordConfig) -> dict[str, Any]:
-    """Everything that the content of the dataset follows from, as it reads in JSON."""
-    settings = {name: value for name, value in asdict(config).items() if name != "root"}
-    return json.loads(json.dumps(settings | {"env": ENV.gym_kwargs, "fps": ENV.fps, "features": FEATURES}))
-
-
-def is_of(config: RecordConfig, folder: Path, recording: Path) -> bool:
-    """Whether `folder` belongs to this recording; False if there is nothing in it yet.
-
-    Raises:
-        FileExistsError: if there is something else in it.
-    """
-    if not recording.exists():
-        if folder.exists() and (folder.is_file() or any(UNFINISHED not in p.name for p in folder.iterdir())):
-            raise FileExistsError(f"`root` must be free or hold this recording. Got {folder}: neither.")
-        return False
-    recorded = json.loads(recording.read_text())
-    for name, value in description(config).items():
-        if recorded.get(name) != value:
-            there, here = shorten(str(recorded.get(name)), 80), shorten(str(value), 80)
-            raise FileExistsError(f"`{name}` must be {there}, or `root` not {folder}. Got {here}.")
-    return True
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that a kill leaves either all of it or nothing under its name."""
-    unfinished = path.with_name(f"{UNFINISHED}{os.getpid()}")
-    unfinished.write_bytes(content)
-    unfinished.replace(path)
-
-
-def record_demonstrations(config: RecordConfig, partial: Path) -> list[Path]:
-    """Record the seeds without a file in `partial` until `n_episodes` have succeeded; return these files."""
+    check_settings(config)
+    recording = Recording(
+        config.repo_id,
+        config.root,
+        config.n_episodes,
+        config.seed,
+        features=FEATURES,
+        fps=ENV.fps,
+        robot_type="so101",
+        task=PickPlaceEnv.task_description,
+        made_by={"recovery_share": config.recovery_share, "env": ENV.gym_kwargs},
+    )
     env = gym.make(ENV.gym_id, disable_env_checker=True, **ENV.gym_kwargs)
-    succeeded, failed = [], []
-    with tqdm(total=config.n_episodes, unit="episode") as progress:
-        for seed in itertools.count(config.seed):
-            file = partial / f"seed_{seed}.npz"
-            if not file.exists():
-                content = io.BytesIO()
-                np.savez(content, **demonstrate(env, seed, config.recovery_share))
-                write_whole(file, content.getvalue())
-            success = np.load(file)[SUCCESS]
-            (succeeded if success else failed).append(file)
-            progress.update(int(success))
-            progress.set_postfix(failed=len(failed))
-            if len(succeeded) == config.n_episodes:
-                break
-    env.close()
-    print(f"{len(succeeded)} demonstrations; left out {len(failed)} that failed: {[f.stem for f in failed]}")
-    return succeeded
+    with closing(env):
+        return record_demonstrations(recording, lambda seed: demonstrate(env, seed, config.recovery_share))
 
 
 def demonstrate(env: gym.Env, seed: int, recovery_share: float) -> dict[str, np.ndarray]:
@@ -221,26 +150,6 @@ def draw_push(rng: np.random.Generator, share: float) -> Push:
         return Push(0, 0, np.zeros(3), 0.0)
     start, length = rng.integers(45), rng.integers(1, 7)
     return Push(start, start + length, rng.uniform(-1, 1, 3), rng.random())
-
-
-def assemble(config: RecordConfig, demonstrations: list[Path], partial: Path) -> Path:
-    """Make the dataset of the demonstrations in a folder within `partial`, and return that folder."""
-    folder = partial / f"{UNFINISHED}dataset-{os.getpid()}"
-    shutil.rmtree(folder, ignore_errors=True)
-    datasets.disable_progress_bars()
-    dataset = LeRobotDataset.create(config.repo_id, ENV.fps, FEATURES, root=folder, robot_type="so101")
-    for file in demonstrations:
-        episode = dict(np.load(file))
-        for t in range(len(episode[ACTION])):
-            frame = {name: episode[name][t] for name in FEATURES}
-            dataset.add_frame(frame | {"task": PickPlaceEnv.task_description})
-        dataset.save_episode()
-    dataset.finalize()
-    # LeRobot writes the statistics in the order of a set, which is another one in every process.
-    stats = folder / "meta" / "stats.json"
-    stats.write_text(json.dumps(json.loads(stats.read_text()), indent=4, sort_keys=True))
-    (folder / "meta" / "recording.json").write_text(json.dumps(description(config), indent=4))
-    return folder
 
 
 @draccus.wrap()

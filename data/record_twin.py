@@ -4,30 +4,29 @@
 
 The scripted expert moves the servos as LeRobot does, by goal positions 30 times a second, and what is recorded is what
 LeRobot reads: positions of the joints in degrees, the jaw's in percent, and the camera. The world's clock waits for
-nobody, so it is quicker than the arm. A demonstration that fails is left out; the next seed takes its place.
+nobody, so it is quicker than the arm. A demonstration that fails is left out; the next seed takes its place. An
+interrupted recording is continued by the same command. Frames are kept as images: small ones are read quicker so than
+from a video.
 """
 
-import itertools
-import os
-import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import draccus
 import numpy as np
-from lerobot.datasets.lerobot_dataset import LeRobotDataset
 from lerobot.motors import MotorCalibration
 from lerobot.robots.so_follower import SO101Follower, SO101FollowerConfig
-from lerobot.utils.constants import ACTION, HF_LEROBOT_HOME, OBS_IMAGES, OBS_STATE
+from lerobot.utils.constants import ACTION, OBS_IMAGES, OBS_STATE
 from lerobot_env_so101.scripted.pick_place import PickPlaceController
-from tqdm import tqdm
 
 from lerobot_cdp.environments import PickPlaceConfig, PickPlaceEnv
 from lerobot_cdp.twin.camera import draw
 from lerobot_cdp.twin.servo import Servo
 from lerobot_cdp.twin.twin import ENCODER_ZEROS, calibrate
 from lerobot_cdp.twin.world import JOINTS, World
+from record_so101 import draw_push
+from recording import SUCCESS, Recording, check_settings, record_demonstrations
 
 FPS, EXPERT_PERIOD = 30, 3  # the expert decides in every third frame
 LONGEST = 15.0  # s of a demonstration
@@ -37,7 +36,7 @@ CAMERA = f"{OBS_IMAGES}.front"
 POSITIONS = [f"{joint}.pos" for joint in JOINTS]
 FEATURES = {
     OBS_STATE: {"dtype": "float32", "shape": (6,), "names": POSITIONS},
-    CAMERA: {"dtype": "video", "shape": IMAGE_SHAPE, "names": ["height", "width", "channels"]},
+    CAMERA: {"dtype": "image", "shape": IMAGE_SHAPE, "names": ["height", "width", "channels"]},
     ACTION: {"dtype": "float32", "shape": (6,), "names": POSITIONS},
 }
 
@@ -51,6 +50,7 @@ class RecordConfig:
         root: Folder of the dataset. None: the one in which LeRobot looks for `repo_id`.
         n_episodes: Number of successful demonstrations, at least 1.
         seed: Of the first one, at least 0; the next ones follow.
+        recovery_share: Share, in [0, 1], of the demonstrations that begin where a push has left the arm.
         camera: Whether it is recorded. Without, a policy cannot know where the cube is, but trains in minutes.
     """
 
@@ -58,6 +58,7 @@ class RecordConfig:
     root: Path | None = None
     n_episodes: int = 100
     seed: int = 1000
+    recovery_share: float = 0.5
     camera: bool = True
 
 
@@ -102,60 +103,51 @@ class OfflineArm:
         return self._in_units(raw)
 
 
-def demonstrate(arm: OfflineArm, seed: int) -> list[dict[str, np.ndarray]] | None:
-    """The frames of one demonstration, or None if it failed."""
+def demonstrate(arm: OfflineArm, seed: int, recovery_share: float) -> dict[str, np.ndarray]:
+    """Let the expert act for one episode, of which T frames are recorded: those after the push, if there is one.
+
+    Returns:
+        Every feature, (T, *shape), and whether the demonstration succeeded, ().
+    """
     arm.reset(seed)
     env, expert = arm.env, PickPlaceController(action_scale=PickPlaceConfig().action_scale)
+    # With the seed alone the push would repeat the random numbers that placed the cube.
+    push = draw_push(np.random.default_rng([seed, 1]), recovery_share)
     frames, goal = [], arm.world.angles
-    for tick in range(round(LONGEST * FPS)):
-        if tick % EXPERT_PERIOD == 0:
-            env.apply_action(expert.act(env.ik_point_pos, env.cube_pos, env.goal_pos))
+    while not arm.world.succeeded and len(frames) < LONGEST * FPS:
+        if len(frames) % EXPERT_PERIOD == 0:
+            action = expert.act(env.ik_point_pos, env.cube_pos, env.goal_pos)
+            env.apply_action(push.apply(len(frames) // EXPERT_PERIOD, action, expert))
             step = (env.data.ctrl[arm.world._actuators] - goal) / EXPERT_PERIOD  # no jumps ten times a second
         goal = goal + step
         frame = arm.observe()
         frames.append(frame | {ACTION: arm.act(goal)})
-        if arm.world.succeeded:
-            return frames
-    return None
+    pushed = push.end * EXPERT_PERIOD
+    recorded = {name: np.array([frame[name] for frame in frames[pushed:]]) for name in FEATURES}
+    return recorded | {SUCCESS: np.array(arm.world.succeeded and len(frames) > pushed)}
 
 
 def record(config: RecordConfig) -> Path:
-    """Record the dataset and return its folder. An interrupted recording begins anew.
+    """Record the dataset, or what is missing of it, and return its folder.
 
     Raises:
         ValueError: if a setting is out of its range.
-        FileExistsError: if the folder is there already.
+        FileExistsError: if the folder holds anything but this dataset.
     """
-    for name, least in {"n_episodes": 1, "seed": 0}.items():
-        if getattr(config, name) < least:
-            raise ValueError(f"`{name}` must be at least {least}. Got {getattr(config, name)}.")
-    root = (config.root or HF_LEROBOT_HOME / config.repo_id).absolute()
-    if root.exists():
-        raise FileExistsError(f"`root` must be free. Got {root}, which exists.")
-    unfinished = root.with_name(f"{root.name}.unfinished-{os.getpid()}")
-    try:
-        features = {name: feature for name, feature in FEATURES.items() if config.camera or name != CAMERA}
-        dataset = LeRobotDataset.create(config.repo_id, FPS, features, root=unfinished, robot_type="so_follower")
-        arm, failed = OfflineArm(), 0
-        with tqdm(total=config.n_episodes, unit="episode") as progress:
-            for seed in itertools.count(config.seed):
-                frames = demonstrate(arm, seed)
-                failed += frames is None
-                progress.set_postfix(failed=failed)
-                if frames is None:
-                    continue
-                for frame in frames:
-                    frame = {name: frame[name] for name in features}
-                    dataset.add_frame(frame | {"task": PickPlaceEnv.task_description})
-                dataset.save_episode()
-                progress.update()
-                if progress.n == config.n_episodes:
-                    break
-        dataset.finalize()
-        unfinished.rename(root)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
-    return root
+    check_settings(config)
+    recording = Recording(
+        config.repo_id,
+        config.root,
+        config.n_episodes,
+        config.seed,
+        features={name: feature for name, feature in FEATURES.items() if config.camera or name != CAMERA},
+        fps=FPS,
+        robot_type="so_follower",
+        task=PickPlaceEnv.task_description,
+        made_by={"recovery_share": config.recovery_share},
+    )
+    arm = OfflineArm()
+    return record_demonstrations(recording, lambda seed: demonstrate(arm, seed, config.recovery_share))
 
 
 @draccus.wrap()
@@ -165,7 +157,7 @@ def main(config: RecordConfig) -> None:
     except (ValueError, FileExistsError) as error:
         sys.exit(f"record_twin: {error}")
     except KeyboardInterrupt:
-        sys.exit("record_twin: interrupted; nothing was kept.")
+        sys.exit("record_twin: interrupted. The same command continues this recording.")
 
 
 if __name__ == "__main__":

