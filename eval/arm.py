@@ -1,27 +1,30 @@
-"""The control loop on the digital twin, by LeRobot's own rollout: its timing, its faults, its seams.
+"""The control loop on the digital twin, by LeRobot's own rollout: success, seams, timing, faults.
 
-    python eval/arm.py --what=loop --policy.path=CHECKPOINT --engine=rtc        late ticks, latencies, memory
-    python eval/arm.py --what=faults --policy.path=CHECKPOINT                   what each fault ends in
-    python eval/arm.py --what=seams --policy.path=CHECKPOINT                    jerk where chunks meet, sync and rtc
+    python eval/arm.py --what=trials --policy.path=CHECKPOINT    success, and jerk where chunks meet: sync, rtc, delays
+    python eval/arm.py --what=loop --policy.path=CHECKPOINT      late ticks, latencies, memory
+    python eval/arm.py --what=faults --policy.path=CHECKPOINT    what each fault ends in
 
 The twin runs in a process of its own, LeRobot's `lerobot-rollout` in this one, unchanged but for the clocks around its
-calls. Every result is printed and written to `<output_dir>/<what>.json`, beside the command, the commit and the
-machine. A tick is late when reading, planning and sending take longer than 1/fps.
+calls. Every result is written to `<output_dir>/<what>.json` as soon as it is there, beside the command, the commit and
+the machine. A tick is late when reading, planning and sending take longer than 1/fps.
 
 Jerk is the third difference of the commanded position, read every 1/fps s (it holds until the next command, so a pause
 of planning counts), in halves of the joints' ranges: the root mean square over joints, averaged over all seams. A seam
 is the moment at which a chunk's first action is sent, with two readings on either side.
 """
 
+import itertools
 import json
 import logging
 import socket
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import draccus
@@ -31,8 +34,9 @@ from lerobot.policies.rtc import ActionQueue
 from lerobot.robots.so_follower import SO101Follower
 from lerobot.rollout.inference.rtc import RTCInferenceEngine
 from lerobot.scripts import lerobot_rollout
-from tqdm import tqdm
+from tqdm import tqdm, trange
 
+from cells import write_json
 from lerobot_cdp.modeling_cdp import CDPPolicy
 from lerobot_cdp.twin import Faults
 from lerobot_cdp.twin.command import TwinConfig
@@ -42,7 +46,6 @@ from twin_process import TwinProcess
 
 __all__ = ["ArmConfig", "jerk_at_seams", "main", "rollout"]
 
-ENGINES = ("sync", "rtc")
 AROUND = 2  # ticks on either side of a seam
 FAULTS = {
     "2 % of the replies dropped": Faults(drop=0.02, start_s=2),
@@ -66,12 +69,13 @@ class ArmConfig:
     """What to measure.
 
     Args:
-        what: `loop`, `faults` or `seams`.
+        what: `trials`, `loop` or `faults`.
         policy: `--policy.path`, a checkpoint for the twin, with or without its camera.
-        engine: `sync` or `rtc`; for `loop` and `faults`.
+        engines: `sync`, `rtc` or both.
+        delays_ms: for `trials`: what every chunk takes longer.
+        n_trials: of each engine and delay; trial i has cube and goal where seed i lays them.
         minutes: length of the loop.
-        seconds: length of each rollout of `faults` and `seams`.
-        delays_ms: for `seams`: what every chunk takes longer.
+        seconds: length of each rollout of `trials` and `faults`.
         fps: of the control loop.
         num_read_retries: LeRobot's, 2 by default: where other work delays the twin's replies three times in a row, it
             would end the rollout.
@@ -79,12 +83,13 @@ class ArmConfig:
         output_dir: of the results.
     """
 
-    what: str = "loop"
+    what: str = "trials"
     policy: PathConfig = field(default_factory=PathConfig)
-    engine: str = "sync"
+    engines: list[str] = field(default_factory=lambda: ["sync", "rtc"])
+    delays_ms: list[int] = field(default_factory=lambda: [0, 100, 300])
+    n_trials: int = 20
     minutes: float = 10.0
-    seconds: float = 20.0
-    delays_ms: list[int] = field(default_factory=lambda: [100, 300])
+    seconds: float = 15.0
     fps: int = 30
     num_read_retries: int = 10
     rtc: list[str] = field(
@@ -179,6 +184,9 @@ def rollout(config: ArmConfig, arguments: list[str], engine: str, seconds: float
     return record
 
 
+Rows = Iterator[tuple[str, Any]]  # named results, each as soon as it is there
+
+
 def percentiles_ms(seconds: list[float]) -> dict[str, float]:
     return {f"p{q}": round(1e3 * float(np.percentile(seconds, q)), 1) for q in (50, 99)}
 
@@ -217,41 +225,60 @@ def jerk_at_seams(commands: list[np.ndarray], sent: list[float], seams: list[flo
     return float(np.mean([np.sqrt(np.mean(w**2)) for w in windows if len(w)]))
 
 
-def measure_loop(config: ArmConfig, twin: TwinProcess, arguments: list[str]) -> dict:
-    record = rollout(config, arguments, config.engine, 60 * config.minutes)
-    return timing(record, config.fps) | {"torque_enabled_at_the_end": any(twin.state()["torque_enabled"])}
+def measure_loop(config: ArmConfig, twin: TwinProcess, arguments: list[str]) -> Rows:
+    for engine in config.engines:
+        record = rollout(config, arguments, engine, 60 * config.minutes)
+        torque = any(twin.state()["torque_enabled"])
+        yield engine, timing(record, config.fps) | {"torque_enabled_at_the_end": torque}
 
 
-def measure_faults(config: ArmConfig, twin: TwinProcess, arguments: list[str]) -> dict:
-    rows = {}
-    for name, faults in tqdm(FAULTS.items(), unit="fault"):
+def measure_faults(config: ArmConfig, twin: TwinProcess, arguments: list[str]) -> Rows:
+    for engine, (name, faults) in tqdm([*itertools.product(config.engines, FAULTS.items())], unit="fault"):
         twin.set_faults(faults)
         try:
-            record = rollout(config, arguments, config.engine, config.seconds)
+            record = rollout(config, arguments, engine, config.seconds)
             ended = f"survived, {timing(record, config.fps)['late_share']:.1%} of the ticks late"
         except Exception as error:  # what LeRobot raises is the result
             ended = f"stopped: {type(error).__name__}: {str(error).splitlines()[-1]}"
         torque = twin.state()["torque_enabled"]
-        rows[name] = {"ended": ended, "servos_with_torque": [i for i, on in enumerate(torque, start=1) if on]}
         twin.set_faults(Faults())
-    return rows
+        servos = [i for i, on in enumerate(torque, start=1) if on]
+        yield f"{engine}, {name}", {"ended": ended, "servos_with_torque": servos}
 
 
-def measure_seams(config: ArmConfig, twin: TwinProcess, arguments: list[str]) -> dict:
-    rows = {}
-    for delay in tqdm(config.delays_ms, unit="delay"):
+def measure_trials(config: ArmConfig, twin: TwinProcess, arguments: list[str]) -> Rows:
+    for delay in config.delays_ms:
         jerks = {}
-        for engine in ENGINES:
-            twin.reset(0)
-            time.sleep(2)  # the arm sinks to where every rollout begins
-            record = rollout(config, arguments, engine, config.seconds, delay / 1e3)
-            jerks[engine] = jerk_at_seams(record.commands, record.sent, record.seams, config.fps)
-            rows[f"{engine}, {delay} ms"] = {"jerk": round(jerks[engine], 5), "seams": len(record.seams)}
-        rows[f"rtc / sync, {delay} ms"] = round(jerks["rtc"] / jerks["sync"], 3)
-    return rows
+        for engine in config.engines:
+            name = f"{engine}, {delay} ms"
+            trials = [trial(config, twin, arguments, engine, delay, i) for i in trange(config.n_trials, desc=name)]
+            succeeded, jerk, late = zip(*trials, strict=True)
+            jerks[engine] = float(np.nanmean(jerk)) if np.isfinite(jerk).any() else float("nan")
+            yield (
+                name,
+                {
+                    "succeeded": f"{sum(succeeded)} of {len(succeeded)}",
+                    "jerk_at_seams": round(jerks[engine], 5),
+                    "late_share": round(float(np.mean(late)), 4),
+                    "failed_seeds": [i for i, success in enumerate(succeeded) if not success],
+                },
+            )
+        if {"sync", "rtc"} <= jerks.keys():
+            yield f"jerk rtc / sync, {delay} ms", round(jerks["rtc"] / jerks["sync"], 3)
 
 
-MEASURES = {"loop": measure_loop, "faults": measure_faults, "seams": measure_seams}
+def trial(
+    config: ArmConfig, twin: TwinProcess, arguments: list[str], engine: str, delay_ms: int, seed: int
+) -> tuple[bool, float, float]:
+    """Whether one rollout succeeded, its jerk at the seams and its share of late ticks."""
+    twin.reset(seed)
+    time.sleep(2)  # the arm sinks to where every rollout begins
+    record = rollout(config, arguments, engine, config.seconds, delay_ms / 1e3)
+    jerk = jerk_at_seams(record.commands, record.sent, record.seams, config.fps)
+    return twin.state()["succeeded"], jerk, timing(record, config.fps)["late_share"]
+
+
+MEASURES = {"trials": measure_trials, "loop": measure_loop, "faults": measure_faults}
 
 
 def has_camera(policy: Path) -> bool:
@@ -263,11 +290,14 @@ def main(config: ArmConfig) -> None:
     """Measure, print and write."""
     if config.what not in MEASURES:
         sys.exit(f"`what` must be one of {list(MEASURES)}. Got {config.what!r}.")
+    if not config.engines or not set(config.engines) <= {"sync", "rtc"}:
+        sys.exit(f"`engines` must be of ['sync', 'rtc']. Got {config.engines}.")
     if not (config.policy.path / "config.json").exists():
         sys.exit(f"`policy.path` must be a checkpoint. Got {config.policy.path}, without a config.json.")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
+    command = sys.argv  # rollouts have their own
     twin_config = TwinConfig(camera_port=port if has_camera(config.policy.path) else 0)
     with tempfile.TemporaryDirectory() as folder:
         twin_config.root = Path(folder)
@@ -275,13 +305,12 @@ def main(config: ArmConfig) -> None:
         arguments.append(f"--robot.num_read_retries={config.num_read_retries}")
         with TwinProcess(twin_config.root, camera_port=twin_config.camera_port) as twin:
             logging.captureWarnings(True)
-            result = MEASURES[config.what](config, twin, arguments)
-    report = {"command": sys.argv, **provenance(), config.what: result}
-    config.output_dir.mkdir(parents=True, exist_ok=True)
-    file = config.output_dir / f"{config.what}.json"
-    file.with_suffix(".unfinished").write_text(json.dumps(report, indent=4))
-    file.with_suffix(".unfinished").replace(file)
-    print(json.dumps(result, indent=4))
+            rows = {}
+            for name, row in MEASURES[config.what](config, twin, arguments):
+                rows[name] = row
+                print(f"{name}: {row}")
+                report = {"command": command, **provenance(), config.what: rows}
+                write_json(config.output_dir / f"{config.what}.json", report)
 
 
 if __name__ == "__main__":
