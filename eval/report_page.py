@@ -29,7 +29,7 @@ def read_report(path: Path) -> dict:
     """
     try:
         report = json.loads(path.read_text())
-        if report["kind"] == KIND and "grids" in report["measures"]["solver_error"]:
+        if report["kind"] == KIND and "warm_start" in report["measures"]:
             return report
         reason = f"of kind {report['kind']!r}, or of an earlier version"
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -87,6 +87,7 @@ ROWS = (
         "action",
     ),
     Row("Change by a network error of 3 %, median", lambda m: _injected(m, 0.03), "action"),
+    Row("Least `warm_start` that halves an error of the last chunk", lambda m: m["warm_start"]["suggested"], "", False),
 )
 
 

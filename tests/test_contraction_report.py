@@ -25,6 +25,7 @@ from lerobot_cdp.report import measures, observations, protocol
 from lerobot_cdp.report.expansion import acting_network, process_of
 from lerobot_cdp.report.observations import DatasetSource
 from lerobot_cdp.sampler import FlowMatchEulerScheduler
+from lerobot_cdp.warm_start import steps_to_skip
 from report_page import read_report, summary
 
 from .conftest import feature, make_batch, make_config
@@ -115,6 +116,32 @@ def flow_gaussian(scale):
         return ((x_t - x_0) / sigma).float()
 
     return network
+
+
+@pytest.mark.parametrize("scale", [0.1, 0.9])
+def test_what_a_warm_start_remembers_is_the_gain_of_the_steps_left(scale):
+    """Of Gaussian data all is linear: an error e enters as α_t e, and the steps left multiply it by their gain."""
+    scheduler = DDIMScheduler.from_config(process().config, timestep_spacing="trailing")
+    skips, shares = measures.warm_start_levels(scheduler, 5)
+    assert (skips, shares) == ([0, 1, 2, 3, 4], [0.99, 0.79, 0.59, 0.39, 0.19])
+    network = gaussian(scheduler, scale)
+    memory = measures.warm_start_memory(
+        network, VariancePreserving(scheduler), scheduler, 5, scale * draws(3), generator()
+    )
+    for row, skip in zip(memory, skips, strict=True):
+        left = [99, 79, 59, 39, 19][skip:]
+        expected = scheduler.alphas_cumprod[left[0]].sqrt() * ddim_gain(scheduler, scale, left, 20)
+        torch.testing.assert_close(row, torch.full_like(row, expected.item()), rtol=1e-2, atol=1e-3)
+
+
+@pytest.mark.parametrize("n_steps,skips,shares", [(1, [], []), (5, [1, 2, 3, 4], [0.8, 0.6, 0.4, 0.2])])
+def test_levels_of_a_warm_start_are_legal_settings(n_steps, skips, shares):
+    solver = FlowMatchEulerScheduler(100)
+    assert measures.warm_start_levels(solver, n_steps) == (skips, shares)
+    for skip, share in zip(skips, shares, strict=True):
+        assert steps_to_skip(solver, make_config(warm_start=share).warm_start) == skip
+    many = measures.warm_start_levels(DDIMScheduler.from_config(process().config, timestep_spacing="trailing"), 100)[0]
+    assert len(many) == 10
 
 
 def test_flow_matching_is_measured_by_its_own_solver():
@@ -262,7 +289,7 @@ def checkpoints(datasets_dir, tmp_path_factory):
     """Untrained checkpoints of both types, and of flow matching, as LeRobot saves them."""
     folder, meta = tmp_path_factory.mktemp("checkpoints"), LeRobotDatasetMetadata("local/tiny", datasets_dir / "tiny")
     few_steps = {"num_inference_steps": 2}
-    policies = {"cdp": ("cdp", few_steps), "diffusion": ("diffusion", {})}
+    policies = {"cdp": ("cdp", few_steps | {"prediction_type": "epsilon"}), "diffusion": ("diffusion", {})}
     policies["flow"] = ("cdp", few_steps | {"prediction_type": "velocity"})
     for name, (policy_type, more) in policies.items():
         torch.manual_seed(0)
@@ -346,9 +373,12 @@ def test_report_of_flow_matching_beside_diffusion(settings, command, checkpoints
 def check_numbers(report):
     assert report["provenance"]["versions"]["lerobot"]
     measured = report["measures"]
-    assert measured.keys() == {"expansion", "factor", "spread", "solver_error", "injected_error"}
+    assert measured.keys() == {"expansion", "factor", "spread", "solver_error", "injected_error", "warm_start"}
     assert len(measured["expansion"]["margin"]["50"]) == len(measured["expansion"]["timesteps"]) == 2
     assert measured["solver_error"]["steps"] == [2, 3]
+    warm = measured["warm_start"]
+    assert len(warm["share"]) == len(warm["evaluations"]) == len(warm["memory"]["50"]) > 0
+    assert warm["suggested"] in (None, *warm["share"])
     for percent in ("5", "25", "50", "75", "95"):
         assert measured["factor"][percent] > 0
         assert len(measured["solver_error"]["grids"]["trailing"][percent]) == 2
