@@ -8,8 +8,9 @@ the same command.
 """
 
 import sys
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import draccus
@@ -73,9 +74,13 @@ def record(config: RecordConfig) -> Path:
         task=PickPlaceEnv.task_description,
         made_by={"recovery_share": config.recovery_share, "env": ENV.gym_kwargs},
     )
-    env = gym.make(ENV.gym_id, disable_env_checker=True, **ENV.gym_kwargs)
-    with closing(env):
-        return record_demonstrations(recording, lambda seed: demonstrate(env, seed, config.recovery_share))
+    with ExitStack() as stack:
+
+        @cache  # made when there is something to record
+        def env() -> gym.Env:
+            return stack.enter_context(closing(gym.make(ENV.gym_id, disable_env_checker=True, **ENV.gym_kwargs)))
+
+        return record_demonstrations(recording, lambda seed: demonstrate(env(), seed, config.recovery_share))
 
 
 def demonstrate(env: gym.Env, seed: int, recovery_share: float) -> dict[str, np.ndarray]:

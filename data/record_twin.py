@@ -11,6 +11,7 @@ from a video.
 
 import sys
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import draccus
@@ -144,10 +145,14 @@ def record(config: RecordConfig) -> Path:
         fps=FPS,
         robot_type="so_follower",
         task=PickPlaceEnv.task_description,
-        made_by={"recovery_share": config.recovery_share},
+        made_by={
+            "recovery_share": config.recovery_share,
+            "env": PickPlaceConfig().gym_kwargs,
+            "timing": [EXPERT_PERIOD, LONGEST, SETTLE],
+        },
     )
-    arm = OfflineArm()
-    return record_demonstrations(recording, lambda seed: demonstrate(arm, seed, config.recovery_share))
+    arm = cache(OfflineArm)  # made when there is something to record
+    return record_demonstrations(recording, lambda seed: demonstrate(arm(), seed, config.recovery_share))
 
 
 @draccus.wrap()

@@ -64,7 +64,8 @@ class Recording:
     def description(self) -> dict[str, Any]:
         """Everything that the content of the dataset follows from, as it reads in JSON."""
         counted = {"repo_id": self.repo_id, "n_episodes": self.n_episodes, "seed": self.seed}
-        return json.loads(json.dumps(counted | self.made_by | {"fps": self.fps, "features": self.features}))
+        about = {"fps": self.fps, "features": self.features, "robot_type": self.robot_type, "task": self.task}
+        return json.loads(json.dumps(counted | self.made_by | about))
 
 
 def check_settings(config: Any) -> None:

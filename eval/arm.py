@@ -9,13 +9,15 @@ calls. Every result is written to `<output_dir>/<what>.json` as soon as it is th
 the machine. A tick is late when reading, planning and sending take longer than 1/fps.
 
 Jerk is the third difference of the commanded position, read every 1/fps s (it holds until the next command, so a pause
-of planning counts), in halves of the joints' ranges: the root mean square over joints, averaged over all seams. A seam
-is the moment at which a chunk's first action is sent, with two readings on either side.
+of planning counts), in halves of the joints' ranges: the root mean square over joints, averaged over the seams of a
+rollout, then over rollouts. A seam is the moment at which a chunk's first action is sent, with two readings on either
+side.
 """
 
 import itertools
 import json
 import logging
+import signal
 import socket
 import sys
 import tempfile
@@ -37,6 +39,7 @@ from lerobot.scripts import lerobot_rollout
 from tqdm import tqdm, trange
 
 from cells import write_json
+from lerobot_cdp.hub.errors import first_line
 from lerobot_cdp.modeling_cdp import CDPPolicy
 from lerobot_cdp.twin import Faults
 from lerobot_cdp.twin.command import TwinConfig
@@ -169,7 +172,7 @@ def rollout(config: ArmConfig, arguments: list[str], engine: str, seconds: float
     """Let `lerobot-rollout` drive the twin that `arguments` find.
 
     Raises:
-        RuntimeError: if the rtc engine stopped planning, or whatever LeRobot raises.
+        RuntimeError: if the rtc engine stopped planning or the rollout ended early; or whatever LeRobot raises.
     """
     record = Record()
     inference = [f"--inference.type={engine}", *(config.rtc if engine == "rtc" else [])]
@@ -177,10 +180,16 @@ def rollout(config: ArmConfig, arguments: list[str], engine: str, seconds: float
         "lerobot-rollout", "--strategy.type=base", f"--policy.path={config.policy.path}", *arguments, "--device=cpu",
         "--task=pick", f"--fps={config.fps}", f"--duration={seconds}", "--return_to_initial_position=false", *inference,
     ]  # fmt: skip
+    interrupt = signal.getsignal(signal.SIGINT)
     with patch.object(sys, "argv", command), watched(record, delay):
-        lerobot_rollout.main()
+        try:
+            lerobot_rollout.main()
+        finally:
+            signal.signal(signal.SIGINT, interrupt)  # LeRobot's own ends a rollout, and would swallow the next one
     if record.planner_failed:
         raise RuntimeError("no more chunks")
+    if not record.ticks or record.ticks[-1][1] - record.ticks[0][0] < 0.8 * seconds:
+        raise RuntimeError("it ended early")  # as at the first Ctrl-C; the second one ends this program
     return record
 
 
@@ -252,30 +261,45 @@ def measure_trials(config: ArmConfig, twin: TwinProcess, arguments: list[str]) -
         for engine in config.engines:
             name = f"{engine}, {delay} ms"
             trials = [trial(config, twin, arguments, engine, delay, i) for i in trange(config.n_trials, desc=name)]
-            succeeded, jerk, late = zip(*trials, strict=True)
-            jerks[engine] = float(np.nanmean(jerk)) if np.isfinite(jerk).any() else float("nan")
+            jerks[engine] = _mean([t.jerk for t in trials if np.isfinite(t.jerk)])
             yield (
                 name,
                 {
-                    "succeeded": f"{sum(succeeded)} of {len(succeeded)}",
-                    "jerk_at_seams": round(jerks[engine], 5),
-                    "late_share": round(float(np.mean(late)), 4),
-                    "failed_seeds": [i for i, success in enumerate(succeeded) if not success],
+                    "succeeded": f"{sum(t.succeeded for t in trials)} of {len(trials)}",
+                    "jerk_at_seams": jerks[engine],
+                    "late_share": _mean([t.late_share for t in trials if np.isfinite(t.late_share)]),
+                    "failed_seeds": {i: t.error for i, t in enumerate(trials) if not t.succeeded},
                 },
             )
-        if {"sync", "rtc"} <= jerks.keys():
+        if jerks.get("sync") and jerks.get("rtc"):
             yield f"jerk rtc / sync, {delay} ms", round(jerks["rtc"] / jerks["sync"], 3)
 
 
-def trial(
-    config: ArmConfig, twin: TwinProcess, arguments: list[str], engine: str, delay_ms: int, seed: int
-) -> tuple[bool, float, float]:
-    """Whether one rollout succeeded, its jerk at the seams and its share of late ticks."""
+@dataclass(frozen=True)
+class Trial:
+    """One rollout: whether it succeeded, its jerk at the seams, its share of late ticks, and what ended it early."""
+
+    succeeded: bool
+    jerk: float = float("nan")
+    late_share: float = float("nan")
+    error: str = ""
+
+
+def trial(config: ArmConfig, twin: TwinProcess, arguments: list[str], engine: str, delay_ms: int, seed: int) -> Trial:
+    """Roll out once, cube and goal where `seed` lays them. One that LeRobot ends with an error has failed."""
     twin.reset(seed)
     time.sleep(2)  # the arm sinks to where every rollout begins
-    record = rollout(config, arguments, engine, config.seconds, delay_ms / 1e3)
+    try:
+        record = rollout(config, arguments, engine, config.seconds, delay_ms / 1e3)
+    except Exception as error:
+        return Trial(False, error=f"{type(error).__name__}: {first_line(error)}")
     jerk = jerk_at_seams(record.commands, record.sent, record.seams, config.fps)
-    return twin.state()["succeeded"], jerk, timing(record, config.fps)["late_share"]
+    return Trial(twin.state()["succeeded"], jerk, timing(record, config.fps)["late_share"])
+
+
+def _mean(values: list[float]) -> float | None:
+    """Rounded, for JSON; None of none."""
+    return round(float(np.mean(values)), 5) if values else None
 
 
 MEASURES = {"trials": measure_trials, "loop": measure_loop, "faults": measure_faults}
@@ -292,6 +316,8 @@ def main(config: ArmConfig) -> None:
         sys.exit(f"`what` must be one of {list(MEASURES)}. Got {config.what!r}.")
     if not config.engines or not set(config.engines) <= {"sync", "rtc"}:
         sys.exit(f"`engines` must be of ['sync', 'rtc']. Got {config.engines}.")
+    if config.n_trials < 1:
+        sys.exit(f"`n_trials` must be at least 1. Got {config.n_trials}.")
     if not (config.policy.path / "config.json").exists():
         sys.exit(f"`policy.path` must be a checkpoint. Got {config.policy.path}, without a config.json.")
     with socket.socket() as free:

@@ -5,8 +5,8 @@
 
 Below `results_dir`: one JSON file per policy and solver, `checkpoints/` with the trained policies (LeRobot's
 format), `trunks/` with what policies have in common (see training.py), and `<grid>.md`, the table. Each JSON file names
-the commit it was made with. Results of older code are kept, but for policies whose settings were others: give another
-`results_dir` after a change that matters.
+the commit it was made with. Results of older code are kept, but for policies whose checkpoints are there and have other
+settings: give another `results_dir` after a change that matters.
 """
 
 import json
@@ -36,7 +36,8 @@ from training import policy_config, train
 __all__ = ["BenchmarkConfig", "chosen_grid", "results", "run"]
 
 SET_BY_TRAINING = {"input_features", "output_features", "device", "action_feature_names", "pretrained_path"}
-SET_BY_EVALUATION = {"num_inference_steps", "noise_scheduler_type"}  # every solver of a grid names them
+# Every solver of a grid names the number; the process decides on the type, or the solver names it as well.
+SET_BY_EVALUATION = {"num_inference_steps", "noise_scheduler_type"}
 
 
 @dataclass

@@ -22,6 +22,7 @@ from training import LOG_EVERY
 
 __all__ = ["ReportConfig", "report"]
 
+ENOUGH_SEEDS = 3  # to call a difference one
 RIVAL = "diffusion_epsilon"  # LeRobot's `diffusion` as it comes
 
 
@@ -72,8 +73,9 @@ class Row:
         prediction = settings.get("prediction_type")
         if cell["policy"] != "cdp":
             return ", ".join(filter(None, (cell["policy"], prediction)))
-        weight = settings.get("contraction_weight", CDPConfig.contraction_weight)
-        return f"cdp, {prediction or CDPConfig.prediction_type}, γ = {weight:g}"
+        title = f"cdp, {prediction or CDPConfig.prediction_type}"
+        weight = settings.get("contraction_weight", cell["label"])
+        return f"{title}, {weight}" if isinstance(weight, str) else f"{title}, γ = {weight:g}"
 
     def mean(self, score: str) -> float | None:
         values = [e[score] for r in self.results for e in r["episodes"] if e[score] is not None]
@@ -97,7 +99,14 @@ def report(cfg: ReportConfig) -> None:
     if not found:
         raise ValueError(f"`results_dir` must hold results of the grid {cfg.grid}. Got {str(cfg.results_dir)!r}.")
     table = Table(_rows(found), grid)
-    sections = [_protocol(found, grid), *_few_steps(table), _data(table), _stress(table), _verdict(table), _cost(table)]
+    sections = [
+        _protocol(found, grid, cfg.grid),
+        *_few_steps(table),
+        _data(table),
+        _stress(table),
+        _verdict(table),
+        _cost(table),
+    ]
     sections = [section for section in sections if section is not None]
     cfg.output_dir.mkdir(parents=True, exist_ok=True)
     markdown(sections, cfg.output_dir / "benchmark.md")
@@ -160,7 +169,7 @@ def _shares(table: Table) -> list[int | None]:
     return sorted({row.n_episodes for row in table.rows}, key=lambda n: (n is None, n))
 
 
-def _protocol(found: list[dict], grid: Grid) -> Section:
+def _protocol(found: list[dict], grid: Grid, name: str) -> Section:
     seeds = sorted({result["cell"]["seed"] for result in found})
     starts = len(found[0]["episodes"])
     done = {(r["cell"]["label"], r["cell"]["n_episodes"], r["cell"]["seed"]) for r in found}
@@ -168,16 +177,17 @@ def _protocol(found: list[dict], grid: Grid) -> Section:
     cell = found[0]["cell"]
     text = (
         f"{len(done)} of the {len(grid.cells)} policies of the grid are trained so far; the rest is left out below. "
-        f"Each: the same network, {cell['steps']} steps of batch {cell['batch_size']}, "
+        f"Each: {cell['steps']} steps of batch {cell['batch_size']}, "
         f"training seeds {', '.join(map(str, seeds))}, {starts} unseen start states, the same for every policy. "
         f"Reward: the largest of an episode, averaged. Differences are paired by training seed and start state; "
         f"brackets: bootstrap 95 % intervals over both (with one seed over start states alone; with three they are "
         f"somewhat too narrow, and among many cells some exclude 0 by chance). "
-        f"**Bold**: the interval does not hold 0. *to γ = 0*: to the policy that differs in γ alone. A penalty sets in "
-        f"late and acts where `eval/grids.py` says. Made on {hardware}."
+        f"**Bold**: it does not hold 0, over {ENOUGH_SEEDS} seeds. *to γ = 0*: to the policy that differs in γ alone. "
+        f"When a penalty sets in and where it acts says `eval/grids.py`. Made on {hardware}."
     )
     commands = (
-        "python eval/benchmark.py --results_dir=eval/results [--datasets_dir=DATASETS]\npython eval/benchmark_report.py"
+        f"python eval/benchmark.py --grid={name} --results_dir=eval/results [--datasets_dir=DATASETS]\n"
+        f"python eval/benchmark_report.py --grid={name}"
     )
     return Section("Benchmark", text, code=commands)
 
@@ -233,8 +243,14 @@ def _difference(row: Row, other: Row | None, score: str = "max_reward", unit: fl
     if interval is None:
         return "–"
     mean, low, high = (unit * value for value in interval)
+    n_seeds = _common_seeds(row, other)
     text = f"{mean:+{digits}} [{low:+{digits}}, {high:+{digits}}]"
-    return f"**{text}**" if low > 0 or high < 0 else text
+    text += f" ({n_seeds} seeds)" if n_seeds < len(row.results) else ""
+    return f"**{text}**" if n_seeds >= ENOUGH_SEEDS and (low > 0 or high < 0) else text
+
+
+def _common_seeds(row: Row, other: Row) -> int:
+    return len({r["cell"]["seed"] for r in row.results} & {r["cell"]["seed"] for r in other.results})
 
 
 def _data(table: Table) -> Section | None:
@@ -255,7 +271,7 @@ def _stress(table: Table) -> Section | None:
     rows = [row for row in table.rows if row.stress]
     if not rows:
         return None
-    head = ("data", "policy", "stress", "evaluations", "reward", "to `diffusion`", "to γ = 0", "without stress", "jerk")
+    head = ("data", "policy", "stress", "evaluations", "reward", "to `diffusion`", "to γ = 0", "to no stress", "jerk")
     body = []
     for row in rows:
         (calm,) = table.of(stress="", label=row.label, solver=row.solver, n_episodes=row.n_episodes) or (None,)
@@ -269,11 +285,14 @@ def _stress(table: Table) -> Section | None:
                 _difference(row, table.rival(row)),
                 _difference(row, table.ablation(row)),
                 _difference(row, calm),
-                f"{row.mean('jerk'):.3g}",
+                "–" if row.mean("jerk") is None else f"{row.mean('jerk'):.3g}",
             )
         )
     settings = ", ".join(f"{name.replace('_', ' ')}: {_of(stress)}" for name, stress in table.grid.stresses.items())
-    text = f"{settings}. `eval/stress.py` says what these are. *Without stress*: what the stress costs this policy."
+    text = (
+        f"{settings}. `eval/stress.py` says what these are. *to no stress*: to the same policy without it; negative "
+        f"where the stress costs."
+    )
     return Section("Stress", text, table=[head, *body])
 
 
@@ -288,7 +307,7 @@ def _verdict(table: Table) -> Section:
     for row in table.rows:
         for name, other in (("LeRobot's `diffusion`", table.rival(row)), ("γ = 0", table.ablation(row))):
             for score, sign in (("max_reward", 1), ("success", 1), ("jerk", -1)):
-                if other is None or row.mean("jerk") is None:
+                if other is None or row.mean("jerk") is None or _common_seeds(row, other) < ENOUGH_SEEDS:
                     continue
                 interval = difference(row.results, other.results, score)
                 if interval is not None:
@@ -296,7 +315,10 @@ def _verdict(table: Table) -> Section:
                     counts[row.title, name, score][0 if low > 0 else 1 if high < 0 else 2] += 1
     names = {"max_reward": "reward", "success": "success", "jerk": "jerk (less is better)"}
     body = [(*key[:2], names[key[2]], *map(str, count)) for key, count in counts.items()]
-    text = "Of all cells above: how often the interval is on the good side of 0, on the bad one, or holds it."
+    text = (
+        f"Of all cells above with {ENOUGH_SEEDS} training seeds: how often the interval is on the good side of 0, on "
+        f"the bad one, or holds it."
+    )
     return Section("All comparisons", text, table=[head, *body])
 
 

@@ -49,13 +49,17 @@ def scores_by_seed(results: list[dict], score: str) -> dict[int, list[float]]:
 def difference(
     results: list[dict], reference: list[dict], score: str = "max_reward"
 ) -> tuple[float, float, float] | None:
-    """Return the mean difference to `reference` and its interval, over the seeds that both have; None without any."""
+    """Return the mean difference to `reference` and its interval, over the seeds that both have; None without any.
+
+    Of jerk, starts at which an episode was too short for one are left out.
+    """
     ours, theirs = (scores_by_seed(r, score) for r in (results, reference))
     common = sorted(ours.keys() & theirs.keys())
     if not common:
         return None
     differences = np.array([ours[s] for s in common]) - np.array([theirs[s] for s in common])
-    return paired_interval(differences[:, ~np.isnan(differences).any(axis=0)])
+    known = ~np.isnan(differences).any(axis=0)
+    return paired_interval(differences[:, known]) if known.any() else None
 
 
 def markdown_table(results: list[dict], baseline: tuple[str, str]) -> str:

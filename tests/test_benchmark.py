@@ -127,7 +127,7 @@ def test_a_filter_chooses_evaluations(tiny):
 def test_a_policy_of_other_defaults_is_not_taken_for_this_one(tiny, caplog):
     assert benchmark.run(tiny)
     (config,) = tiny.results_dir.glob("checkpoints/*/config.json")
-    config.write_text(json.dumps(json.loads(config.read_text()) | {"beta_end": 0.5}))
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"beta_end": 0.5, "num_inference_steps": 7}))
     assert not benchmark.run(tiny)
     assert "must hold policies with the settings of today" in caplog.text
     assert "beta_end = 0.5 (now 0.02)" in caplog.text and "num_inference_steps" not in caplog.text

@@ -37,7 +37,7 @@ def push_trained(
     """Push a policy that was trained to `policy.config.repo_id`; see `PreTrainedPolicy.push_model_to_hub`.
 
     Raises:
-        SettingError: if the Hub refuses, or holds a policy of another type; nothing half-done is left there.
+        SettingError: if the Hub refuses, or holds a policy of another type; no file is changed there.
     """
     api, config = HfApi(), policy.config
     with _explained(config.repo_id, cfg.output_dir):  # before a large policy is written for nothing
@@ -66,7 +66,7 @@ def _explained(repo_id: str, output_dir: Path) -> Iterator[None]:
     except HUB_ERRORS as error:
         raise SettingError(
             f"`policy.repo_id` must be a repository that can be written to. Got {repo_id!r}, where "
-            f"nothing half-done is left: {explain(error, repo_id)}. The policy is in {output_dir}: "
+            f"no file was changed: {explain(error, repo_id)}. The policy is in {output_dir}: "
             f"`python -m lerobot_cdp.publish --policy.path={output_dir} --repo_id=… --push=true` sends it."
         ) from error
 

@@ -50,6 +50,7 @@ class World:
         """Put the arm where all angles are 0, and cube and goal somewhere else."""
         with self._lock:
             self._env.reset(seed=seed)
+            self._owed = 0.0
             self._carried = self._succeeded = False
             self._measure()
 
