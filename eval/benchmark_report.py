@@ -16,7 +16,7 @@ from benchmark import BenchmarkConfig, chosen_grid, results
 from benchmark_pages import Section, html, markdown
 from benchmark_plots import Curve, Panel, curves
 from comparison import difference, paired_interval, scores_by_seed
-from grids import N_DEMONSTRATIONS, Grid
+from grids import EMA_RIVAL, Grid
 from lerobot_cdp import CDPConfig
 from training import LOG_EVERY
 
@@ -41,6 +41,11 @@ class ReportConfig:
     output_dir: Path = Path("docs")
     grid: str = "pusht"
     quick: bool = False
+
+    @property
+    def stem(self) -> str:
+        """What the names of the files begin with."""
+        return "benchmark" if self.grid == "pusht" else f"benchmark_{self.grid}"
 
 
 @dataclass(frozen=True)
@@ -71,6 +76,8 @@ class Row:
         cell = self.results[0]["cell"]
         settings = cell["settings"]
         prediction = settings.get("prediction_type")
+        if cell["label"] == EMA_RIVAL:
+            return f"diffusion with EMA, {prediction}"
         if cell["policy"] != "cdp":
             return ", ".join(filter(None, (cell["policy"], prediction)))
         title = f"cdp, {prediction or CDPConfig.prediction_type}"
@@ -101,16 +108,16 @@ def report(cfg: ReportConfig) -> None:
     table = Table(_rows(found), grid)
     sections = [
         _protocol(found, grid, cfg.grid),
-        *_few_steps(table),
-        _data(table),
+        *_few_steps(table, cfg.stem),
+        _data(table, cfg.stem),
         _stress(table),
         _verdict(table),
         _cost(table),
     ]
     sections = [section for section in sections if section is not None]
     cfg.output_dir.mkdir(parents=True, exist_ok=True)
-    markdown(sections, cfg.output_dir / "benchmark.md")
-    html(sections, cfg.output_dir / "benchmark.html")
+    markdown(sections, cfg.output_dir / f"{cfg.stem}.md")
+    html(sections, cfg.output_dir / f"{cfg.stem}.html")
 
 
 def _rows(found: list[dict]) -> list[Row]:
@@ -137,6 +144,15 @@ class Table:
         return [row for row in self.rows if all(getattr(row, name) == value for name, value in wanted.items())]
 
     @property
+    def labels(self) -> list[str]:
+        """Of the policies, in one order for all pictures: it decides on their colours."""
+        found = {row.label for row in self.rows}
+        return [label for label in dict.fromkeys(cell.label for cell in self.grid.cells) if label in found]
+
+    def title(self, label: str) -> str:
+        return self.of(label=label)[0].title
+
+    @property
     def reference(self) -> int:
         """Evaluations at which policies are compared over other things: the most, up to 10."""
         return max(row.evaluations for row in self.rows if row.evaluations <= 10)
@@ -156,7 +172,8 @@ class Table:
         return self._find(row, label, row.temperature) if label else None
 
     def _find(self, row: Row, label: str, temperature: float) -> Row | None:
-        same = {"n_episodes": row.n_episodes, "evaluations": row.evaluations, "stress": row.stress}
+        evaluations = row.evaluations if row.evaluations > 1 else self.reference  # ACT needs one alone
+        same = {"n_episodes": row.n_episodes, "evaluations": evaluations, "stress": row.stress}
         found = self.of(label=label, temperature=temperature, **same)
         return found[0] if found else None
 
@@ -192,17 +209,17 @@ def _protocol(found: list[dict], grid: Grid, name: str) -> Section:
     return Section("Benchmark", text, code=commands)
 
 
-def _few_steps(table: Table) -> list[Section]:
+def _few_steps(table: Table, stem: str) -> list[Section]:
     """For each share of the data all solvers without stress."""
     sections = []
     for n_episodes in _shares(table):
         rows = table.of(n_episodes=n_episodes, stress="")
         panels = [
-            Panel(name, [_curve(rows, label, score) for label in dict.fromkeys(row.label for row in rows)], logarithmic)
+            Panel(name, [_curve(table, rows, label, score) for label in table.labels], logarithmic)
             for name, score, logarithmic in (("reward", "max_reward", False), ("jerk", "jerk", True))
         ]
         figure = curves(panels, "network evaluations per chunk")
-        name = f"benchmark_{n_episodes or 'all'}.png"
+        name = f"{stem}_{n_episodes or 'all'}.png"
         head = (
             "policy", "solver", "evaluations", "temperature", "seeds", "reward", "to `diffusion`", "to γ = 0",
             "success", "to γ = 0", "jerk", "to γ = 0",
@@ -213,11 +230,10 @@ def _few_steps(table: Table) -> list[Section]:
     return sections
 
 
-def _curve(rows: list[Row], label: str, score: str) -> Curve:
+def _curve(table: Table, rows: list[Row], label: str, score: str) -> Curve:
     """A policy's score over the evaluations, with intervals; where episodes were too short for a jerk, none."""
     chosen = [row for row in rows if row.label == label and row.temperature == 1.0 and row.evaluations <= 10]
-    title = next(row.title for row in rows if row.label == label)
-    return Curve(title, [(r.evaluations, *r.interval(score)) for r in chosen if r.mean(score) is not None])
+    return Curve(table.title(label), [(r.evaluations, *r.interval(score)) for r in chosen if r.mean(score) is not None])
 
 
 def _solver_line(table: Table, row: Row) -> tuple[str, ...]:
@@ -253,18 +269,18 @@ def _common_seeds(row: Row, other: Row) -> int:
     return len({r["cell"]["seed"] for r in row.results} & {r["cell"]["seed"] for r in other.results})
 
 
-def _data(table: Table) -> Section | None:
+def _data(table: Table, stem: str) -> Section | None:
     """Reward over the share of the data, with one solver."""
     shares = _shares(table)
     if len(shares) < 2:
         return None
     lines = []
-    for label in dict.fromkeys(row.label for row in table.rows):
+    for label in table.labels:
         rows = table.at_reference(label)
-        points = sorted((r.n_episodes or N_DEMONSTRATIONS, *r.interval("max_reward")) for r in rows)
-        lines.append(Curve(table.of(label=label)[0].title, points))
+        points = sorted((r.n_episodes or table.grid.n_demonstrations, *r.interval("max_reward")) for r in rows)
+        lines.append(Curve(table.title(label), points))
     figure = curves([Panel(f"reward, {table.reference} evaluations", lines)], "demonstrations")
-    return Section("Data", "", figure=figure, figure_name="benchmark_data.png")
+    return Section("Data", "", figure=figure, figure_name=f"{stem}_data.png")
 
 
 def _stress(table: Table) -> Section | None:
@@ -325,7 +341,7 @@ def _verdict(table: Table) -> Section:
 def _cost(table: Table) -> Section:
     head = ("policy", "trained parameters", "training, s per step", f"chunk at {table.reference} evaluations, ms")
     body = []
-    for label in dict.fromkeys(row.label for row in table.rows):
+    for label in table.labels:
         rows = table.at_reference(label)
         found = [result for row in rows for result in row.results]
         if found:

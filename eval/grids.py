@@ -2,11 +2,16 @@
 
 from dataclasses import dataclass, field, replace
 
+from lerobot.configs import NormalizationMode
+from lerobot.policies.act.configuration_act import ACTConfig
+
 from cells import Cell
 from lerobot_cdp import CDPConfig
 from stress import NO_STRESS, Stress
 
-__all__ = ["GRIDS", "N_DEMONSTRATIONS", "Evaluation", "Grid", "quick"]
+__all__ = ["EMA_RIVAL", "GRIDS", "Evaluation", "Grid", "quick"]
+
+EMA_RIVAL = "diffusion_ema_epsilon"
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,7 @@ class Grid:
         stresses: Named stresses, under which every policy is evaluated as well, with one of its solvers.
         stressed_solver: Which one, for each family.
         ablations: Label of a policy to that of the one that differs from it by γ = 0 alone.
+        n_demonstrations: Of all the data, where the grid has shares of it.
     """
 
     cells: list[Cell]
@@ -49,6 +55,7 @@ class Grid:
     stresses: dict[str, Stress] = field(default_factory=dict)
     stressed_solver: dict[str, str] = field(default_factory=dict)
     ablations: dict[str, str] = field(default_factory=dict)
+    n_demonstrations: int | None = None
 
     def evaluations(self, cell: Cell) -> list[Evaluation]:
         """All evaluations of the policy of a cell."""
@@ -63,9 +70,10 @@ class Grid:
         return plain + stressed
 
 
-def quick(grid: Grid, steps: int = 1000, n_episodes: int = 52) -> Grid:
-    """A small version of a grid: one share of the data, the first seed, shorter trainings, no stress."""
-    cells = [_shorter(cell, steps) for cell in grid.cells if cell.n_episodes == n_episodes and cell.seed == 0]
+def quick(grid: Grid, steps: int = 1000) -> Grid:
+    """A small version of a grid: a quarter of the data, the first seed, shorter trainings, no stress."""
+    quarter = grid.n_demonstrations and round(grid.n_demonstrations / 4)
+    cells = [_shorter(cell, steps) for cell in grid.cells if quarter == cell.n_episodes and cell.seed == 0]
     return replace(grid, cells=cells, stresses={})
 
 
@@ -99,6 +107,9 @@ SHORT_TRAINING = {"optimizer_lr": 1e-3}
 
 # LeRobot's `diffusion` leaves the environment state in pixels, which cripples it; here it gets what `cdp` has.
 NORMALIZED = {"normalization_mapping": CDPConfig(device="cpu").normalization_mapping}
+ACT_NORMALIZED = {
+    "normalization_mapping": ACTConfig(device="cpu").normalization_mapping | {"ENV": NormalizationMode.MEAN_STD}
+}
 
 PUSHT_POLICIES = {
     "diffusion": ("diffusion", NORMALIZED),
@@ -186,60 +197,99 @@ def _backbone_cells() -> list[Cell]:
     ]
 
 
-N_DEMONSTRATIONS = 206
 # A tenth, a quarter, a half, all.
-SHARES = (21, 52, 103, None)
+SHARES = {"pusht_keypoints": (21, 52, 103, None), "so101_pick_place": (30, 75, 150, None)}
+SHARES["aloha_transfer_cube"] = (10, 25, 50, None)
+N_DEMONSTRATIONS = {"pusht_keypoints": 206, "so101_pick_place": 300, "aloha_transfer_cube": 100}
 PROOF_STEPS = 2000
 LATE = {"contraction_start": 7 * PROOF_STEPS // 10, "contraction_every": 2}
+PLAIN = LATE | {"contraction_weight": 0.0}
 # label: policy type and settings; each `cdp` differs by its penalty alone from the `cdp_w0` of its prediction type.
 PROOF_POLICIES = {
     "diffusion_epsilon": ("diffusion", NORMALIZED | {"prediction_type": "epsilon"}),
-    "cdp_w0_epsilon": ("cdp", LATE | {"prediction_type": "epsilon", "contraction_weight": 0.0}),
+    # With the penalty off and LeRobot's spacing, `cdp` is LeRobot's `diffusion` with a moving average of the weights.
+    EMA_RIVAL: ("cdp", PLAIN | {"prediction_type": "epsilon", "timestep_spacing": "leading"}),
+    "cdp_w0_epsilon": ("cdp", PLAIN | {"prediction_type": "epsilon"}),
     "cdp_epsilon": ("cdp", LATE | {"prediction_type": "epsilon", "contraction_weight": 0.1}),
     "cdp_mild_epsilon": ("cdp", LATE | {"prediction_type": "epsilon", "contraction_weight": 0.03}),
-    "cdp_w0_velocity": ("cdp", LATE | {"prediction_type": "velocity", "contraction_weight": 0.0}),
+    "cdp_w0_velocity": ("cdp", PLAIN | {"prediction_type": "velocity"}),
     "cdp_velocity": (
         "cdp",
         LATE | {"prediction_type": "velocity", "contraction_timestep_range": [0.0, 1.0], "contraction_weight": 0.1},
     ),
 }
+# Of 2.3 M parameters as well, with the chunks of the others.
+SMALL_ACT = {
+    "dim_model": 128,
+    "n_heads": 4,
+    "dim_feedforward": 1216,
+    "n_encoder_layers": 3,
+    "n_vae_encoder_layers": 2,
+    "optimizer_lr": 3e-4,  # its 1e-5 is for many more steps
+}
+# Chunks of 1.6 s, 0.8 s and 0.64 s, of which half, a quarter and half are executed.
+CHUNKS = {"pusht_keypoints": (16, 8), "so101_pick_place": (8, 2), "aloha_transfer_cube": (32, 16)}
+# Those of which the last frames of a demonstration let go of the cube: the default leaves them out.
+TO_THE_END = ("so101_pick_place", "aloha_transfer_cube")
 
 
-def _proof_cells(steps: int) -> list[Cell]:
+def _proof_settings(task: str, policy: str) -> dict:
+    """What all policies of a type have in common in a task."""
+    horizon, n_action_steps = CHUNKS[task]
+    if policy == "act":
+        return SMALL_ACT | {"chunk_size": horizon, "n_action_steps": n_action_steps}
+    chunks = SMALL_UNET | SHORT_TRAINING | {"horizon": horizon, "n_action_steps": n_action_steps}
+    return chunks | ({"drop_n_last_frames": 0} if task in TO_THE_END else {})
+
+
+def _proof_cells(task: str) -> list[Cell]:
     """Every policy on every share of the data, with three seeds."""
     return [
         Cell(
-            task="pusht_keypoints",
+            task=task,
             label=label,
             policy=policy,
-            settings=SMALL_UNET | SHORT_TRAINING | settings,
+            settings=_proof_settings(task, policy) | settings,
             n_episodes=n_episodes,
-            steps=steps,
+            steps=PROOF_STEPS,
             seed=seed,
         )
-        for n_episodes in SHARES
-        for label, (policy, settings) in PROOF_POLICIES.items()
+        for n_episodes in SHARES[task]
+        for label, (policy, settings) in (PROOF_POLICIES | {"act": ("act", ACT_NORMALIZED)}).items()
         for seed in range(3)
     ]
 
 
-GRIDS = {
-    "pusht": Grid(
-        cells=_proof_cells(PROOF_STEPS),
-        solvers={"diffusion": DDIM | DDPM, "cdp": DDIM | _cool(DDIM), "flow": FEW_STEP_FLOW | _cool(FEW_STEP_FLOW)},
+def _proof(task: str, observation_noise: float) -> Grid:
+    """The comparison that the benchmark is for, in one task."""
+    return Grid(
+        cells=_proof_cells(task),
+        solvers={
+            "diffusion": DDIM | DDPM,
+            "cdp": DDIM | _cool(DDIM),
+            "flow": FEW_STEP_FLOW | _cool(FEW_STEP_FLOW),
+            "act": {"act": {}},
+        },
         baseline=("diffusion_epsilon", "ddim10"),
         stresses={
-            "observation_noise": Stress(observation_noise=0.02),  # of PushT's 512 pixels, five
-            "action_delay": Stress(action_delay=2),  # 0.2 s
+            "observation_noise": Stress(observation_noise=observation_noise),
+            "action_delay": Stress(action_delay=2),
             "score_error": Stress(score_error=0.1),
         },
-        stressed_solver={"diffusion": "ddim3", "cdp": "ddim3", "flow": "euler3"},
+        stressed_solver={"diffusion": "ddim3", "cdp": "ddim3", "flow": "euler3", "act": "act"},
         ablations={
             "cdp_epsilon": "cdp_w0_epsilon",
             "cdp_mild_epsilon": "cdp_w0_epsilon",
             "cdp_velocity": "cdp_w0_velocity",
         },
-    ),
+        n_demonstrations=N_DEMONSTRATIONS[task],
+    )
+
+
+GRIDS = {
+    "pusht": _proof("pusht_keypoints", observation_noise=0.02),  # of PushT's 512 pixels, five
+    "so101": _proof("so101_pick_place", observation_noise=0.02),
+    "aloha": _proof("aloha_transfer_cube", observation_noise=0.02),
     "pusht_backbones": Grid(
         cells=_backbone_cells(),
         solvers={"diffusion": BACKBONE_SOLVERS, "cdp": BACKBONE_SOLVERS, "flow": FLOW},

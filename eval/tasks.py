@@ -5,6 +5,9 @@ from pathlib import Path
 
 from lerobot.envs.configs import EnvConfig, PushtEnv
 
+from lerobot_cdp.environments import PickPlaceConfig
+from lerobot_cdp.transfer_cube import TransferCubeConfig
+
 __all__ = ["TASKS", "Task"]
 
 
@@ -27,4 +30,7 @@ class Task:
 
 TASKS = {
     "pusht_keypoints": Task(repo_id="lerobot/pusht_keypoints", env=PushtEnv(obs_type="environment_state_agent_pos")),
+    # Of data/record_so101.py and data/record_aloha.py.
+    "so101_pick_place": Task(repo_id="local/so101_pick_place", env=PickPlaceConfig()),
+    "aloha_transfer_cube": Task(repo_id="local/aloha_transfer_cube", env=TransferCubeConfig()),
 }

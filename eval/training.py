@@ -28,6 +28,7 @@ __all__ = ["LOG_EVERY", "Trained", "policy_config", "train"]
 
 LOG_EVERY = 100  # steps between two entries of the history
 PENALTY = "contraction_"  # what the names of its settings begin with
+OF_SAMPLING = {"timestep_spacing", "sampling_temperature", "num_inference_steps"}  # training does not know of these
 
 
 @dataclass
@@ -65,7 +66,7 @@ def policy_config(cell: Cell) -> PreTrainedConfig:
 def trunk(cell: Cell) -> str:
     """Name of the folder of the cell's trunk: the same for cells that are the same until the penalty sets in."""
     settings = draccus.encode(policy_config(cell), PreTrainedConfig)
-    shared = {name: value for name, value in settings.items() if not name.startswith(PENALTY)}
+    shared = {n: value for n, value in settings.items() if not n.startswith(PENALTY) and n not in OF_SAMPLING}
     # `auto` keeps a state of its own, which a trunk of the others lacks.
     shared["auto"] = settings.get("contraction_weight") == "auto"
     training = {name: value for name, value in asdict(cell).items() if name not in ("label", "settings")}

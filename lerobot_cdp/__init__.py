@@ -2,6 +2,7 @@
 
 import logging
 
+from . import transfer_cube as transfer_cube  # registers aloha_transfer_cube
 from .configuration_cdp import CDPConfig
 
 try:

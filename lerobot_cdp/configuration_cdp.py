@@ -63,6 +63,9 @@ class CDPConfig(retired_settings(RETIRED), DiffusionConfig):
         dit_num_heads: Its attention heads.
         dit_num_layers: Its blocks.
         dit_patch_size: Actions that share a token of it; `horizon` must be a multiple. More are quicker.
+        vision_stages: Stages, 1 to 4, of the ResNet that encodes images. After k of them the spatial softmax finds
+            places on a map of 1 / 2^(k + 1) of the picture's sides: with pictures of about 100 pixels 2 or 3 are
+            finer, and quicker, than all four (LeRobot's).
         freeze_vision_encoder: Whether the ResNet that encodes images is left as it was loaded; what comes after it,
             spatial softmax and a linear layer, is trained in any case.
         prediction_type: What the network predicts: `velocity` (default), of flow matching, or `epsilon`, LeRobot's,
@@ -132,6 +135,7 @@ class CDPConfig(retired_settings(RETIRED), DiffusionConfig):
     dit_num_heads: int = 12
     dit_num_layers: int = 6
     dit_patch_size: int = 1
+    vision_stages: int = 4
     freeze_vision_encoder: bool = False
 
     prediction_type: str = "velocity"
@@ -268,6 +272,7 @@ class CDPConfig(retired_settings(RETIRED), DiffusionConfig):
             "n_obs_steps", "n_action_steps", "num_train_timesteps", "contraction_every", "contraction_products",
         ):  # fmt: skip
             _require(self, name, getattr(self, name) >= 1, "at least 1")
+        _require(self, "vision_stages", 1 <= self.vision_stages <= 4, "in [1, 4]")
         for name in ("contraction_margin", "contraction_diversity", "ema_decay", "warm_start"):
             _require(self, name, 0 <= getattr(self, name) < 1, "in [0, 1)")
         _require(self, "contraction_start", self.contraction_start >= 0, "at least 0")

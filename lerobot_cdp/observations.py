@@ -2,14 +2,34 @@
 
 import torch
 from einops import rearrange
-from lerobot.policies.diffusion.modeling_diffusion import DiffusionRgbEncoder
+from lerobot.policies.diffusion.modeling_diffusion import DiffusionRgbEncoder, SpatialSoftmax
+from lerobot.policies.utils import get_output_shape
 from lerobot.utils.constants import OBS_ENV_STATE, OBS_IMAGES, OBS_STATE
 from torch import Tensor, nn
 from torchvision.transforms.v2.functional import resize
 
 from .configuration_cdp import CDPConfig
 
-__all__ = ["ObservationEncoder", "stack_cameras"]
+__all__ = ["ObservationEncoder", "RgbEncoder", "stack_cameras"]
+
+N_STAGES = 4  # of a ResNet; what comes before them divides the picture's sides by 4
+
+
+class RgbEncoder(DiffusionRgbEncoder):
+    """LeRobot's ResNet with spatial softmax, cut after `config.vision_stages` of its four stages.
+
+    After k of them the map that the softmax looks for places on has 1 / 2^(k + 1) of the picture's sides: all four
+    leave 3 x 4 places of a picture of 96 x 128, two leave 12 x 16.
+    """
+
+    def __init__(self, config: CDPConfig):
+        super().__init__(config)
+        if config.vision_stages == N_STAGES:
+            return
+        self.backbone = self.backbone[: len(self.backbone) - N_STAGES + config.vision_stages]
+        picture = config.crop_shape or config.resize_shape or next(iter(config.image_features.values())).shape[1:]
+        feature_map = get_output_shape(self.backbone, (1, 3, *picture))[1:]
+        self.pool = SpatialSoftmax(feature_map, num_kp=config.spatial_softmax_num_keypoints)
 
 
 class ObservationEncoder(nn.Module):
@@ -26,7 +46,7 @@ class ObservationEncoder(nn.Module):
         self.rgb_encoders = nn.ModuleList()
         if n_cameras:
             shared = not config.use_separate_rgb_encoder_per_camera
-            self.rgb_encoders.extend(DiffusionRgbEncoder(config) for _ in range(1 if shared else n_cameras))
+            self.rgb_encoders.extend(RgbEncoder(config) for _ in range(1 if shared else n_cameras))
         for encoder in self.rgb_encoders:
             encoder.backbone.requires_grad_(not config.freeze_vision_encoder)
         vectors = filter(None, (config.robot_state_feature, config.env_state_feature))
@@ -34,7 +54,7 @@ class ObservationEncoder(nn.Module):
         width += sum(self._encoder_of(camera).feature_dim for camera in range(n_cameras))
         self.condition_dim = config.n_obs_steps * width
 
-    def _encoder_of(self, camera: int) -> DiffusionRgbEncoder:
+    def _encoder_of(self, camera: int) -> RgbEncoder:
         return self.rgb_encoders[camera if len(self.rgb_encoders) > 1 else 0]
 
     def train(self, mode: bool = True) -> "ObservationEncoder":

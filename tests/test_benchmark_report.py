@@ -41,6 +41,7 @@ def results_dir(tmp_path, monkeypatch):
         stresses={"action_delay": Stress(action_delay=2)},
         stressed_solver={"diffusion": "ddim2", "cdp": "ddim2"},
         ablations={"cdp_epsilon": "cdp_w0_epsilon"},
+        n_demonstrations=206,
     )
     monkeypatch.setitem(GRIDS, "made_up", grid)
     cfg = BenchmarkConfig(grid="made_up", results_dir=tmp_path)
@@ -69,7 +70,7 @@ def made_up_result(cell, evaluation):
 
 def test_pages_compare_with_the_rival_and_with_no_contraction(results_dir, tmp_path):
     benchmark_report.report(ReportConfig(results_dir, tmp_path / "docs", grid="made_up"))
-    page = (tmp_path / "docs" / "benchmark.md").read_text()
+    page = (tmp_path / "docs" / "benchmark_made_up.md").read_text()
     lines = [line for line in page.splitlines() if line.startswith(f"| {CONTRACTIVE} | ddim2 | 2 | 1 | 3 |")]
     assert len(lines) == 2  # one for each share
     for line in lines:
@@ -82,9 +83,9 @@ def test_pages_compare_with_the_rival_and_with_no_contraction(results_dir, tmp_p
     # Two shares, with and without stress, and at two temperatures: reward better, jerk the same.
     assert f"| {CONTRACTIVE} | γ = 0 | reward | 6 | 0 | 0 |" in page
     assert f"| {CONTRACTIVE} | γ = 0 | jerk (less is better) | 0 | 0 | 6 |" in page
-    for name in ("benchmark_21.png", "benchmark_all.png", "benchmark_data.png"):
-        assert (tmp_path / "docs" / name).read_bytes()[:4] == b"\x89PNG"
-    html = (tmp_path / "docs" / "benchmark.html").read_text()
+    for name in ("21", "all", "data"):
+        assert (tmp_path / "docs" / f"benchmark_made_up_{name}.png").read_bytes()[:4] == b"\x89PNG"
+    html = (tmp_path / "docs" / "benchmark_made_up.html").read_text()
     assert html.count("data:image/png;base64,") == 3 and "<b>+0.300" in html and 'src="http' not in html
 
 

@@ -6,7 +6,7 @@ from lerobot.policies.diffusion.configuration_diffusion import DiffusionConfig
 from lerobot.policies.diffusion.modeling_diffusion import DiffusionModel
 
 from lerobot_cdp.modeling_cdp import CDPPolicy
-from lerobot_cdp.observations import ObservationEncoder, stack_cameras
+from lerobot_cdp.observations import ObservationEncoder, RgbEncoder, stack_cameras
 
 from .conftest import feature, make_batch, make_config, make_observation
 
@@ -97,6 +97,23 @@ def test_images_of_another_size_than_the_features(n_obs_steps):
     observation = make_observation(config, 2, None)
     observation |= {key: torch.rand(2, 3, 60, 80) for key in config.image_features}
     assert policy.eval().select_action(observation).shape == (2, 2)
+
+
+@pytest.mark.parametrize("stages", [1, 2, 3, 4])
+@pytest.mark.parametrize("crop_ratio", [1.0, 0.5])
+def test_fewer_stages_leave_a_finer_map(stages, crop_ratio, seed):
+    """The first stages are those of the whole ResNet, and the softmax looks for places on the last one's map."""
+    settings = {"resize_shape": (64, 128), "crop_ratio": crop_ratio, "use_group_norm": True}
+    whole = RgbEncoder(make_config(images=True, **settings)).eval()
+    cut = RgbEncoder(make_config(images=True, vision_stages=stages, **settings)).eval()
+    cut.backbone.load_state_dict(whole.backbone.state_dict(), strict=stages == 4)
+    image = torch.rand(2, 3, *cut.center_crop.size) if crop_ratio < 1 else torch.rand(2, 3, 64, 128)
+    stride = 2 ** (stages + 1)
+    feature_map = cut.backbone(image)
+    assert feature_map.shape[2:] == (image.shape[2] // stride, image.shape[3] // stride)
+    assert torch.equal(feature_map, whole.backbone[: len(cut.backbone)](image))
+    assert cut.pool.pos_grid.shape == (feature_map[0, 0].numel(), 2)
+    assert cut(torch.rand(2, 3, 48, 40)).shape == (2, cut.feature_dim)
 
 
 def test_nothing_to_freeze():
