@@ -7,6 +7,10 @@ LeRobot reads: positions of the joints in degrees, the jaw's in percent, and the
 nobody, so it is quicker than the arm. A demonstration that fails is left out; the next seed takes its place. An
 interrupted recording is continued by the same command. Frames are kept as images: small ones are read quicker so than
 from a video.
+
+In an undisturbed demonstration the arm is above the cube whenever it lowers: from such alone a policy learns to lower
+where it is, not where it sees the cube. So the arm is pushed several times, with its jaw closed on nothing at times,
+and each return to the cube is an episode of its own.
 """
 
 import sys
@@ -26,11 +30,12 @@ from lerobot_cdp.twin.camera import draw
 from lerobot_cdp.twin.servo import Servo
 from lerobot_cdp.twin.twin import ENCODER_ZEROS, calibrate
 from lerobot_cdp.twin.world import JOINTS, World
-from record_so101 import draw_push
-from recording import SUCCESS, Recording, check_settings, record_demonstrations
+from record_so101 import Push
+from recording import EPISODE, SUCCESS, Recording, check_settings, record_demonstrations
 
 FPS, EXPERT_PERIOD = 30, 3  # the expert decides in every third frame
-LONGEST = 15.0  # s of a demonstration
+LONGEST = 20.0  # s of a demonstration
+N_PUSHES, BETWEEN_PUSHES, PUSH_LENGTHS = 4, (1, 16), (1, 7)  # in decisions of the expert; from, to (exclusive)
 SETTLE = 1.0  # s in which the arm sinks to where LeRobot finds it
 IMAGE_SHAPE = (96, 128, 3)
 CAMERA = f"{OBS_IMAGES}.front"
@@ -49,9 +54,9 @@ class RecordConfig:
     Args:
         repo_id: Name of the dataset.
         root: Folder of the dataset. None: the one in which LeRobot looks for `repo_id`.
-        n_episodes: Number of successful demonstrations, at least 1.
+        n_episodes: Number of successful demonstrations, at least 1; one with pushes makes several episodes.
         seed: Of the first one, at least 0; the next ones follow.
-        recovery_share: Share, in [0, 1], of the demonstrations that begin where a push has left the arm.
+        recovery_share: Share, in [0, 1], of the demonstrations in which the arm is pushed.
         camera: Whether it is recorded. Without, a policy cannot know where the cube is, but trains in minutes.
     """
 
@@ -105,27 +110,41 @@ class OfflineArm:
 
 
 def demonstrate(arm: OfflineArm, seed: int, recovery_share: float) -> dict[str, np.ndarray]:
-    """Let the expert act for one episode, of which T frames are recorded: those after the push, if there is one.
+    """Let the expert act until it succeeds, or takes too long. What happens during a push is not recorded.
 
     Returns:
-        Every feature, (T, *shape), and whether the demonstration succeeded, ().
+        Every feature, (T, *shape), the pushes before each frame, (T,), and whether the demonstration succeeded, ().
     """
     arm.reset(seed)
     env, expert = arm.env, PickPlaceController(action_scale=PickPlaceConfig().action_scale)
     # With the seed alone the push would repeat the random numbers that placed the cube.
-    push = draw_push(np.random.default_rng([seed, 1]), recovery_share)
+    pushes = draw_pushes(np.random.default_rng([seed, 1]), recovery_share)
     frames, goal = [], arm.world.angles
     while not arm.world.succeeded and len(frames) < LONGEST * FPS:
-        if len(frames) % EXPERT_PERIOD == 0:
+        decision, frame_of_decision = divmod(len(frames), EXPERT_PERIOD)
+        if frame_of_decision == 0:
             action = expert.act(env.ik_point_pos, env.cube_pos, env.goal_pos)
-            env.apply_action(push.apply(len(frames) // EXPERT_PERIOD, action, expert))
+            for push in pushes:
+                action = push.apply(decision, action, expert)
+            env.apply_action(action)
             step = (env.data.ctrl[arm.world._actuators] - goal) / EXPERT_PERIOD  # no jumps ten times a second
         goal = goal + step
-        frame = arm.observe()
-        frames.append(frame | {ACTION: arm.act(goal)})
-    pushed = push.end * EXPERT_PERIOD
-    recorded = {name: np.array([frame[name] for frame in frames[pushed:]]) for name in FEATURES}
-    return recorded | {SUCCESS: np.array(arm.world.succeeded and len(frames) > pushed)}
+        episode = -1 if any(p.start <= decision < p.end for p in pushes) else sum(p.end <= decision for p in pushes)
+        frames.append(arm.observe() | {ACTION: arm.act(goal), EPISODE: episode})
+    kept = [frame for frame in frames if frame[EPISODE] >= 0]
+    recorded = {name: np.array([frame[name] for frame in kept]) for name in (*FEATURES, EPISODE)}
+    return recorded | {SUCCESS: np.array(arm.world.succeeded)}
+
+
+def draw_pushes(rng: np.random.Generator, share: float) -> list[Push]:
+    """Draw the pushes of a demonstration, one after the other: with probability 1 − `share` none."""
+    pushes, now = [], 0
+    for _ in range(N_PUSHES if rng.random() < share else 0):
+        start = now + rng.integers(*BETWEEN_PUSHES)
+        now = start + rng.integers(*PUSH_LENGTHS)
+        jaw = rng.random() * (rng.random() < 0.5)  # else closed: nothing is in it
+        pushes.append(Push(start, now, rng.uniform(-1, 1, 3), jaw))
+    return pushes
 
 
 def record(config: RecordConfig) -> Path:
@@ -149,6 +168,7 @@ def record(config: RecordConfig) -> Path:
             "recovery_share": config.recovery_share,
             "env": PickPlaceConfig().gym_kwargs,
             "timing": [EXPERT_PERIOD, LONGEST, SETTLE],
+            "pushes": [N_PUSHES, BETWEEN_PUSHES, PUSH_LENGTHS],
         },
     )
     arm = cache(OfflineArm)  # made when there is something to record

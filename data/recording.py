@@ -23,9 +23,10 @@ from lerobot.datasets.lerobot_dataset import LeRobotDataset
 from lerobot.utils.constants import ACTION, HF_LEROBOT_HOME
 from tqdm import tqdm
 
-__all__ = ["SUCCESS", "Recording", "check_settings", "record_demonstrations"]
+__all__ = ["EPISODE", "SUCCESS", "Recording", "check_settings", "record_demonstrations"]
 
 SUCCESS = "success"  # of a demonstration, kept beside its frames until the dataset is assembled
+EPISODE = "episode"  # of each frame, where a demonstration was interrupted; each becomes one of the dataset
 UNFINISHED = "unfinished-"
 Demonstration = dict[str, np.ndarray]
 
@@ -86,8 +87,8 @@ def record_demonstrations(recording: Recording, demonstrate: Callable[[int], Dem
 
     Args:
         recording: What and where.
-        demonstrate: Gives the demonstration of a seed: every feature, (T, *shape), and SUCCESS, (). One that fails is
-            left out; the next seed takes its place.
+        demonstrate: Gives the demonstration of a seed: every feature, (T, *shape), SUCCESS, (), and EPISODE, (T,),
+            where it was interrupted. One that fails is left out; the next seed takes its place.
 
     Raises:
         FileExistsError: if the folder holds anything but this dataset.
@@ -161,13 +162,23 @@ def _assemble(recording: Recording, demonstrations: list[Path], partial: Path) -
     features, about = recording.features, {"root": folder, "robot_type": recording.robot_type}
     dataset = LeRobotDataset.create(recording.repo_id, recording.fps, features, **about)
     for file in tqdm(demonstrations, desc="dataset", unit="episode"):
-        episode = dict(np.load(file))
-        for t in range(len(episode[ACTION])):
-            dataset.add_frame({name: episode[name][t] for name in features} | {"task": recording.task})
-        dataset.save_episode()
+        for episode in _episodes(dict(np.load(file))):
+            for t in range(len(episode[ACTION])):
+                dataset.add_frame({name: episode[name][t] for name in features} | {"task": recording.task})
+            dataset.save_episode()
     dataset.finalize()
     # LeRobot writes the statistics in the order of a set, which is another one in every process.
     stats = folder / "meta" / "stats.json"
     stats.write_text(json.dumps(json.loads(stats.read_text()), indent=4, sort_keys=True))
     (folder / "meta" / "recording.json").write_text(json.dumps(recording.description, indent=4))
     return folder
+
+
+def _episodes(demonstration: Demonstration) -> list[Demonstration]:
+    """A demonstration, (T, *shape) of each feature, cut where EPISODE changes."""
+    frames = {name: values for name, values in demonstration.items() if name not in (SUCCESS, EPISODE)}
+    if EPISODE not in demonstration:
+        return [frames]
+    cuts = np.flatnonzero(np.diff(demonstration[EPISODE])) + 1
+    parts = {name: np.split(values, cuts) for name, values in frames.items()}
+    return [dict(zip(parts, episode, strict=True)) for episode in zip(*parts.values(), strict=True)]

