@@ -28,10 +28,10 @@ from recording import SUCCESS, Recording, check_settings, record_demonstrations
 ENV = TransferCubeConfig()
 CAMERA = "observation.images.top"
 IMAGE_SHAPE = (480, 640, 3)  # as LeRobot's `--env.type=aloha` draws it
-PLACES = ["cube.x", "cube.y", "cube.z", "cube.qw", "cube.qx", "cube.qy", "cube.qz"]
+PLACES = ["cube.x", "cube.y", "cube.z"]
 FEATURES = {
     OBS_STATE: {"dtype": "float32", "shape": (14,), "names": JOINTS},
-    OBS_ENV_STATE: {"dtype": "float32", "shape": (7,), "names": PLACES},
+    OBS_ENV_STATE: {"dtype": "float32", "shape": (3,), "names": PLACES},
     CAMERA: {"dtype": "video", "shape": IMAGE_SHAPE, "names": ["height", "width", "channels"]},
     ACTION: {"dtype": "float32", "shape": (14,), "names": JOINTS},
 }
@@ -150,8 +150,11 @@ def waypoints(arms: dict[str, Arm], cube: np.ndarray) -> dict[str, GripperPath]:
     above, touching, aside = grasp + 0.1 * UP, meet + 0.012 * left, meet - 0.12 * left + 0.05 * UP
     right_way = [
         Waypoint(0, arms["right"].position, arms["right"].rotation, 0),
-        Waypoint(70, above, from_above, 1),
-        Waypoint(100, grasp, from_above, 1),
+        # The wrist passes the place at which forearm and wrist roll about one axis: on the way to a side, the forearm
+        # would turn over for some cubes and not for others.
+        Waypoint(35, arms["right"].position, from_above, 0.5),
+        Waypoint(80, above, from_above, 1),
+        Waypoint(105, grasp, from_above, 1),
         Waypoint(125, grasp, from_above, 0),
         Waypoint(200, meet, from_above, 0),
         Waypoint(265, meet, from_above, 0),
@@ -178,7 +181,7 @@ def demonstrate(env: TransferCubeEnv, seed: int, recovery_share: float, camera: 
     """
     observation, _ = env.reset(seed=seed)
     arms = {side: Arm(env, side) for side in ARMS}
-    ways = waypoints(arms, observation["environment_state"][:3])
+    ways = waypoints(arms, observation["environment_state"])
     rng = np.random.default_rng([seed, 1])  # with the seed alone it would repeat what placed the cube
     disturbance = Disturbance(rng, strength=0.01 * (rng.random() < recovery_share))
     frames = []

@@ -62,9 +62,9 @@ class RecordConfig:
 
     repo_id: str = "local/so101_twin"
     root: Path | None = None
-    n_episodes: int = 100
+    n_episodes: int = 300
     seed: int = 1000
-    recovery_share: float = 0.5
+    recovery_share: float = 0.7
     camera: bool = True
 
 

@@ -16,7 +16,7 @@ from lerobot.utils.constants import ACTION, OBS_ENV_STATE, OBS_STATE
 __all__ = ["N_JOINTS", "N_PLACES", "TransferCubeConfig"]
 
 TASK = "AlohaTransferCubeState-v0"
-N_JOINTS, N_PLACES = 14, 7  # of both arms, jaws included; position and quaternion of the cube
+N_JOINTS, N_PLACES = 14, 3  # of both arms, jaws included; where the cube is
 
 
 @EnvConfig.register_subclass("aloha_transfer_cube")
