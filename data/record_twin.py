@@ -11,9 +11,13 @@ from a video.
 In an undisturbed demonstration the arm is above the cube whenever it lowers: from such alone a policy learns to lower
 where it is, not where it sees the cube. So the arm is pushed several times, with its jaw closed on nothing at times,
 and each return to the cube is an episode of its own.
+
+A camera's picture is older than the joints read with it, by how much is not the same in every rollout. So each
+demonstration has a delay of its own.
 """
 
 import sys
+from collections import deque
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -36,6 +40,7 @@ from recording import EPISODE, SUCCESS, Recording, check_settings, record_demons
 FPS, EXPERT_PERIOD = 30, 3  # the expert decides in every third frame
 LONGEST = 20.0  # s of a demonstration
 N_PUSHES, BETWEEN_PUSHES, PUSH_LENGTHS = 4, (1, 16), (1, 7)  # in decisions of the expert; from, to (exclusive)
+MOST_DELAY = 2  # frames by which a picture is older than the joints' positions; at least 0
 SETTLE = 1.0  # s in which the arm sinks to where LeRobot finds it
 IMAGE_SHAPE = (96, 128, 3)
 CAMERA = f"{OBS_IMAGES}.front"
@@ -119,6 +124,7 @@ def demonstrate(arm: OfflineArm, seed: int, recovery_share: float) -> dict[str, 
     env, expert = arm.env, PickPlaceController(action_scale=PickPlaceConfig().action_scale)
     # With the seed alone the push would repeat the random numbers that placed the cube.
     pushes = draw_pushes(np.random.default_rng([seed, 1]), recovery_share)
+    pictures = deque(maxlen=1 + int(np.random.default_rng([seed, 2]).integers(MOST_DELAY + 1)))
     frames, goal = [], arm.world.angles
     while not arm.world.succeeded and len(frames) < LONGEST * FPS:
         decision, frame_of_decision = divmod(len(frames), EXPERT_PERIOD)
@@ -130,7 +136,9 @@ def demonstrate(arm: OfflineArm, seed: int, recovery_share: float) -> dict[str, 
             step = (env.data.ctrl[arm.world._actuators] - goal) / EXPERT_PERIOD  # no jumps ten times a second
         goal = goal + step
         episode = -1 if any(p.start <= decision < p.end for p in pushes) else sum(p.end <= decision for p in pushes)
-        frames.append(arm.observe() | {ACTION: arm.act(goal), EPISODE: episode})
+        observation = arm.observe()
+        pictures.append(observation[CAMERA])
+        frames.append(observation | {CAMERA: pictures[0], ACTION: arm.act(goal), EPISODE: episode})
     kept = [frame for frame in frames if frame[EPISODE] >= 0]
     recorded = {name: np.array([frame[name] for frame in kept]) for name in (*FEATURES, EPISODE)}
     return recorded | {SUCCESS: np.array(arm.world.succeeded)}
@@ -168,6 +176,7 @@ def record(config: RecordConfig) -> Path:
             "recovery_share": config.recovery_share,
             "env": PickPlaceConfig().gym_kwargs,
             "timing": [EXPERT_PERIOD, LONGEST, SETTLE],
+            "most_delay": MOST_DELAY,
             "pushes": [N_PUSHES, BETWEEN_PUSHES, PUSH_LENGTHS],
         },
     )

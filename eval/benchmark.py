@@ -15,6 +15,7 @@ import multiprocessing
 import re
 import sys
 import time
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -24,6 +25,7 @@ import draccus
 import torch
 from lerobot.configs import PreTrainedConfig
 from lerobot.utils.import_utils import register_third_party_plugins
+from tqdm import tqdm
 
 from cells import Cell, file_name, write_folder, write_json, write_text
 from comparison import markdown_table
@@ -157,7 +159,7 @@ def run(cfg: BenchmarkConfig) -> bool:
     """Run the cells of a grid, print its table and write it. Returns whether every cell is done."""
     cells = _chosen_cells(cfg)
     grid = chosen_grid(cfg)
-    done = _run_parallel(cfg, cells) if cfg.jobs > 1 else [run_cell(cfg, cell) for cell in cells]
+    done = list(tqdm(_outcomes(cfg, cells), total=len(cells), desc=cfg.grid, unit="policy"))
     table = markdown_table(results(cfg), grid.baseline)
     print(table)
     write_text(cfg.results_dir / f"{cfg.grid}{'_quick' if cfg.quick else ''}.md", table)
@@ -189,11 +191,15 @@ def _chosen_evaluations(cfg: BenchmarkConfig, cell: Cell) -> list[Evaluation]:
     return [e for e in evaluations if re.search(cfg.filter, f"{cell.name}-{e.name}")]
 
 
-def _run_parallel(cfg: BenchmarkConfig, cells: list[Cell]) -> list[bool]:
+def _outcomes(cfg: BenchmarkConfig, cells: list[Cell]) -> Iterator[bool]:
+    """Whether each cell is done, as they are run: one after the other, or `jobs` at the same time."""
+    if cfg.jobs == 1:
+        yield from (run_cell(cfg, cell) for cell in cells)
+        return
     threads = max(1, torch.get_num_threads() // cfg.jobs)
     spawn = multiprocessing.get_context("spawn")  # a forked process cannot use CUDA
     with ProcessPoolExecutor(cfg.jobs, spawn, torch.set_num_threads, (threads,)) as pool:
-        return list(pool.map(partial(run_cell, cfg), cells))
+        yield from pool.map(partial(run_cell, cfg), cells)
 
 
 def results(cfg: BenchmarkConfig) -> list[dict]:

@@ -176,6 +176,17 @@ def test_a_penalty_that_never_sets_in_is_refused():
         assert cell.settings.get("contraction_start", 0.7 * cell.steps) == 0.7 * cell.steps
 
 
+def test_the_quick_grid_has_every_policy_once_and_few_solvers():
+    for name in ("pusht", "so101", "aloha"):
+        grid = quick(GRIDS[name])
+        assert [cell.label for cell in grid.cells] == list(dict.fromkeys(cell.label for cell in GRIDS[name].cells))
+        evaluations = {len(grid.evaluations(cell)) for cell in grid.cells if cell.policy != "act"}
+        assert evaluations == {3} and [e.name for e in grid.evaluations(grid.cells[-1])] == ["act"]
+        label, solver = grid.baseline
+        baseline = next(cell for cell in grid.cells if cell.label == label)
+        assert solver in [evaluation.name for evaluation in grid.evaluations(baseline)]
+
+
 def test_the_first_of_two_processes_keeps_its_folder(tmp_path):
     def fill(folder, by):
         (folder / "state").write_text(by)

@@ -64,6 +64,20 @@ def test_what_follows_a_push_is_an_episode_of_its_own(arm, monkeypatch):
     assert len(demonstration["action"]) == sum(np.subtract(ends, starts))
 
 
+def test_a_picture_is_older_than_the_joints_by_the_same_in_a_demonstration(arm, monkeypatch):
+    count, delays = iter(range(10**6)), set()
+    observation = arm.observe()
+    monkeypatch.setattr(arm, "observe", lambda: observation | {CAMERA: next(count)})
+    monkeypatch.setattr(record_twin, "LONGEST", 1.0)
+    for seed in range(1000, 1010):
+        pictures = demonstrate(arm, seed, recovery_share=0)[CAMERA]
+        pictures -= pictures[0]
+        delay = int(np.sum(pictures == 0)) - 1
+        np.testing.assert_array_equal(pictures, np.maximum(0, np.arange(len(pictures)) - delay))
+        delays.add(delay)
+    assert delays == set(range(record_twin.MOST_DELAY + 1))
+
+
 def test_a_push_moves_the_arm_and_the_expert_comes_back(arm, frames):
     """From a push on the arm is elsewhere than without; at the end it has done the same."""
     pushed = demonstrate(arm, seed=1000, recovery_share=1)
