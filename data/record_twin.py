@@ -12,6 +12,8 @@ In an undisturbed demonstration the arm is above the cube whenever it lowers: fr
 where it is, not where it sees the cube. So the arm is pushed several times, with its jaw closed on nothing at times,
 and each return to the cube is an episode of its own.
 
+The expert decides ten times a second; nobody's hand moves so angularly, so the arm follows a moving average of it.
+
 A camera's picture is older than the joints read with it, by how much is not the same in every rollout. So each
 demonstration has a delay of its own.
 """
@@ -38,6 +40,7 @@ from record_so101 import Push
 from recording import EPISODE, SUCCESS, Recording, check_settings, record_demonstrations
 
 FPS, EXPERT_PERIOD = 30, 3  # the expert decides in every third frame
+SMOOTHING = 4  # frames over which the expert's goals are averaged: more make its feedback loop swing
 LONGEST = 20.0  # s of a demonstration
 N_PUSHES, BETWEEN_PUSHES, PUSH_LENGTHS = 4, (1, 16), (1, 7)  # in decisions of the expert; from, to (exclusive)
 MOST_DELAY = 2  # frames by which a picture is older than the joints' positions; at least 0
@@ -126,6 +129,7 @@ def demonstrate(arm: OfflineArm, seed: int, recovery_share: float) -> dict[str, 
     pushes = draw_pushes(np.random.default_rng([seed, 1]), recovery_share)
     pictures = deque(maxlen=1 + int(np.random.default_rng([seed, 2]).integers(MOST_DELAY + 1)))
     frames, goal = [], arm.world.angles
+    goals = deque([goal], maxlen=SMOOTHING)
     while not arm.world.succeeded and len(frames) < LONGEST * FPS:
         decision, frame_of_decision = divmod(len(frames), EXPERT_PERIOD)
         if frame_of_decision == 0:
@@ -135,10 +139,11 @@ def demonstrate(arm: OfflineArm, seed: int, recovery_share: float) -> dict[str, 
             env.apply_action(action)
             step = (env.data.ctrl[arm.world._actuators] - goal) / EXPERT_PERIOD  # no jumps ten times a second
         goal = goal + step
+        goals.append(goal)
         episode = -1 if any(p.start <= decision < p.end for p in pushes) else sum(p.end <= decision for p in pushes)
         observation = arm.observe()
         pictures.append(observation[CAMERA])
-        frames.append(observation | {CAMERA: pictures[0], ACTION: arm.act(goal), EPISODE: episode})
+        frames.append(observation | {CAMERA: pictures[0], ACTION: arm.act(np.mean(goals, axis=0)), EPISODE: episode})
     kept = [frame for frame in frames if frame[EPISODE] >= 0]
     recorded = {name: np.array([frame[name] for frame in kept]) for name in (*FEATURES, EPISODE)}
     return recorded | {SUCCESS: np.array(arm.world.succeeded)}
@@ -175,7 +180,7 @@ def record(config: RecordConfig) -> Path:
         made_by={
             "recovery_share": config.recovery_share,
             "env": PickPlaceConfig().gym_kwargs,
-            "timing": [EXPERT_PERIOD, LONGEST, SETTLE],
+            "timing": [EXPERT_PERIOD, SMOOTHING, LONGEST, SETTLE],
             "most_delay": MOST_DELAY,
             "pushes": [N_PUSHES, BETWEEN_PUSHES, PUSH_LENGTHS],
         },

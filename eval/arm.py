@@ -8,11 +8,11 @@ The twin runs in a process of its own, LeRobot's `lerobot-rollout` in this one, 
 calls. Every result is written to `<output_dir>/<what>.json` as soon as it is there, beside the command, the commit and
 the machine. A tick is late when reading, planning and sending take longer than 1/fps.
 
-Jerk is the third difference of the commanded position from tick to tick, in halves of the joints' ranges. A pause of
-planning counts: the position is held for as many ticks as it lasts, rounded, so that milliseconds of jitter do not. The
-root mean square over joints and the ticks of a seam is averaged over the seams of a rollout, then over rollouts. A seam
-is the tick at which a chunk's first action is sent, with two on either side. Jerk elsewhere is what the motion has
-anyway.
+Jerk is the third difference of the commanded position from tick to tick, in halves of the joints' ranges, of the five
+joints that move the hand: the jaw snaps shut, and would drown them. A pause of planning counts: the position is held
+for as many ticks as it lasts, rounded, so that milliseconds of jitter do not. The root mean square over joints and the
+ticks of a seam is averaged over the seams of a rollout, then over rollouts. A seam is the tick at which a chunk's first
+action is sent, with two on either side. Jerk elsewhere is what the motion has anyway.
 """
 
 import itertools
@@ -51,6 +51,7 @@ from twin_process import TwinProcess
 __all__ = ["ArmConfig", "jerks", "main", "rollout"]
 
 AROUND = 2  # ticks on either side of a seam
+HAND = 5  # joints that move the hand
 FAULTS = {
     "2 % of the replies dropped": Faults(drop=0.02, start_s=2),
     "2 % of the replies corrupted": Faults(corrupt=0.02, start_s=2),
@@ -220,7 +221,7 @@ def jerks(commands: list[np.ndarray], sent: list[float], seams: list[float], fps
     """Mean jerk at the seams, but the first, and elsewhere; nan where there is nothing. See the top of this file.
 
     Args:
-        commands: (n, 6).
+        commands: (n, joints).
         sent: when, (n,) in s, rising.
         seams: those of these times at which a chunk begins, in s.
         fps: ticks per second.
@@ -298,7 +299,7 @@ def trial(config: ArmConfig, twin: TwinProcess, arguments: list[str], engine: st
         record = rollout(config, arguments, engine, config.seconds, delay_ms / 1e3)
     except Exception as error:
         return Trial(False, error=f"{type(error).__name__}: {first_line(error)}")
-    jerk = jerks(record.commands, record.sent, record.seams, config.fps)
+    jerk = jerks([command[:HAND] for command in record.commands], record.sent, record.seams, config.fps)
     return Trial(twin.state()["succeeded"], *jerk, timing(record, config.fps)["late_share"])
 
 

@@ -94,7 +94,8 @@ class CDPDiffusionModel(nn.Module):
         if rest is not None and self.config.warm_start > 0:
             start, skip = self._warm_start(rest, start)
         current = self.config.n_obs_steps - 1  # the chunk begins with the oldest observation
-        return self.conditional_sample(condition, start, prefix=prefix, skip=skip)[:, current:]
+        chunk = self.conditional_sample(condition, start, prefix=prefix, skip=skip)
+        return (chunk if prefix is None else prefix.blend(chunk))[:, current:]
 
     def _noise(self, noise: Tensor | None, condition: Tensor) -> Tensor:
         shape = (len(condition), self.config.horizon, *self.config.action_feature.shape)

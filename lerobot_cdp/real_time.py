@@ -7,6 +7,11 @@ Jacobian, taken as it is, and β `max_guidance_weight`. This is the guidance of 
 Execution of Action Chunking Flow Policies" (2025), eq. 2 to 4. There it shifts the velocity of flow matching; as a
 shift of the estimate of x_0 it has the same form for every process, because rescaling x_t changes nothing in it.
 For unit Gaussian data it is the exact posterior mean while β does not bind.
+
+The pull goes through the Jacobian, and the more a policy contracts the smaller that is: guidance picks among the plans
+that it finds likely, but hardly moves a plan that it is sure of. What is left of the difference is therefore blended
+out, x_0 + W (Y − x_0): the first actions are those being executed, to the digit, and the others go over into the new
+plan.
 """
 
 from collections.abc import Callable
@@ -41,6 +46,10 @@ class Prefix:
     actions: Tensor
     weights: Tensor
     max_guidance_weight: float
+
+    def blend(self, chunk: Tensor) -> Tensor:
+        """The chunk, (B, T, A), with W (Y − chunk) added."""
+        return chunk + self.weights * (self.actions - chunk)
 
 
 def strip_padding(left_over: Tensor | None) -> Tensor | None:
