@@ -1,7 +1,7 @@
 """Train and evaluate a grid of policies. What is done already is skipped: a killed run goes on where it was.
 
     python eval/benchmark.py                      hours: four shares of the data, three seeds
-    python eval/benchmark.py --quick=true         half an hour on two cores
+    python eval/benchmark.py --quick=true         one share, one seed, shorter trainings, three solvers
 
 Below `results_dir`: one JSON file per policy and solver, `checkpoints/` with the trained policies (LeRobot's
 format), `trunks/` with what policies have in common (see training.py), and `<grid>.md`, the table. Each JSON file names

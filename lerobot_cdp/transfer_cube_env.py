@@ -21,8 +21,8 @@ class TransferCubeEnv(AlohaEnv):
     """The right arm picks up the cube and hands it to the left one.
 
     Observation: `agent_pos` (14,): of the left arm, then of the right, 6 joint angles in rad and the jaw, 0 closed to
-    1 open; `environment_state` (3,): position of the cube in m. Action (14,): where these joints
-    are sent. It succeeds once the left jaw touches the cube off the table.
+    1 open; `environment_state` (3,): position of the cube in m. Action (14,): where these joints are sent. It succeeds
+    once the left jaw touches the cube off the table.
     """
 
     task_description = "Pick up the cube with the right arm and transfer it to the left arm."
