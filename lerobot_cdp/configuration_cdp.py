@@ -75,6 +75,8 @@ class CDPConfig(retired_settings(RETIRED), DiffusionConfig):
         num_inference_steps: Network evaluations per action chunk.
         sampling_temperature: Standard deviation, in (0, 1], of the noise that a chunk is sampled from; training has 1.
             Below 1 actions agree more and jerk less, and vary less.
+        smoothing: Passes, >= 0, of a moving average over each sampled chunk (see `smoothing`); 0: none. At 30 Hz a few
+            take out what no hand does.
         timestep_spacing: Where the solver's steps lie, as diffusers names it: `leading`, `trailing`, `linspace`. With
             `trailing` the first step is at the noise that sampling starts from; `leading`, LeRobot's, starts late.
         contraction_weight: Weight γ >= 0 of the contraction penalty. 0 is plain diffusion, or plain flow matching:
@@ -142,6 +144,7 @@ class CDPConfig(retired_settings(RETIRED), DiffusionConfig):
     noise_scheduler_type: str | None = None
     num_inference_steps: int = 5
     sampling_temperature: float = 1.0
+    smoothing: int = 0
     timestep_spacing: str = "trailing"
 
     contraction_weight: float | str = BASE_WEIGHT
@@ -275,7 +278,8 @@ class CDPConfig(retired_settings(RETIRED), DiffusionConfig):
         _require(self, "vision_stages", 1 <= self.vision_stages <= 4, "in [1, 4]")
         for name in ("contraction_margin", "contraction_diversity", "ema_decay", "warm_start"):
             _require(self, name, 0 <= getattr(self, name) < 1, "in [0, 1)")
-        _require(self, "contraction_start", self.contraction_start >= 0, "at least 0")
+        for name in ("contraction_start", "smoothing"):
+            _require(self, name, getattr(self, name) >= 0, "at least 0")
         low, high = self.contraction_timestep_range
         _require(self, "contraction_timestep_range", 0 <= low < high <= 1, "(low, high) with 0 <= low < high <= 1")
         _require(self, "contraction_batch_share", 0 < self.contraction_batch_share <= 1, "in (0, 1]")

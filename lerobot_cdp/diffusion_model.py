@@ -18,6 +18,7 @@ from .observations import ObservationEncoder
 from .process import make_process
 from .real_time import Prefix, guided
 from .sampler import make_scheduler, sample
+from .smoothing import smoothed
 from .warm_start import start_from, steps_to_skip
 
 __all__ = ["CDPDiffusionModel", "DiffusionLoss"]
@@ -94,7 +95,7 @@ class CDPDiffusionModel(nn.Module):
         if rest is not None and self.config.warm_start > 0:
             start, skip = self._warm_start(rest, start)
         current = self.config.n_obs_steps - 1  # the chunk begins with the oldest observation
-        chunk = self.conditional_sample(condition, start, prefix=prefix, skip=skip)
+        chunk = smoothed(self.conditional_sample(condition, start, prefix=prefix, skip=skip), self.config.smoothing)
         return (chunk if prefix is None else prefix.blend(chunk))[:, current:]
 
     def _noise(self, noise: Tensor | None, condition: Tensor) -> Tensor:

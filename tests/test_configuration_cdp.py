@@ -120,6 +120,7 @@ BAD = {
     "contraction_margin": (1.0, r"in \[0, 1\)"),
     "contraction_timestep_range": ((0.5, 0.5), r"\(low, high\) with 0 <= low < high <= 1"),
     "sampling_temperature": (0.0, r"in \(0, 1\]"),
+    "smoothing": (-1, "at least 0"),
     "vision_stages": (5, r"in \[1, 4\]"),
     "contraction_batch_share": (1.5, r"in \(0, 1\]"),
     "contraction_start": (-1, "at least 0"),
