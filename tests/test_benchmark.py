@@ -21,7 +21,7 @@ import rollouts
 import training
 from benchmark import BenchmarkConfig
 from cells import Cell, write_folder, write_json
-from grids import GRIDS, Grid, quick
+from grids import GRIDS, SHARES, Grid, quick
 from memory_dataset import MemoryDataset, load_memory_dataset
 from tasks import TASKS, Task
 from training import train
@@ -180,12 +180,24 @@ def test_a_penalty_that_never_sets_in_is_refused():
 def test_the_quick_grid_has_every_policy_once_and_few_solvers():
     for name in ("pusht", "so101", "aloha"):
         grid = quick(GRIDS[name])
-        assert [cell.label for cell in grid.cells] == list(dict.fromkeys(cell.label for cell in GRIDS[name].cells))
+        labels = [cell.label for cell in grid.cells]
+        assert len(labels) == len(set(labels)) and set(labels) == {cell.label for cell in GRIDS[name].cells}
         evaluations = {len(grid.evaluations(cell)) for cell in grid.cells if cell.policy != "act"}
         assert evaluations == {3} and [e.name for e in grid.evaluations(grid.cells[-1])] == ["act"]
         label, solver = grid.baseline
         baseline = next(cell for cell in grid.cells if cell.label == label)
         assert solver in [evaluation.name for evaluation in grid.evaluations(baseline)]
+
+
+def test_every_policy_has_what_it_is_compared_with_beside_it():
+    for name in ("pusht", "so101", "aloha"):
+        grid = GRIDS[name]
+        cells = {(cell.n_episodes, cell.seed, cell.label) for cell in grid.cells}
+        assert len(cells) == len(grid.cells)
+        for n_episodes, seed, label in cells:
+            assert (n_episodes, seed, grid.baseline[0]) in cells
+            assert (n_episodes, seed, grid.ablations.get(label, label)) in cells
+        assert {n_episodes for n_episodes, *_ in cells} == set(SHARES[grid.cells[0].task])
 
 
 def test_the_first_of_two_processes_keeps_its_folder(tmp_path):
