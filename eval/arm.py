@@ -174,7 +174,8 @@ def rollout(config: ArmConfig, arguments: list[str], engine: str, seconds: float
     """Let `lerobot-rollout` drive the twin that `arguments` find.
 
     Raises:
-        RuntimeError: if the rtc engine stopped planning or the rollout ended early; or whatever LeRobot raises.
+        RuntimeError: if the rtc engine stopped planning; or whatever LeRobot raises.
+        KeyboardInterrupt: if the rollout ended early: LeRobot takes Ctrl-C for its end.
     """
     record = Record()
     inference = [f"--inference.type={engine}", *(config.rtc if engine == "rtc" else [])]
@@ -191,7 +192,7 @@ def rollout(config: ArmConfig, arguments: list[str], engine: str, seconds: float
     if record.planner_failed:
         raise RuntimeError("no more chunks")
     if not record.ticks or record.ticks[-1][1] - record.ticks[0][0] < 0.8 * seconds:
-        raise RuntimeError("it ended early")  # as at the first Ctrl-C; the second one ends this program
+        raise KeyboardInterrupt
     return record
 
 
@@ -252,7 +253,7 @@ def measure_faults(config: ArmConfig, twin: TwinProcess, arguments: list[str]) -
             record = rollout(config, arguments, engine, config.seconds)
             ended = f"survived, {timing(record, config.fps)['late_share']:.1%} of the ticks late"
         except Exception as error:  # what LeRobot raises is the result
-            ended = f"stopped: {type(error).__name__}: {str(error).splitlines()[-1]}"
+            ended = f"stopped: {type(error).__name__}: {first_line(error)}"
         torque = twin.state()["torque_enabled"]
         twin.set_faults(Faults())
         servos = [i for i, on in enumerate(torque, start=1) if on]
@@ -338,11 +339,15 @@ def main(config: ArmConfig) -> None:
         with TwinProcess(twin_config.root, camera_port=twin_config.camera_port) as twin:
             logging.captureWarnings(True)
             rows = {}
-            for name, row in MEASURES[config.what](config, twin, arguments):
-                rows[name] = row
-                print(f"{name}: {row}")
-                report = {"command": command, **provenance(), config.what: rows}
-                write_json(config.output_dir / f"{config.what}.json", report)
+            try:
+                for name, row in MEASURES[config.what](config, twin, arguments):
+                    rows[name] = row
+                    print(f"{name}: {row}")
+                    report = {"command": command, **provenance(), config.what: rows}
+                    write_json(config.output_dir / f"{config.what}.json", report)
+            except (RuntimeError, KeyboardInterrupt) as error:
+                why = "interrupted" if isinstance(error, KeyboardInterrupt) else first_line(error)
+                sys.exit(f"arm: {why}. What was measured before is in {config.output_dir}.")
 
 
 if __name__ == "__main__":

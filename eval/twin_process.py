@@ -1,7 +1,9 @@
 """A twin in a process of its own, as an arm is: neither waits for the other's interpreter."""
 
 import multiprocessing
+import signal
 import sys
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ SWITCH_INTERVAL = 5e-4  # s between its threads: a servo answers at once
 def serve(connection: Connection, root: Path, settings: dict[str, Any]) -> None:
     """Run a twin and do what the other end of the connection asks, until that is closed."""
     sys.setswitchinterval(SWITCH_INTERVAL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the other process, which then closes this one
     with Twin(root, **settings) as twin:
         connection.send(None)
         while True:
@@ -75,7 +78,8 @@ class TwinProcess:
         self._ask("faults", faults)
 
     def close(self) -> None:
-        self._connection.send(("close", None))  # a process forked meanwhile may hold a copy of the connection
+        with suppress(BrokenPipeError):  # it is gone already
+            self._connection.send(("close", None))  # a process forked meanwhile may hold a copy of the connection
         self._process.join()
         self._connection.close()
 

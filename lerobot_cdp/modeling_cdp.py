@@ -9,6 +9,7 @@ batch ─ CDPDiffusionModel ─┬─ diffusion loss ─────────
                     └─ diffusers solver, n_obs_steps in, chunk out         predict_action_chunk, select_action
 """
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -300,6 +301,8 @@ class CDPPolicy(DiffusionPolicy):
         """A finite chunk, (B, horizon − n_obs_steps + 1, A), from the current observation on."""
         chunk = self.acting_model.generate_actions(stacked, noise, prefix, rest)
         check_chunk(chunk, stacked)
+        if self.config.monitor_contraction and self.config.max_contraction_factor is None:
+            logging.info("Contraction factor of this chunk: %.3g.", self.contraction_factor.max().item())
         return chunk
 
     # ------------------------------------------------------------------ checkpoints and the Hub

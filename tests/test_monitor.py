@@ -48,6 +48,16 @@ def test_it_reads_a_number_per_chunk_and_leaves_the_actions():
     assert plain.contraction_factor is None
 
 
+def test_the_numbers_are_in_the_log_until_there_is_a_limit(caplog):
+    caplog.set_level("INFO")
+    for limit in (None, 1e6):
+        policy = CDPPolicy(make_config(monitor_contraction=True, max_contraction_factor=limit)).eval()
+        policy.predict_action_chunk(make_observation(policy.config, 2, None))
+        if limit is None:
+            told = f"Contraction factor of this chunk: {policy.contraction_factor.max().item():.3g}."
+    assert [r.message for r in caplog.records if "ontraction factor" in r.message] == [told]
+
+
 def test_a_given_noise_is_sampled_as_without_it():
     monitored, plain = make_policies()
     batch, noise = make_batch(plain.config), torch.randn(4, 16, 2)

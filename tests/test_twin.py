@@ -268,13 +268,18 @@ def test_what_is_nearer_hides_what_is_not():
 # ---------------------------------------------------------------- faults
 
 
-@pytest.mark.parametrize("faults", [Faults(drop=0.01), Faults(corrupt=0.01), Faults(latency_s=0.002)], ids=str)
+@pytest.mark.parametrize("faults", [Faults(drop=0.05), Faults(corrupt=0.05), Faults(latency_s=0.002)], ids=str)
 def test_what_a_line_loses_lerobot_reads_again(twin, robot, faults):
-    robot.config.num_read_retries = 20  # the share lost is for the protocol's tests
+    robot.config.num_read_retries = 20
     begin(twin, robot, faults)
     started = time.monotonic()
     reads = [robot.get_observation()["shoulder_pan.pos"] for _ in range(20)]
     assert np.ptp(reads) < 3 and (not faults.latency_s or time.monotonic() - started > 20 * 6 * 0.002)
+    if not faults.latency_s:
+        robot.config.num_read_retries = 0
+        with pytest.raises(ConnectionError, match="Failed to sync read 'Present_Position'"):
+            for _ in range(60):  # of six replies each
+                robot.get_observation()
 
 
 def test_replies_come_in_the_time_that_lerobot_gives_them(robot):
@@ -332,6 +337,7 @@ def test_faults_are_checked(settings, message):
     [
         ("--faults.drop=2", "cdp-twin: `faults.drop` must be in [0, 1]. Got 2.0."),
         ("--fps=0", "cdp-twin: `fps` must be at least 1. Got 0."),
+        ("--camera_port=70000", "cdp-twin: `camera_port` must be at most 65535. Got 70000."),
         ("--camera_port={taken}", "cdp-twin: `camera_port` must be free. Got {taken}"),
     ],
 )
@@ -373,6 +379,33 @@ def test_a_file_in_the_ports_place_is_left_alone(tmp_path):
     with pytest.raises(FileExistsError, match="`port` must be free. Got .*twin.tty"):
         Twin(tmp_path, camera_port=0)
     assert (tmp_path / "twin.tty").read_text() == "notes"
+
+
+def test_a_second_twin_in_the_same_folder_leaves_the_first_alone(tmp_path):
+    with Twin(tmp_path, camera_port=0) as first:
+        leads_to = os.readlink(first.port)
+        with pytest.raises(FileExistsError, match="stop the twin that it leads to, or delete it"):
+            Twin(tmp_path, camera_port=0)
+        assert os.readlink(first.port) == leads_to
+    (tmp_path / "twin.tty").symlink_to(tmp_path / "gone")  # as a killed run leaves it
+    with Twin(tmp_path, camera_port=0) as third:
+        third.port.unlink()
+        third.port.symlink_to(tmp_path)  # somebody else's by now
+    assert (tmp_path / "twin.tty").is_symlink()
+
+
+def test_the_calibration_of_an_arm_is_left_alone(tmp_path):
+    (tmp_path / "twin.json").write_text('{"shoulder_pan": {"id": 1}}')
+    with pytest.raises(FileExistsError, match="`root` must be no folder of another arm's. Got .*twin.json"):
+        Twin(tmp_path, camera_port=0)
+    assert (tmp_path / "twin.json").read_text() == '{"shoulder_pan": {"id": 1}}'
+    assert not list(tmp_path.glob("*.tty"))
+
+
+def test_its_own_calibration_of_an_earlier_run_is_no_obstacle(tmp_path):
+    for _ in range(2):
+        with Twin(tmp_path, camera_port=0) as twin:
+            assert twin.calibration_file.exists()
 
 
 def test_the_command_runs_until_it_is_told_to_stop(tmp_path, monkeypatch, capsys):

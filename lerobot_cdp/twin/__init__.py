@@ -6,8 +6,8 @@
                                                 faults.Faults
 
 `cdp-twin` runs it (see `command`); LeRobot connects with `--robot.type=so101_follower` as to an arm. Needs the extras
-`so101` (MuJoCo and the model of the arm) and `arm` (LeRobot's own drivers), and a system with pseudo-terminals: Linux
-or macOS.
+`so101` (MuJoCo and the model of the arm) and `arm` (LeRobot's own drivers), and Linux, whose pseudo-terminals take any
+baud rate.
 """
 
 from .faults import Faults

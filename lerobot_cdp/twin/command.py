@@ -3,7 +3,7 @@
 cdp-twin                                             an arm, LeRobot's settings for it, and nothing wrong
 cdp-twin --seed=7                                    cube and goal elsewhere
 cdp-twin --robot_id=right --camera_port=5556         another one, for bi_so_follower
-cdp-twin --faults.drop=0.02 --faults.start_s=5       one reply in fifty gets lost, from the fifth second on
+cdp-twin --faults.drop=0.02 --faults.start_s=5       one reply in fifty gets lost, from five seconds after the first command on
 """
 
 import signal
@@ -56,6 +56,8 @@ class TwinConfig:
         for name, least in {"camera_port": 0, "height": 1, "width": 1, "fps": 1, "seed": 0}.items():
             if getattr(self, name) < least:
                 raise SettingError(f"`{name}` must be at least {least}. Got {getattr(self, name)}.")
+        if self.camera_port > 65535:
+            raise SettingError(f"`camera_port` must be at most 65535. Got {self.camera_port}.")
 
     def robot_arguments(self) -> list[str]:
         """What LeRobot needs to connect."""
@@ -82,6 +84,8 @@ def run(config: TwinConfig) -> None:
         sys.exit(
             f"cdp-twin needs the extras `arm` and `so101`: pip install 'lerobot_policy_cdp[arm,so101]'. Got {error}"
         )
+    if sys.platform != "linux":  # LeRobot's 1,000,000 baud are more than other systems' pseudo-terminals take
+        sys.exit(f"cdp-twin needs Linux. Got {sys.platform}.")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # `kill` switches it off as Ctrl-C does
     with Twin(
         config.root, config.robot_id, config.camera_port, config.camera_name, (config.height, config.width),
@@ -105,6 +109,8 @@ def main() -> None:
         run(draccus.parse(TwinConfig))
     except (SettingError, OSError) as error:
         sys.exit(f"cdp-twin: {error}")
+    except KeyboardInterrupt:
+        sys.exit("cdp-twin: interrupted before the arm was on.")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ class Faults:
         silent_servo: Number of a servo, 1 to 6, that no longer answers or obeys. None: all do.
         latency_s: Delay of every reply, >= 0, in s.
         freeze_camera: The camera sends no more frames.
-        start_s: They begin so long, >= 0, after LeRobot next commands a position, in s.
+        start_s: They begin so long, >= 0, after the first position that LeRobot commands since they were set, in s.
         duration_s: And last so long, > 0, in s.
 
     Raises:

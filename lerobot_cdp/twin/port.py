@@ -18,18 +18,18 @@ class SerialPort:
 
     Args:
         receive: called with the bytes that arrived and a function that sends others back.
-        link: path under which the line is found; a free one, or a link left by an earlier run.
+        link: path under which the line is found; a free one, or what a killed run left.
 
     Attributes:
         name: of the device, as `link` points to it.
 
     Raises:
-        FileExistsError: if `link` is something else.
+        FileExistsError: if `link` leads to something.
     """
 
     def __init__(self, receive: Callable[[bytes, Callable[[bytes], None]], None], link: Path):
-        if link.exists() and not link.is_symlink():
-            raise FileExistsError(f"`port` must be free. Got {link}, which is no link of a twin.")
+        if link.exists():  # which a link does not whose twin is gone
+            raise FileExistsError(f"`port` must be free. Got {link}: stop the twin that it leads to, or delete it.")
         self._receive, self._link = receive, link
         # Our copy of the client's end stays open: else every disconnection would be an error here.
         self._server, self._client = pty.openpty()
@@ -61,6 +61,7 @@ class SerialPort:
         """Unplug it."""
         os.write(self._stop, b"x")
         self._thread.join()
-        self._link.unlink(missing_ok=True)
+        if self._link.is_symlink() and os.readlink(self._link) == self.name:
+            self._link.unlink()
         for descriptor in (self._server, self._client, self._wake, self._stop):
             os.close(descriptor)

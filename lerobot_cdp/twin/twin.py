@@ -52,7 +52,7 @@ class Twin:
         faults: may be replaced at any time.
 
     Raises:
-        FileExistsError: if there is something else in the serial line's place.
+        FileExistsError: if the serial line's place is taken, or the calibration's by that of another arm.
         OSError: if the camera's port is taken.
     """
 
@@ -72,9 +72,9 @@ class Twin:
         self.bus = ServoBus(self.servos, faults or Faults())
         self.calibration_file = root / f"{robot_id}.json"
         self._image_size = image_size
-        self._calibrate()
         self.serial = SerialPort(self.bus.receive, root / f"{robot_id}.tty")
         try:
+            self._calibrate()
             self._camera = CameraServer(self._take, camera_name, camera_port, fps) if camera_port else None
         except BaseException:
             self.serial.close()
@@ -105,7 +105,8 @@ class Twin:
         """Calibrate the servos, and write what LeRobot's calibration would have written."""
         calibration = calibrate(self.servos, self.world.limits)
         self.world.advance(0)  # the servos read the joints again
-        self.calibration_file.parent.mkdir(parents=True, exist_ok=True)
+        if self.calibration_file.exists() and json.loads(self.calibration_file.read_text()) != calibration:
+            raise FileExistsError(f"`root` must be no folder of another arm's. Got {self.calibration_file}.")
         unfinished = self.calibration_file.with_suffix(f".unfinished-{os.getpid()}")
         unfinished.write_text(json.dumps(calibration, indent=4))
         unfinished.replace(self.calibration_file)
