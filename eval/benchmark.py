@@ -5,8 +5,9 @@
 
 Below `results_dir`: one JSON file per policy and solver, `checkpoints/` with the trained policies (LeRobot's
 format), `trunks/` with what policies have in common (see training.py), and `<grid>.md`, the table. Each JSON file names
-the commit it was made with. Results of older code are kept, but for policies whose checkpoints are there and have other
-settings: give another `results_dir` after a change that matters.
+the commit it was made with. What is there is not made again, whatever has changed in code, defaults or datasets since:
+give another `results_dir` after a change that matters. Only within a policy nothing is mixed: its settings and its
+training must be those of its results.
 """
 
 import json
@@ -17,8 +18,8 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 
 import draccus
@@ -30,6 +31,7 @@ from tqdm import tqdm
 from cells import Cell, file_name, write_folder, write_json, write_text
 from comparison import markdown_table
 from grids import GRIDS, Evaluation, Grid, quick
+from lerobot_cdp.configuration_cdp import SettingError
 from provenance import provenance
 from rollouts import chunk_latency, load_policy, run_episodes
 from tasks import TASKS
@@ -74,7 +76,7 @@ def checkpoint_path(cfg: BenchmarkConfig, cell: Cell) -> Path:
 
 
 def result_path(cfg: BenchmarkConfig, cell: Cell, evaluation: Evaluation) -> Path:
-    """Return the file of the result; its name changes with every setting that the result depends on."""
+    """Return the file of the result; its name changes with the settings of the cell and of the evaluation."""
     protocol = {"episodes": cfg.episodes, "first_seed": cfg.first_seed}
     if evaluation.stress_name:
         protocol["stress"] = asdict(evaluation.stress)
@@ -88,7 +90,7 @@ def check_settings(cell: Cell, folder: Path) -> None:
     """Check that a policy trained before has the settings it would have now: a default may have changed.
 
     Raises:
-        ValueError: naming the settings, if it has not.
+        SettingError: naming the settings, if it has not.
     """
     if not folder.exists():
         return
@@ -97,7 +99,25 @@ def check_settings(cell: Cell, folder: Path) -> None:
     changed = [k for k in stored.keys() & wanted.keys() - SET_BY_TRAINING - SET_BY_EVALUATION if stored[k] != wanted[k]]
     if changed:
         was = ", ".join(f"{k} = {stored[k]} (now {wanted[k]})" for k in sorted(changed))
-        raise ValueError(f"`results_dir` must hold policies with the settings of today. Got {folder.name} with {was}.")
+        raise SettingError(
+            f"`results_dir` must hold policies with the settings of today. Got {folder.name} with {was}."
+        )
+
+
+def check_training(cfg: BenchmarkConfig, cell: Cell) -> None:
+    """Check that the policy evaluated before is the one that is there: two trainings must not pass for one.
+
+    Raises:
+        SettingError: naming the result, if it is not.
+    """
+    record = checkpoint_path(cfg, cell) / "training.json"
+    training = json.loads(record.read_text()) if record.exists() else None
+    for path in (result_path(cfg, cell, evaluation) for evaluation in chosen_grid(cfg).evaluations(cell)):
+        if path.exists() and json.loads(path.read_text())["training"] != training:
+            raise SettingError(
+                f"`results_dir` must hold the checkpoints that its results are of. Got {path.name} of one that is not "
+                f"there: delete all results of {cell.name}, to train it again, or give another folder."
+            )
 
 
 def train_cell(cfg: BenchmarkConfig, cell: Cell) -> None:
@@ -146,9 +166,13 @@ def run_cell(cfg: BenchmarkConfig, cell: Cell) -> bool:
             path = result_path(cfg, cell, evaluation)
             if path.exists():
                 continue
+            check_training(cfg, cell)
             if not checkpoint_path(cfg, cell).exists():
                 train_cell(cfg, cell)
             write_json(path, evaluate_cell(cfg, cell, evaluation))
+    except SettingError as error:
+        logging.error("cell %s failed: %s", cell.name, error)
+        return False
     except Exception:
         logging.exception("cell %s failed", cell.name)
         return False
@@ -169,25 +193,31 @@ def run(cfg: BenchmarkConfig) -> bool:
 def chosen_grid(cfg: BenchmarkConfig) -> Grid:
     """Return the grid that the settings name."""
     if cfg.grid not in GRIDS:
-        raise ValueError(f"`grid` must be one of {sorted(GRIDS)}. Got {cfg.grid!r}.")
+        raise SettingError(f"`grid` must be one of {sorted(GRIDS)}. Got {cfg.grid!r}.")
     return quick(GRIDS[cfg.grid]) if cfg.quick else GRIDS[cfg.grid]
 
 
 def _chosen_cells(cfg: BenchmarkConfig) -> list[Cell]:
     cells = chosen_grid(cfg).cells
     if not cells:
-        raise ValueError(f"`quick` must be false for the grid {cfg.grid}, which has no small version. Got {cfg.quick}.")
+        raise SettingError(
+            f"`quick` must be false for the grid {cfg.grid}, which has no small version. Got {cfg.quick}."
+        )
     for name in ("jobs", "episodes"):
         if getattr(cfg, name) < 1:
-            raise ValueError(f"`{name}` must be at least 1. Got {getattr(cfg, name)}.")
+            raise SettingError(f"`{name}` must be at least 1. Got {getattr(cfg, name)}.")
     chosen = [cell for cell in cells if _chosen_evaluations(cfg, cell)]
     if not chosen:
-        raise ValueError(f"`filter` must match a cell of {[c.name for c in cells]}. Got {cfg.filter!r}.")
+        raise SettingError(f"`filter` must match a cell of {[c.name for c in cells]}. Got {cfg.filter!r}.")
     return chosen
 
 
 def _chosen_evaluations(cfg: BenchmarkConfig, cell: Cell) -> list[Evaluation]:
     evaluations = chosen_grid(cfg).evaluations(cell)
+    try:
+        re.compile(cfg.filter)
+    except re.error as error:
+        raise SettingError(f"`filter` must be a regular expression. Got {cfg.filter!r}: {error}.") from error
     return [e for e in evaluations if re.search(cfg.filter, f"{cell.name}-{e.name}")]
 
 
@@ -199,7 +229,12 @@ def _outcomes(cfg: BenchmarkConfig, cells: list[Cell]) -> Iterator[bool]:
     threads = max(1, torch.get_num_threads() // cfg.jobs)
     spawn = multiprocessing.get_context("spawn")  # a forked process cannot use CUDA
     with ProcessPoolExecutor(cfg.jobs, spawn, torch.set_num_threads, (threads,)) as pool:
-        yield from pool.map(partial(run_cell, cfg), cells)
+        for cell, future in [(cell, pool.submit(run_cell, cfg, cell)) for cell in cells]:
+            try:
+                yield future.result()
+            except BrokenProcessPool:  # it breaks for all that were not done
+                logging.error("cell %s failed: a process was killed, perhaps for memory; run it again", cell.name)
+                yield False
 
 
 def results(cfg: BenchmarkConfig) -> list[dict]:
@@ -210,4 +245,7 @@ def results(cfg: BenchmarkConfig) -> list[dict]:
 
 
 if __name__ == "__main__":
-    sys.exit(0 if run(draccus.parse(BenchmarkConfig)) else 1)
+    try:
+        sys.exit(0 if run(draccus.parse(BenchmarkConfig)) else 1)
+    except SettingError as error:
+        sys.exit(f"benchmark: {error}")

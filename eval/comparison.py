@@ -15,7 +15,7 @@ NOTE = """
 Mean max reward: mean over start states of the episode's largest reward (PushT: coverage of the goal / 0.95,
 at most 1). Difference: paired by training seed and start state, over the seeds that both have; the interval is a
 bootstrap over seeds and start states, with a single seed over start states alone: then it does not hold the luck of
-training; with three seeds it is somewhat too narrow. Jerk: mean squared third difference of the executed actions, in
+training; with three seeds it is too narrow. Jerk: mean squared third difference of the executed actions, in
 their units squared. Chunk: median wall time of one action chunk at batch 1. Times depend on the machine's load.
 """
 

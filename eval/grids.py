@@ -8,6 +8,7 @@ from lerobot.policies.act.configuration_act import ACTConfig
 from cells import Cell
 from lerobot_cdp import CDPConfig
 from stress import NO_STRESS, Stress
+from tasks import TASKS
 
 __all__ = ["EMA_RIVAL", "GRIDS", "SHARES", "Evaluation", "Grid", "quick"]
 
@@ -205,7 +206,6 @@ def _backbone_cells() -> list[Cell]:
 # A tenth, a quarter, a half, all.
 SHARES = {"pusht_keypoints": (21, 52, 103, None), "so101_pick_place": (30, 75, 150, None)}
 SHARES["aloha_transfer_cube"] = (10, 25, 50, None)
-N_DEMONSTRATIONS = {"pusht_keypoints": 206, "so101_pick_place": 300, "aloha_transfer_cube": 100}
 PROOF_STEPS = 2000
 LATE = {"contraction_start": 7 * PROOF_STEPS // 10, "contraction_every": 2}
 PLAIN = LATE | {"contraction_weight": 0.0}
@@ -257,7 +257,7 @@ def _proof_settings(task: str, policy: str) -> dict:
 
 def _proof_cells(task: str) -> list[Cell]:
     """Every policy on a quarter of the data and some on the other shares, with three seeds."""
-    quarter = round(N_DEMONSTRATIONS[task] / 4)
+    quarter = round(TASKS[task].n_demonstrations / 4)
     return [
         Cell(
             task=task,
@@ -297,7 +297,7 @@ def _proof(task: str, observation_noise: float) -> Grid:
             "cdp_mild_epsilon": "cdp_w0_epsilon",
             "cdp_velocity": "cdp_w0_velocity",
         },
-        n_demonstrations=N_DEMONSTRATIONS[task],
+        n_demonstrations=TASKS[task].n_demonstrations,
     )
 
 

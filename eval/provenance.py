@@ -17,7 +17,7 @@ def provenance() -> dict:
         "hardware": _hardware(),
         "torch_threads": torch.get_num_threads(),
         "versions": {name: version(name) for name in ("lerobot", "torch", "diffusers", "gymnasium")},
-        "commit": _commit(),
+        "commit": COMMIT,
     }
 
 
@@ -39,3 +39,6 @@ def _commit() -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return done.stdout.strip()
+
+
+COMMIT = _commit()  # as this process began: later the files may be others than the ones that run

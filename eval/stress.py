@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from lerobot.policies import PreTrainedPolicy
+from lerobot.processor import NormalizerProcessorStep, PolicyProcessorPipeline
 from lerobot.utils.constants import OBS_ENV_STATE, OBS_STATE
 from torch import Tensor, nn
 
@@ -21,7 +22,7 @@ class Stress:
 
     Args:
         observation_noise: Standard deviation of normal noise on state and environment state, fresh at every step, in
-            normalised units (1 is half the range for min-max).
+            halves of the range that each number has in the demonstrations: the same however a policy normalises.
         action_delay: Steps by which every action is late; until the first one arrives it is held.
         score_error: Root mean square of normal noise on the denoising network's output, in units of the output's own,
             fresh at every evaluation.
@@ -37,7 +38,7 @@ NO_STRESS = Stress()
 
 @contextmanager
 def stressed(
-    stress: Stress, policy: PreTrainedPolicy, preprocessor: Callable, postprocessor: Callable
+    stress: Stress, policy: PreTrainedPolicy, preprocessor: PolicyProcessorPipeline, postprocessor: Callable
 ) -> Iterator[tuple[Callable, Callable]]:
     """The processors of a policy under stress, for one rollout; its network errs as long as the context is open.
 
@@ -46,9 +47,8 @@ def stressed(
     """
 
     def noisy(observation: dict) -> dict:
-        batch = preprocessor(observation)
-        low_dimensional = {key: batch[key] for key in (OBS_STATE, OBS_ENV_STATE) if key in batch}
-        return batch | {k: v + stress.observation_noise * torch.randn_like(v) for k, v in low_dimensional.items()}
+        noise = {k: s.to(observation[k]) * torch.randn_like(observation[k]) for k, s in sizes.items()}
+        return preprocessor(observation | {key: observation[key] + noise[key] for key in noise})
 
     on_their_way = deque(maxlen=stress.action_delay + 1)
 
@@ -56,8 +56,18 @@ def stressed(
         on_their_way.append(postprocessor(action))
         return on_their_way[0]
 
+    sizes = {}
+    if stress.observation_noise:
+        sizes = {key: stress.observation_noise * half for key, half in _half_ranges(preprocessor).items()}
     with _erring(_denoiser(policy), stress.score_error) if stress.score_error else nullcontext():
-        yield noisy if stress.observation_noise else preprocessor, late
+        yield noisy if sizes else preprocessor, late
+
+
+def _half_ranges(preprocessor: PolicyProcessorPipeline) -> dict[str, Tensor]:
+    """Half of the range of each number of the low-dimensional observations, from the normaliser's statistics."""
+    (normalizer,) = (step for step in preprocessor.steps if isinstance(step, NormalizerProcessorStep))
+    stats = {key: normalizer.stats[key] for key in (OBS_STATE, OBS_ENV_STATE) if key in normalizer.stats}
+    return {key: (torch.as_tensor(s["max"]) - torch.as_tensor(s["min"])) / 2 for key, s in stats.items()}
 
 
 def _denoiser(policy: PreTrainedPolicy) -> nn.Module:

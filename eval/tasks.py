@@ -18,10 +18,12 @@ class Task:
     Args:
         repo_id: LeRobotDataset on the Hub, without cameras.
         env: Environment in which the trained policy is scored.
+        n_demonstrations: That the dataset must have, as shares of it are named by numbers; None: any.
     """
 
     repo_id: str
     env: EnvConfig
+    n_demonstrations: int | None = None
 
     def root(self, datasets_dir: Path | None) -> str | None:
         """Folder of the dataset: in `datasets_dir` under its own name; None: LeRobot's cache, or the Hub."""
@@ -29,8 +31,8 @@ class Task:
 
 
 TASKS = {
-    "pusht_keypoints": Task(repo_id="lerobot/pusht_keypoints", env=PushtEnv(obs_type="environment_state_agent_pos")),
-    # Of data/record_so101.py and data/record_aloha.py.
-    "so101_pick_place": Task(repo_id="local/so101_pick_place", env=PickPlaceConfig()),
-    "aloha_transfer_cube": Task(repo_id="local/aloha_transfer_cube", env=TransferCubeConfig()),
+    "pusht_keypoints": Task("lerobot/pusht_keypoints", PushtEnv(obs_type="environment_state_agent_pos"), 206),
+    # Of data/record_so101.py and data/record_aloha.py, with `--n_episodes` of as many.
+    "so101_pick_place": Task("local/so101_pick_place", PickPlaceConfig(), 300),
+    "aloha_transfer_cube": Task("local/aloha_transfer_cube", TransferCubeConfig(), 100),
 }

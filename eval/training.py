@@ -21,6 +21,7 @@ from lerobot.utils.random_utils import set_seed
 from tqdm import trange
 
 from cells import Cell, file_name, write_folder
+from lerobot_cdp.configuration_cdp import SettingError
 from memory_dataset import MemoryDataset, load_memory_dataset
 from tasks import TASKS
 
@@ -92,11 +93,19 @@ def train(cell: Cell, datasets_dir: Path | None, trunks_dir: Path) -> Trained:
         cell: What to train.
         datasets_dir: Folder of the datasets; None: LeRobot's cache, or the Hub.
         trunks_dir: Folder of what cells share.
+
+    Raises:
+        SettingError: if the dataset has not as many demonstrations as the task says.
     """
     set_seed(cell.seed)
     config = policy_config(cell)
     task = TASKS[cell.task]
     dataset = load_memory_dataset(task.repo_id, task.root(datasets_dir), cell.n_episodes, config)
+    if task.n_demonstrations not in (None, dataset.meta.total_episodes):
+        raise SettingError(
+            f"`datasets_dir` must hold {task.repo_id} with {task.n_demonstrations} demonstrations. "
+            f"Got {dataset.meta.total_episodes}."
+        )
     policy = make_policy(config, ds_meta=dataset.meta)
     # LeRobot's statistics are those of the whole dataset, also for a part of it: the same for every policy.
     preprocessor, postprocessor = make_pre_post_processors(config, dataset_stats=dataset.meta.stats)

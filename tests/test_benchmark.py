@@ -2,6 +2,10 @@
 
 import json
 import os
+import re
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,7 +26,9 @@ import training
 from benchmark import BenchmarkConfig
 from cells import Cell, write_folder, write_json
 from grids import GRIDS, SHARES, Grid, quick
+from lerobot_cdp.configuration_cdp import SettingError
 from memory_dataset import MemoryDataset, load_memory_dataset
+from stress import Stress
 from tasks import TASKS, Task
 from training import train
 
@@ -118,6 +124,53 @@ def test_run_writes_results_and_resumes(tiny, monkeypatch, capsys):
     assert json.loads(second.read_text())["episodes"] == results[second]["episodes"]
 
 
+def test_evaluations_of_two_trainings_are_not_mixed(tiny, caplog):
+    assert benchmark.run(tiny)
+    first, second = sorted(tiny.results_dir.glob("*.json"))
+    second.unlink()
+    (checkpoint,) = tiny.results_dir.glob("checkpoints/*")
+    shutil.rmtree(checkpoint)
+    assert not benchmark.run(tiny) and not second.exists() and not checkpoint.exists()
+    assert f"Got {first.name} of one that is not there: delete all results of tiny-diffusion-all-seed0" in caplog.text
+    second.write_text("{}")
+    assert benchmark.run(replace(tiny, filter="ddim2$"))  # nothing is missing of what was asked for
+    first.unlink(), second.unlink()
+    assert benchmark.run(tiny)
+
+
+def test_stress_reaches_the_policy(tiny, monkeypatch):
+    grid = replace(
+        GRIDS["tiny"], stresses={"score_error": Stress(score_error=0.5)}, stressed_solver={"diffusion": "ddim2"}
+    )
+    monkeypatch.setitem(GRIDS, "tiny", grid)
+    assert benchmark.run(tiny)
+    jerks = {}
+    for path in tiny.results_dir.glob("*.json"):
+        result = json.loads(path.read_text())
+        jerks[result["solver"]["name"], result["stress"]["name"]] = [e["jerk"] for e in result["episodes"]]
+    assert set(jerks) == {("ddim2", ""), ("ddim3", ""), ("ddim2", "score_error")}
+    assert jerks["ddim2", "score_error"] != jerks["ddim2", ""]
+
+
+def test_a_killed_process_ends_what_was_not_done_and_no_more(tiny, monkeypatch, caplog):
+    class Killed(ThreadPoolExecutor):
+        def __init__(self, *args):
+            super().__init__(1)
+
+        def submit(self, function, *args):
+            return super().submit(lambda: (_ for _ in ()).throw(BrokenProcessPool()))
+
+    monkeypatch.setattr(benchmark, "ProcessPoolExecutor", Killed)
+    assert not benchmark.run(replace(tiny, jobs=2))
+    assert "a process was killed" in caplog.text and (tiny.results_dir / "tiny.md").exists()
+
+
+def test_a_dataset_of_another_size(tiny, monkeypatch):
+    monkeypatch.setitem(TASKS, "tiny", replace(TASKS["tiny"], n_demonstrations=9))
+    with pytest.raises(SettingError, match=r"`datasets_dir` must hold local/tiny with 9 demonstrations\. Got 3\."):
+        train(GRIDS["tiny"].cells[0], tiny.datasets_dir, tiny.results_dir)
+
+
 def test_a_filter_chooses_evaluations(tiny):
     assert benchmark.run(replace(tiny, filter="ddim3$"))
     (path,) = tiny.results_dir.glob("*.json")
@@ -129,9 +182,8 @@ def test_a_policy_of_other_defaults_is_not_taken_for_this_one(tiny, caplog):
     (config,) = tiny.results_dir.glob("checkpoints/*/config.json")
     config.write_text(json.dumps(json.loads(config.read_text()) | {"beta_end": 0.5, "num_inference_steps": 7}))
     assert not benchmark.run(tiny)
-    errors = "".join(str(record.exc_info[1]) for record in caplog.records if record.exc_info)
-    assert "must hold policies with the settings of today" in errors
-    assert "beta_end = 0.5 (now 0.02)" in errors and "num_inference_steps" not in errors
+    assert "must hold policies with the settings of today" in caplog.text
+    assert "beta_end = 0.5 (now 0.02)" in caplog.text and "num_inference_steps" not in caplog.text
 
 
 def test_cells_go_on_from_a_shared_trunk_to_the_bit(tiny, tmp_path, monkeypatch):
@@ -245,9 +297,11 @@ def test_settings_and_seeds_have_files_of_their_own():
     assert cell.folder == Cell("tiny", "diffusion", "diffusion", steps=3).folder
 
 
-@pytest.mark.parametrize(("setting", "value"), [("grid", "none"), ("jobs", 0), ("episodes", 0), ("filter", "nothing")])
+@pytest.mark.parametrize(
+    "setting,value", [("grid", "none"), ("jobs", 0), ("episodes", 0), ("filter", "nothing"), ("filter", "(")]
+)
 def test_wrong_settings(tiny, setting, value):
-    with pytest.raises(ValueError, match=f"`{setting}` must .* Got {value!r}."):
+    with pytest.raises(SettingError, match=f"`{setting}` must .* Got {re.escape(repr(value))}"):
         benchmark.run(replace(tiny, **{setting: value}))
     assert not tiny.results_dir.exists()
 

@@ -12,6 +12,7 @@ from benchmark import BenchmarkConfig
 from benchmark_report import ReportConfig
 from cells import Cell
 from grids import GRIDS, Grid
+from lerobot_cdp.configuration_cdp import SettingError
 from stress import Stress
 
 SETTINGS = {
@@ -76,6 +77,7 @@ def test_pages_compare_with_the_rival_and_with_no_contraction(results_dir, tmp_p
     for line in lines:
         assert "| **+0.300 [" in line and "| **+0.200 [" in line and "| 0 % | +0 [+0, +0] | 2 | +0 [+0, +0] |" in line
     assert f"| {CONTRACTIVE} | ddim2_t0.5 | 2 | 0.5 | 3 |" in page and "18 of the 18 policies" in page
+    assert "48 of the 48 evaluations are made" in page and "action delay: 2" in page
     (stressed,) = (
         line for line in page.splitlines() if line.startswith(f"| 21 demonstrations | {CONTRACTIVE} | action")
     )
@@ -89,7 +91,16 @@ def test_pages_compare_with_the_rival_and_with_no_contraction(results_dir, tmp_p
     assert html.count("data:image/png;base64,") == 3 and "<b>+0.300" in html and 'src="http' not in html
 
 
+def test_what_is_missing_is_said_and_a_quick_page_has_a_name_of_its_own(results_dir, tmp_path):
+    for path in [*results_dir.glob("*action_delay*"), *results_dir.glob("*seed2*")]:
+        path.unlink(missing_ok=True)
+    benchmark_report.report(ReportConfig(results_dir, tmp_path / "docs", grid="made_up"))
+    page = (tmp_path / "docs" / "benchmark_made_up.md").read_text()
+    assert "12 of the 18 policies" in page and "20 of the 48 evaluations" in page and "action delay" not in page
+    assert ReportConfig(quick=True).stem == "benchmark_quick" and ReportConfig(grid="so101").stem == "benchmark_so101"
+
+
 def test_without_results(tmp_path, monkeypatch):
     monkeypatch.setitem(GRIDS, "made_up", Grid([], {}, ("a", "b")))
-    with pytest.raises(ValueError, match=r"`results_dir` must hold results of the grid made_up\. Got "):
+    with pytest.raises(SettingError, match=r"`results_dir` must hold results of the grid made_up\. Got "):
         benchmark_report.report(ReportConfig(tmp_path, tmp_path, grid="made_up"))

@@ -3,10 +3,15 @@
 import pytest
 import torch
 
+from lerobot.configs import NormalizationMode
+from lerobot.policies.diffusion.configuration_diffusion import DiffusionConfig
+from lerobot.policies.diffusion.modeling_diffusion import DiffusionPolicy
+from lerobot.processor import NormalizerProcessorStep, PolicyProcessorPipeline
+
 from lerobot_cdp.modeling_cdp import CDPPolicy
 from stress import NO_STRESS, Stress, stressed
 
-from .conftest import make_batch, make_config
+from .conftest import feature, make_batch, make_config, make_observation
 
 
 @pytest.fixture(scope="module")
@@ -27,17 +32,28 @@ def test_without_stress_nothing_changes(policy):
         assert post(noise) is noise
 
 
-def test_noise_is_on_the_low_dimensional_observations_alone(policy):
+@pytest.mark.parametrize("mode,unit", [("MIN_MAX", 1.0), ("MEAN_STD", 4.0)])
+def test_noise_is_as_large_however_a_policy_normalises(policy, mode, unit):
+    """On a range of 8 with a standard deviation of 1; images are left as they are."""
+    stats = {"min": torch.full((1,), 2.0), "max": torch.full((1,), 10.0), "mean": torch.zeros(1), "std": torch.ones(1)}
+    low_dimensional = {
+        "observation.state": feature("STATE", 3), "observation.environment_state": feature("ENV", 5)
+    }  # fmt: skip
+    modes = {name: NormalizationMode(mode) for name in ("STATE", "ENV")}
+    normalizer = NormalizerProcessorStep(low_dimensional, modes, {key: stats for key in low_dimensional})
+    preprocessor = PolicyProcessorPipeline([normalizer])
     observation = {
-        "observation.state": torch.zeros(2000, 3),
-        "observation.environment_state": torch.ones(2000, 5),
+        "observation.state": torch.full((2000, 3), 6.0),
+        "observation.environment_state": torch.full((2000, 5), 3.0),
         "observation.images.top": torch.zeros(1, 3, 4, 4),
     }
-    with processors(policy, observation_noise=0.2) as (pre, _):
+    calm = preprocessor(observation)
+    with stressed(Stress(observation_noise=0.2), policy, preprocessor, lambda action: action) as (pre, _):
         noisy = pre(observation)
-    assert noisy["observation.state"].std() == pytest.approx(0.2, rel=0.05)
-    assert (noisy["observation.environment_state"] - 1).std() == pytest.approx(0.2, rel=0.05)
-    assert noisy["observation.images.top"] is observation["observation.images.top"]
+    for key in low_dimensional:
+        assert (noisy[key] - calm[key]).std() == pytest.approx(0.2 * unit, rel=0.05)
+        assert (noisy[key] - calm[key]).mean() == pytest.approx(0, abs=0.02 * unit)
+    assert torch.equal(noisy["observation.images.top"], observation["observation.images.top"])
 
 
 def test_actions_are_late_by_as_many_steps(policy):
@@ -55,6 +71,25 @@ def test_the_network_errs_by_a_share_of_its_output_and_only_for_a_while(policy):
         assert torch.equal(network(*inputs), expected)
     shares = error.flatten(1).norm(dim=1) / expected.flatten(1).norm(dim=1)
     assert shares.mean() == pytest.approx(0.3, rel=0.1)
+
+
+@pytest.mark.parametrize("kind", ["cdp", "diffusion"])
+def test_the_network_that_errs_is_the_one_that_acts(kind):
+    torch.manual_seed(0)
+    ours = make_config(horizon=8, n_action_steps=4, num_inference_steps=2)
+    if kind == "cdp":
+        policy = CDPPolicy(ours).eval()
+    else:
+        same = {"input_features": ours.input_features, "output_features": ours.output_features, "device": "cpu"}
+        small = {"horizon": 8, "n_action_steps": 4, "num_inference_steps": 2, "down_dims": (8, 16), "n_groups": 4}
+        policy = DiffusionPolicy(DiffusionConfig(**same, **small)).eval()
+    chunks = []
+    for error in (0.0, 0.3):
+        policy.reset()
+        torch.manual_seed(1)
+        with processors(policy, score_error=error):
+            chunks.append(policy.select_action(make_observation(ours, 2, None)))
+    assert (chunks[0] - chunks[1]).abs().max() > 1e-3
 
 
 def test_a_policy_without_a_score():
