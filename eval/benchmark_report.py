@@ -106,9 +106,7 @@ def report(cfg: ReportConfig) -> None:
     Raises:
         SettingError: if there is no result of the grid.
     """
-    benchmark = BenchmarkConfig(
-        cfg.grid, cfg.quick, cfg.results_dir, episodes=cfg.episodes, first_seed=cfg.first_seed
-    )
+    benchmark = BenchmarkConfig(cfg.grid, cfg.quick, cfg.results_dir, episodes=cfg.episodes, first_seed=cfg.first_seed)
     grid = chosen_grid(benchmark)
     found = results(benchmark)
     if not found:

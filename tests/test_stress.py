@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-
 from lerobot.configs import NormalizationMode
 from lerobot.policies.diffusion.configuration_diffusion import DiffusionConfig
 from lerobot.policies.diffusion.modeling_diffusion import DiffusionPolicy
@@ -40,7 +39,7 @@ def test_noise_is_as_large_however_a_policy_normalises(policy, mode, unit):
         "observation.state": feature("STATE", 3), "observation.environment_state": feature("ENV", 5)
     }  # fmt: skip
     modes = {name: NormalizationMode(mode) for name in ("STATE", "ENV")}
-    normalizer = NormalizerProcessorStep(low_dimensional, modes, {key: stats for key in low_dimensional})
+    normalizer = NormalizerProcessorStep(low_dimensional, modes, dict.fromkeys(low_dimensional, stats))
     preprocessor = PolicyProcessorPipeline([normalizer])
     observation = {
         "observation.state": torch.full((2000, 3), 6.0),

@@ -3,7 +3,7 @@
 cdp-twin                                             an arm, LeRobot's settings for it, and nothing wrong
 cdp-twin --seed=7                                    cube and goal elsewhere
 cdp-twin --robot_id=right --camera_port=5556         another one, for bi_so_follower
-cdp-twin --faults.drop=0.02 --faults.start_s=5       one reply in fifty gets lost, from five seconds after the first command on
+cdp-twin --faults.drop=0.02 --faults.start_s=5       one reply in fifty gets lost, 5 s after the first command
 """
 
 import signal
