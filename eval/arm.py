@@ -94,7 +94,7 @@ class ArmConfig:
     delays_ms: list[int] = field(default_factory=lambda: [0, 100, 300])
     n_trials: int = 20
     minutes: float = 10.0
-    seconds: float = 15.0
+    seconds: float = 30.0
     fps: int = 30
     num_read_retries: int = 10
     rtc: list[str] = field(
