@@ -98,7 +98,7 @@ class ArmConfig:
     fps: int = 30
     num_read_retries: int = 10
     rtc: list[str] = field(
-        default_factory=lambda: ["--inference.rtc.execution_horizon=20", "--inference.queue_threshold=20"]
+        default_factory=lambda: ["--inference.rtc.execution_horizon=20", "--inference.queue_threshold=16"]
     )
     output_dir: Path = Path("outputs/arm")
 

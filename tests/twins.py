@@ -48,7 +48,9 @@ def follower(twin: TwinProcess, camera_port: int | None = None, **settings) -> S
     cameras = {"front": camera(camera_port)} if camera_port else {}
     folder = twin.calibration_file.parent
     return SO101Follower(
-        SO101FollowerConfig(port=str(twin.port), id="twin", calibration_dir=folder, cameras=cameras, **settings)
+        SO101FollowerConfig(
+            port=str(twin.port), id=twin.calibration_file.stem, calibration_dir=folder, cameras=cameras, **settings
+        )
     )
 
 
