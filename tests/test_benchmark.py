@@ -253,6 +253,14 @@ def test_every_policy_has_what_it_is_compared_with_beside_it():
         assert {n_episodes for n_episodes, *_ in cells} == set(SHARES[grid.cells[0].task])
 
 
+def test_stresses_are_on_a_quarter_of_the_data():
+    for name in ("pusht", "so101", "aloha"):
+        grid = GRIDS[name]
+        stressed = {cell.n_episodes for cell in grid.cells for e in grid.evaluations(cell) if e.stress_name}
+        cool = {cell.n_episodes for cell in grid.cells for e in grid.evaluations(cell) if e.solver.endswith("_t0.5")}
+        assert stressed == cool == {SHARES[grid.cells[0].task][1]} == {grid.quarter}
+
+
 def test_the_first_of_two_processes_keeps_its_folder(tmp_path):
     def fill(folder, by):
         (folder / "state").write_text(by)

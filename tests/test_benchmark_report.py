@@ -42,7 +42,7 @@ def results_dir(tmp_path, monkeypatch):
         stresses={"action_delay": Stress(action_delay=2)},
         stressed_solver={"diffusion": "ddim2", "cdp": "ddim2"},
         ablations={"cdp_epsilon": "cdp_w0_epsilon"},
-        n_demonstrations=206,
+        n_demonstrations=84,
     )
     monkeypatch.setitem(GRIDS, "made_up", grid)
     cfg = BenchmarkConfig(grid="made_up", results_dir=tmp_path)
@@ -77,14 +77,14 @@ def test_pages_compare_with_the_rival_and_with_no_contraction(results_dir, tmp_p
     for line in lines:
         assert "| **+0.300 [" in line and "| **+0.200 [" in line and "| 0 % | +0 [+0, +0] | 2 | +0 [+0, +0] |" in line
     assert f"| {CONTRACTIVE} | ddim2_t0.5 | 2 | 0.5 | 3 |" in page and "18 of the 18 policies" in page
-    assert "48 of the 48 evaluations are made" in page and "action delay: 2" in page
+    assert "39 of the 39 evaluations are made" in page and "action delay: 2" in page
     (stressed,) = (
         line for line in page.splitlines() if line.startswith(f"| 21 demonstrations | {CONTRACTIVE} | action")
     )
     assert "| **-0.050 [-0.050, -0.050]** |" in stressed  # than without stress
     # Two shares, with and without stress, and at two temperatures: reward better, jerk the same.
-    assert f"| {CONTRACTIVE} | γ = 0 | reward | 6 | 0 | 0 |" in page
-    assert f"| {CONTRACTIVE} | γ = 0 | jerk (less is better) | 0 | 0 | 6 |" in page
+    assert f"| {CONTRACTIVE} | γ = 0 | reward | 5 | 0 | 0 |" in page
+    assert f"| {CONTRACTIVE} | γ = 0 | jerk (less is better) | 0 | 0 | 5 |" in page
     for name in ("21", "all", "data"):
         assert (tmp_path / "docs" / f"benchmark_made_up_{name}.png").read_bytes()[:4] == b"\x89PNG"
     html = (tmp_path / "docs" / "benchmark_made_up.html").read_text()
@@ -96,7 +96,7 @@ def test_what_is_missing_is_said_and_a_quick_page_has_a_name_of_its_own(results_
         path.unlink(missing_ok=True)
     benchmark_report.report(ReportConfig(results_dir, tmp_path / "docs", grid="made_up"))
     page = (tmp_path / "docs" / "benchmark_made_up.md").read_text()
-    assert "12 of the 18 policies" in page and "20 of the 48 evaluations" in page and "action delay" not in page
+    assert "12 of the 18 policies" in page and "20 of the 39 evaluations" in page and "action delay" not in page
     assert ReportConfig(quick=True).stem == "benchmark_quick" and ReportConfig(grid="so101").stem == "benchmark_so101"
 
 
