@@ -10,6 +10,7 @@ import sys
 from dataclasses import dataclass
 
 import draccus
+from draccus.utils import DecodingError
 from lerobot.robots import RobotConfig, make_robot_from_config
 from lerobot.utils.import_utils import register_third_party_plugins
 
@@ -67,8 +68,12 @@ def main() -> None:
     except ImportError as error:
         sys.exit(f"cdp-torque-off needs the extra `arm`: pip install 'lerobot_policy_cdp[arm]'. Got {error}")
     register_third_party_plugins()
+    try:
+        robot = draccus.parse(TorqueOffConfig).robot
+    except DecodingError as error:
+        sys.exit(f"cdp-torque-off: {error}")
     silent, errors = [], []
-    for prefix, bus in buses(draccus.parse(TorqueOffConfig).robot).items():
+    for prefix, bus in buses(robot).items():
         try:
             silent += [f"{prefix}{motor}" for motor in torque_off(bus)]
         except ConnectionError as error:

@@ -71,3 +71,8 @@ def test_of_two_arms_the_other_is_let_go_where_one_has_no_port(twin, monkeypatch
 def test_a_robot_without_a_bus_of_servos_is_refused(monkeypatch):
     with pytest.raises(SystemExit, match="`robot.type` must be an arm on a bus of servos, or two. Got 'lekiwi_client'"):
         command(monkeypatch, "--robot.type=lekiwi_client", "--robot.remote_ip=127.0.0.1")
+
+
+def test_a_setting_that_is_missing_is_named(monkeypatch):
+    with pytest.raises(SystemExit, match="cdp-torque-off: `robot`: Missing required field.s. `port`"):
+        command(monkeypatch, "--robot.type=so101_follower")
