@@ -14,18 +14,16 @@ import draccus
 import numpy as np
 
 from benchmark import BenchmarkConfig, chosen_grid, results
+from benchmark_answers import answers
 from benchmark_pages import Section, html, markdown
 from benchmark_plots import Curve, Panel, curves
-from comparison import difference, paired_interval, scores_by_seed
-from grids import EMA_RIVAL, Grid
-from lerobot_cdp import CDPConfig
+from benchmark_rows import ENOUGH_SEEDS, Row, Table, common_seeds, data_name, difference_text
+from comparison import difference
+from grids import Grid
 from lerobot_cdp.configuration_cdp import SettingError
 from training import LOG_EVERY
 
 __all__ = ["ReportConfig", "report"]
-
-ENOUGH_SEEDS = 3  # to call a difference one
-RIVAL = "diffusion_epsilon"  # LeRobot's `diffusion` as it comes
 
 
 @dataclass
@@ -54,52 +52,6 @@ class ReportConfig:
         return "benchmark" + f"_{self.grid}" * (self.grid != "pusht") + "_quick" * self.quick
 
 
-@dataclass(frozen=True)
-class Row:
-    """One policy, solver, share of the data and stress, over its training seeds.
-
-    Attributes:
-        label: of the policy, in the grid.
-        solver: name of its settings.
-        n_episodes: demonstrations; None: all.
-        evaluations: of the network, for a chunk.
-        temperature: of sampling.
-        stress: its name, or empty.
-        results: one per training seed.
-    """
-
-    label: str
-    solver: str
-    n_episodes: int | None
-    evaluations: int
-    temperature: float
-    stress: str
-    results: list[dict]
-
-    @property
-    def title(self) -> str:
-        """What the policy is, for people."""
-        cell = self.results[0]["cell"]
-        settings = cell["settings"]
-        prediction = settings.get("prediction_type")
-        if cell["label"] == EMA_RIVAL:
-            return f"diffusion with EMA, {prediction}"
-        if cell["policy"] != "cdp":
-            return ", ".join(filter(None, (cell["policy"], prediction)))
-        title = f"cdp, {prediction or CDPConfig.prediction_type}"
-        weight = settings.get("contraction_weight", cell["label"])
-        return f"{title}, {weight}" if isinstance(weight, str) else f"{title}, γ = {weight:g}"
-
-    def mean(self, score: str) -> float | None:
-        values = [e[score] for r in self.results for e in r["episodes"] if e[score] is not None]
-        return float(np.mean(values)) if values else None
-
-    def interval(self, score: str) -> tuple[float, float, float]:
-        """Mean and bootstrap interval over seeds and starts."""
-        scores = np.array(list(scores_by_seed(self.results, score).values()))
-        return paired_interval(scores[:, ~np.isnan(scores).any(axis=0)])
-
-
 def report(cfg: ReportConfig) -> None:
     """Write the pages.
 
@@ -111,9 +63,10 @@ def report(cfg: ReportConfig) -> None:
     found = results(benchmark)
     if not found:
         raise SettingError(f"`results_dir` must hold results of the grid {cfg.grid}. Got {str(cfg.results_dir)!r}.")
-    table = Table(_rows(found), grid)
+    table = Table.of_results(found, grid)
     sections = [
         _protocol(found, grid, cfg),
+        *answers(table),
         *_few_steps(table, cfg.stem),
         _data(table, cfg.stem),
         _stress(table),
@@ -124,75 +77,6 @@ def report(cfg: ReportConfig) -> None:
     cfg.output_dir.mkdir(parents=True, exist_ok=True)
     markdown(sections, cfg.output_dir / f"{cfg.stem}.md")
     html(sections, cfg.output_dir / f"{cfg.stem}.html")
-
-
-def _rows(found: list[dict]) -> list[Row]:
-    groups = defaultdict(list)
-    for result in sorted(found, key=lambda result: result["cell"]["seed"]):
-        cell, settings = result["cell"], result["solver"]["settings"]
-        evaluations = settings.get("num_inference_steps", 1)
-        temperature = settings.get("sampling_temperature", 1.0)
-        stress = result["stress"]["name"]
-        key = (cell["label"], result["solver"]["name"], cell["n_episodes"], evaluations, temperature, stress)
-        groups[key].append(result)
-    return [Row(*key, group) for key, group in groups.items()]
-
-
-@dataclass(frozen=True)
-class Table:
-    """All rows, and with what each is compared."""
-
-    rows: list[Row]
-    grid: Grid
-
-    def of(self, **wanted) -> list[Row]:
-        """The rows with these attributes."""
-        return [row for row in self.rows if all(getattr(row, name) == value for name, value in wanted.items())]
-
-    @property
-    def labels(self) -> list[str]:
-        """Of the policies, in one order for all pictures: it decides on their colours."""
-        found = {row.label for row in self.rows}
-        return [label for label in dict.fromkeys(cell.label for cell in self.grid.cells) if label in found]
-
-    def title(self, label: str) -> str:
-        return self.of(label=label)[0].title
-
-    @property
-    def reference(self) -> int:
-        """Evaluations at which policies are compared over other things: the most, up to 10."""
-        return max(row.evaluations for row in self.rows if row.evaluations <= 10)
-
-    def at_reference(self, label: str) -> list[Row]:
-        """The rows of a policy without stress, with that many evaluations, or one where it needs no more."""
-        rows = self.of(label=label, stress="", temperature=1.0)
-        return [row for row in rows if row.evaluations in (1, self.reference)]
-
-    def rival(self, row: Row) -> Row | None:
-        """LeRobot's `diffusion` with as many evaluations; it knows no temperature."""
-        return self._find(row, RIVAL, 1.0) if row.label != RIVAL else None
-
-    def ablation(self, row: Row) -> Row | None:
-        """The same with γ = 0."""
-        label = self.grid.ablations.get(row.label)
-        return self._find(row, label, row.temperature) if label else None
-
-    def _find(self, row: Row, label: str, temperature: float) -> Row | None:
-        evaluations = row.evaluations
-        if evaluations == 1:  # ACT needs one alone
-            of_rival = self.of(label=label, stress=row.stress) if row.stress else []
-            evaluations = of_rival[0].evaluations if of_rival else self.reference
-        same = {"n_episodes": row.n_episodes, "evaluations": evaluations, "stress": row.stress}
-        found = self.of(label=label, temperature=temperature, **same)
-        return found[0] if found else None
-
-
-def _name(n_episodes: int | None) -> str:
-    return "all demonstrations" if n_episodes is None else f"{n_episodes} demonstrations"
-
-
-def _shares(table: Table) -> list[int | None]:
-    return sorted({row.n_episodes for row in table.rows}, key=lambda n: (n is None, n))
 
 
 def _protocol(found: list[dict], grid: Grid, cfg: ReportConfig) -> Section:
@@ -235,7 +119,7 @@ def _range(found: list[dict], setting: str) -> str:
 def _few_steps(table: Table, stem: str) -> list[Section]:
     """For each share of the data all solvers without stress."""
     sections = []
-    for n_episodes in _shares(table):
+    for n_episodes in table.shares:
         rows = table.of(n_episodes=n_episodes, stress="")
         panels = [
             Panel(name, [_curve(table, rows, label, score) for label in table.labels], logarithmic)
@@ -248,7 +132,7 @@ def _few_steps(table: Table, stem: str) -> list[Section]:
             "success", "to γ = 0", "jerk", "to γ = 0",
         )  # fmt: skip
         body = [_solver_line(table, row) for row in rows]
-        title = f"Solver steps, {_name(n_episodes)}"
+        title = f"Solver steps, {data_name(n_episodes)}"
         sections.append(Section(title, "", table=[head, *body], figure=figure, figure_name=name))
     return sections
 
@@ -268,33 +152,18 @@ def _solver_line(table: Table, row: Row) -> tuple[str, ...]:
         f"{row.temperature:g}",
         str(len(row.results)),
         f"{row.mean('max_reward'):.3f}",
-        _difference(row, table.rival(row)),
-        _difference(row, table.ablation(row)),
+        difference_text(row, table.rival(row)),
+        difference_text(row, table.ablation(row)),
         f"{100 * row.mean('success'):.0f} %",
-        _difference(row, table.ablation(row), "success", 100, ".0f"),
+        difference_text(row, table.ablation(row), "success", 100, ".0f"),
         "–" if jerk is None else f"{jerk:.3g}",
-        "–" if jerk is None else _difference(row, table.ablation(row), "jerk", 1.0, ".3g"),
+        "–" if jerk is None else difference_text(row, table.ablation(row), "jerk", 1.0, ".3g"),
     )
-
-
-def _difference(row: Row, other: Row | None, score: str = "max_reward", unit: float = 1.0, digits: str = ".3f") -> str:
-    interval = difference(row.results, other.results, score) if other else None
-    if interval is None:
-        return "–"
-    mean, low, high = (unit * value for value in interval)
-    n_seeds = _common_seeds(row, other)
-    text = f"{mean:+{digits}} [{low:+{digits}}, {high:+{digits}}]"
-    text += f" ({n_seeds} seeds)" if n_seeds < len(row.results) else ""
-    return f"**{text}**" if n_seeds >= ENOUGH_SEEDS and (low > 0 or high < 0) else text
-
-
-def _common_seeds(row: Row, other: Row) -> int:
-    return len({r["cell"]["seed"] for r in row.results} & {r["cell"]["seed"] for r in other.results})
 
 
 def _data(table: Table, stem: str) -> Section | None:
     """Reward over the share of the data, with one solver."""
-    shares = _shares(table)
+    shares = table.shares
     if len(shares) < 2:
         return None
     lines = []
@@ -316,14 +185,14 @@ def _stress(table: Table) -> Section | None:
         (calm,) = table.of(stress="", label=row.label, solver=row.solver, n_episodes=row.n_episodes) or (None,)
         body.append(
             (
-                _name(row.n_episodes),
+                data_name(row.n_episodes),
                 row.title,
                 row.stress.replace("_", " "),
                 str(row.evaluations),
                 f"{row.mean('max_reward'):.3f}",
-                _difference(row, table.rival(row)),
-                _difference(row, table.ablation(row)),
-                _difference(row, calm),
+                difference_text(row, table.rival(row)),
+                difference_text(row, table.ablation(row)),
+                difference_text(row, calm),
                 "–" if row.mean("jerk") is None else f"{row.mean('jerk'):.3g}",
             )
         )
@@ -348,7 +217,7 @@ def _verdict(table: Table) -> Section:
     for row in table.rows:
         for name, other in (("LeRobot's `diffusion`", table.rival(row)), ("γ = 0", table.ablation(row))):
             for score, sign in (("max_reward", 1), ("success", 1), ("jerk", -1)):
-                if other is None or row.mean("jerk") is None or _common_seeds(row, other) < ENOUGH_SEEDS:
+                if other is None or row.mean("jerk") is None or common_seeds(row, other) < ENOUGH_SEEDS:
                     continue
                 interval = difference(row.results, other.results, score)
                 if interval is not None:

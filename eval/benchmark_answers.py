@@ -1,0 +1,67 @@
+"""What a reader asks first of the benchmark, each answered by a small table."""
+
+from benchmark_pages import Section
+from benchmark_rows import RIVAL, Row, Table, data_name, difference_text
+
+__all__ = ["answers"]
+
+FEW, MANY = 5, 100
+
+
+def answers(table: Table) -> list[Section]:
+    """Which policy, what contraction gives it, and whether few evaluations do what many did."""
+    return [section for section in (_best(table), _contraction(table), _few_against_many(table)) if section]
+
+
+def _plain(table: Table, **wanted) -> list[Row]:
+    return table.of(stress="", temperature=1.0, **wanted)
+
+
+def _counts(table: Table) -> list[int]:
+    """Numbers of evaluations in question; ACT does with 1."""
+    return sorted({row.evaluations for row in _plain(table) if row.evaluations <= 10})
+
+
+def _best(table: Table) -> Section:
+    body = []
+    for n_episodes in table.shares:
+        cells = []
+        for count in _counts(table):
+            rows = _plain(table, n_episodes=n_episodes, evaluations=count)
+            best = max(rows, key=lambda row: row.mean("max_reward"), default=None)
+            cells.append(f"{best.mean('max_reward'):.3f} {best.title}" if best else "–")
+        body.append((data_name(n_episodes), *cells))
+    text = (
+        "The highest mean reward at each number of evaluations of the network per chunk. What is second may be as "
+        "good: the tables further down have the intervals."
+    )
+    return Section("Which policy?", text, table=[("data", *map(str, _counts(table))), *body])
+
+
+def _contraction(table: Table) -> Section | None:
+    counts = [count for count in _counts(table) if count > 1]
+    body = []
+    for n_episodes in table.shares:
+        for label in table.grid.ablations:
+            rows = {row.evaluations: row for row in _plain(table, n_episodes=n_episodes, label=label)}
+            if rows:
+                cells = [difference_text(rows[n], table.ablation(rows[n])) if n in rows else "–" for n in counts]
+                body.append((data_name(n_episodes), table.title(label), *cells))
+    if not body:
+        return None
+    text = "Reward, the difference to the policy with γ = 0 and all else equal, by evaluations per chunk."
+    return Section("What does contraction give?", text, table=[("data", "policy", *map(str, counts)), *body])
+
+
+def _few_against_many(table: Table) -> Section | None:
+    body = []
+    for n_episodes in table.shares:
+        (many,) = _plain(table, n_episodes=n_episodes, label=RIVAL, evaluations=MANY) or (None,)
+        for row in _plain(table, n_episodes=n_episodes, evaluations=FEW) if many else []:
+            if row.label != RIVAL:
+                rewards = [f"{each.mean('max_reward'):.3f}" for each in (row, many)]
+                body.append((data_name(n_episodes), row.title, *rewards, difference_text(row, many)))
+    if not body:
+        return None
+    head = ("data", "policy", f"reward at {FEW}", f"`diffusion` at {MANY}", "difference")
+    return Section(f"Are {FEW} evaluations as good as {MANY} of LeRobot's `diffusion`?", "", table=[head, *body])

@@ -1,0 +1,62 @@
+"""The short answers of the benchmark's page."""
+
+import pytest
+
+from benchmark_answers import answers
+from benchmark_rows import Table
+from cells import Cell
+from grids import Evaluation, Grid
+
+REWARDS = {("diffusion_epsilon", 2): 0.1, ("cdp_w0_epsilon", 2): 0.3, ("cdp_epsilon", 2): 0.4}
+REWARDS |= {("diffusion_epsilon", 5): 0.7, ("cdp_w0_epsilon", 5): 0.6, ("cdp_epsilon", 5): 0.5}
+REWARDS |= {("diffusion_epsilon", 100): 0.45, ("act", 1): 0.2}
+WEIGHTS = {"diffusion_epsilon": {}, "cdp_w0_epsilon": {"contraction_weight": 0.0}, "act": {}}
+WEIGHTS["cdp_epsilon"] = {"contraction_weight": 0.1}
+
+
+def result(cell: Cell, evaluation: Evaluation, reward: float) -> dict:
+    return {
+        "cell": vars(cell),
+        "solver": {"name": evaluation.solver, "settings": evaluation.settings},
+        "stress": {"name": ""},
+        "episodes": [{"max_reward": reward, "success": False, "jerk": None}] * 4,
+    }
+
+
+@pytest.fixture
+def table() -> Table:
+    found = []
+    for (label, evaluations), reward in REWARDS.items():
+        prediction = {} if label == "act" else {"prediction_type": "epsilon"}
+        settings = {"num_inference_steps": evaluations} if evaluations > 1 else {}
+        for seed in range(3):
+            cell = Cell("t", label, label.split("_")[0], 5, WEIGHTS[label] | prediction, n_episodes=21, seed=seed)
+            found.append(result(cell, Evaluation(f"solver{evaluations}", settings), reward))
+    cells = [Cell("t", label, "cdp", 5, {}) for label in WEIGHTS]
+    return Table.of_results(found, Grid(cells, {}, ("a", "b"), ablations={"cdp_epsilon": "cdp_w0_epsilon"}))
+
+
+def test_best_policy_for_each_number_of_evaluations(table):
+    head, line = answers(table)[0].table
+    assert head == ("data", "1", "2", "5")
+    assert line == ("21 demonstrations", "0.200 act", "0.400 cdp, epsilon, γ = 0.1", "0.700 diffusion, epsilon")
+
+
+def test_what_contraction_gives_is_the_difference_to_no_weight(table):
+    head, line = answers(table)[1].table
+    assert head == ("data", "policy", "2", "5")
+    assert line[1:] == ("cdp, epsilon, γ = 0.1", "**+0.100 [+0.100, +0.100]**", "**-0.100 [-0.100, -0.100]**")
+
+
+def test_few_evaluations_against_many_of_the_rival(table):
+    section = answers(table)[2]
+    assert section.title == "Are 5 evaluations as good as 100 of LeRobot's `diffusion`?"
+    assert section.table[1:] == [
+        ("21 demonstrations", "cdp, epsilon, γ = 0", "0.600", "0.450", "**+0.150 [+0.150, +0.150]**"),
+        ("21 demonstrations", "cdp, epsilon, γ = 0.1", "0.500", "0.450", "**+0.050 [+0.050, +0.050]**"),
+    ]
+
+
+def test_what_has_no_results_has_no_answer(table):
+    rows = [row for row in table.rows if row.label == "diffusion_epsilon"]
+    assert [section.title for section in answers(Table(rows, table.grid))] == ["Which policy?"]
