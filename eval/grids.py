@@ -48,9 +48,8 @@ class Grid:
         stresses: Named stresses, under which every policy is evaluated as well, with one of its solvers.
         stressed_solver: Which one, for each family.
         ablations: Label of a policy to that of the one that differs from it by γ = 0 alone.
-        n_demonstrations: Of all the data, where the grid has shares of it. Only on a quarter of it there are stresses,
-            and the solvers of `more_solvers`.
-        more_solvers: Like `solvers`.
+        n_demonstrations: Of all the data, where the grid has shares of it. Only on a quarter of it there are stresses.
+        more_solvers: Like `solvers`, on a quarter of the data and on all.
     """
 
     cells: list[Cell]
@@ -71,9 +70,10 @@ class Grid:
         """All evaluations of the policy of a cell."""
         solvers = self.solvers[cell.family]
         plain = [Evaluation(name, settings) for name, settings in solvers.items()]
+        if cell.n_episodes in (self.quarter, None):
+            plain += [Evaluation(name, settings) for name, settings in self.more_solvers.get(cell.family, {}).items()]
         if cell.n_episodes != self.quarter:
             return plain
-        plain += [Evaluation(name, settings) for name, settings in self.more_solvers.get(cell.family, {}).items()]
         chosen = self.stressed_solver.get(cell.family)
         stressed = [
             Evaluation(chosen, solvers[chosen], name, stress)
@@ -216,8 +216,8 @@ def _backbone_cells() -> list[Cell]:
 # A tenth, a quarter, a half, all.
 SHARES = {"pusht_keypoints": (21, 52, 103, None), "so101_pick_place": (30, 75, 150, None)}
 SHARES["aloha_transfer_cube"] = (10, 25, 50, None)
-PROOF_STEPS = 2000
-LATE = {"contraction_start": 7 * PROOF_STEPS // 10, "contraction_every": 2}
+STEPS = {"pusht_keypoints": 2000, "so101_pick_place": 1000, "aloha_transfer_cube": 1000}
+LATE = {"contraction_every": 2}  # after 70 % of the steps, see `_proof_settings`
 PLAIN = LATE | {"contraction_weight": 0.0}
 # label: policy type and settings; each `cdp` differs by its penalty alone from the `cdp_w0` of its prediction type.
 PROOF_POLICIES = {
@@ -233,13 +233,19 @@ PROOF_POLICIES = {
         LATE | {"prediction_type": "velocity", "contraction_timestep_range": [0.0, 1.0], "contraction_weight": 0.1},
     ),
 }
-ACT = ("act", ACT_NORMALIZED)
-# On a quarter of the data every policy; on the other shares these, for the grids to take no more than a night or two.
-FLOW_POLICIES = ("cdp_w0_velocity", "cdp_velocity")
+# For the three grids to take no more than a night: on a quarter of the data these policies, on its other shares those.
+ALL_POLICIES = PROOF_POLICIES | {"act": ("act", ACT_NORMALIZED)}
+FEW_POLICIES = ("diffusion_epsilon", "cdp_w0_velocity", "cdp_velocity")
+SOME_POLICIES = (*FEW_POLICIES, "cdp_w0_epsilon", "cdp_mild_epsilon")
+ON_A_QUARTER = {
+    "pusht_keypoints": tuple(ALL_POLICIES),
+    "so101_pick_place": (*SOME_POLICIES, "act"),
+    "aloha_transfer_cube": (*SOME_POLICIES, "act"),
+}
 ON_OTHER_SHARES = {
-    "pusht_keypoints": ("diffusion_epsilon", "cdp_w0_epsilon", "cdp_mild_epsilon", *FLOW_POLICIES),
-    "so101_pick_place": ("diffusion_epsilon", *FLOW_POLICIES),
-    "aloha_transfer_cube": ("diffusion_epsilon", *FLOW_POLICIES),
+    "pusht_keypoints": SOME_POLICIES,
+    "so101_pick_place": FEW_POLICIES,
+    "aloha_transfer_cube": FEW_POLICIES,
 }
 # Of 2.3 M parameters as well, with the chunks of the others.
 SMALL_ACT = {
@@ -261,12 +267,14 @@ def _proof_settings(task: str, policy: str) -> dict:
     horizon, n_action_steps = CHUNKS[task]
     if policy == "act":
         return SMALL_ACT | {"chunk_size": horizon, "n_action_steps": n_action_steps}
-    chunks = SMALL_UNET | SHORT_TRAINING | {"horizon": horizon, "n_action_steps": n_action_steps}
-    return chunks | ({"drop_n_last_frames": 0} if task in TO_THE_END else {})
+    settings = SMALL_UNET | SHORT_TRAINING | {"horizon": horizon, "n_action_steps": n_action_steps}
+    if task in TO_THE_END:
+        settings |= {"drop_n_last_frames": 0}
+    return settings | ({"contraction_start": 7 * STEPS[task] // 10} if policy == "cdp" else {})
 
 
 def _proof_cells(task: str) -> list[Cell]:
-    """Every policy on a quarter of the data and some on the other shares, with three seeds."""
+    """Policies on a quarter of the data, and fewer on the other shares, with three seeds."""
     quarter = round(TASKS[task].n_demonstrations / 4)
     return [
         Cell(
@@ -275,12 +283,12 @@ def _proof_cells(task: str) -> list[Cell]:
             policy=policy,
             settings=_proof_settings(task, policy) | settings,
             n_episodes=n_episodes,
-            steps=PROOF_STEPS,
+            steps=STEPS[task],
             seed=seed,
         )
         for n_episodes in SHARES[task]
-        for label, (policy, settings) in (PROOF_POLICIES | {"act": ACT}).items()
-        if n_episodes == quarter or label in ON_OTHER_SHARES[task]
+        for label, (policy, settings) in ALL_POLICIES.items()
+        if label in (ON_A_QUARTER if n_episodes == quarter else ON_OTHER_SHARES)[task]
         for seed in range(3)
     ]
 
@@ -290,12 +298,12 @@ def _proof(task: str, observation_noise: float) -> Grid:
     return Grid(
         cells=_proof_cells(task),
         solvers={
-            "diffusion": DDIM | DDPM,
+            "diffusion": DDIM,
             "cdp": DDIM,
             "flow": FEW_STEP_FLOW,
             "act": {"act": {}},
         },
-        more_solvers={"cdp": _cool(DDIM), "flow": _cool(FEW_STEP_FLOW)},
+        more_solvers={"diffusion": DDPM, "cdp": _cool(DDIM), "flow": _cool(FEW_STEP_FLOW)},
         baseline=("diffusion_epsilon", "ddim10"),
         stresses={
             "observation_noise": Stress(observation_noise=observation_noise),
