@@ -13,8 +13,10 @@ training must be those of its results.
 import json
 import logging
 import multiprocessing
+import os
 import re
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -228,13 +230,24 @@ def _outcomes(cfg: BenchmarkConfig, cells: list[Cell]) -> Iterator[bool]:
         return
     threads = max(1, torch.get_num_threads() // cfg.jobs)
     spawn = multiprocessing.get_context("spawn")  # a forked process cannot use CUDA
-    with ProcessPoolExecutor(cfg.jobs, spawn, torch.set_num_threads, (threads,)) as pool:
+    with ProcessPoolExecutor(cfg.jobs, spawn, start_worker, (threads,)) as pool:
         for cell, future in [(cell, pool.submit(run_cell, cfg, cell)) for cell in cells]:
             try:
                 yield future.result()
             except BrokenProcessPool:  # it breaks for all that were not done
                 logging.error("cell %s failed: a process was killed, perhaps for memory; run it again", cell.name)
                 yield False
+
+
+def start_worker(threads: int) -> None:
+    """Set up a process of the pool. It ends with the one that began it: orphans would go on for hours."""
+    torch.set_num_threads(threads)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    multiprocessing.parent_process().join()
+    os._exit(1)
 
 
 def results(cfg: BenchmarkConfig) -> list[dict]:

@@ -4,6 +4,8 @@ import json
 import os
 import re
 import shutil
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
@@ -151,6 +153,25 @@ def test_stress_reaches_the_policy(tiny, monkeypatch):
         jerks[result["solver"]["name"], result["stress"]["name"]] = [e["jerk"] for e in result["episodes"]]
     assert set(jerks) == {("ddim2", ""), ("ddim3", ""), ("ddim2", "score_error")}
     assert jerks["ddim2", "score_error"] != jerks["ddim2", ""]
+
+
+WITH_A_WORKER = """
+import multiprocessing, os, time
+from concurrent.futures import ProcessPoolExecutor
+import benchmark
+pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), benchmark.start_worker, (1,))
+print(pool.submit(os.getpid).result(), flush=True)
+pool.submit(time.sleep, 300)
+time.sleep(300)
+"""
+
+
+def test_workers_end_with_a_killed_benchmark():
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen([sys.executable, "-c", WITH_A_WORKER], stdout=subprocess.PIPE, env=environment) as run:
+        assert int(run.stdout.readline()) != run.pid
+        run.kill()
+        run.communicate(timeout=30)  # its output ends when the worker, which shares it, has
 
 
 def test_a_killed_process_ends_what_was_not_done_and_no_more(tiny, monkeypatch, caplog):
