@@ -5,6 +5,7 @@
 Writes `benchmark.md` with its plots, and `benchmark.html`, the same in one file.
 """
 
+import json
 import sys
 from collections import defaultdict
 from dataclasses import dataclass
@@ -242,11 +243,20 @@ def _cost(table: Table) -> Section:
             seconds = np.median([entry["update_s"] for r in found for entry in _last_entries(r)])
             latency = 1000 * np.median([r["chunk_latency_s"] for r in found])
             body.append((rows[0].title, f"{found[0]['training']['parameters']:,}", f"{seconds:.3f}", f"{latency:.0f}"))
+    training, evaluation = _hours(table)
     text = (
-        "Medians over cells, on a machine with other load: `eval/cost.py` compares costs in turns. Of a policy whose "
-        "penalty sets in late the steps after that count alone."
+        f"What is here took {training:.1f} h of training and {evaluation:.1f} h of evaluation, added up over `--jobs`. "
+        f"The table has medians over cells, on a machine with other load: `eval/cost.py` compares "
+        f"costs in turns. Of a policy whose penalty sets in late the steps after that count alone."
     )
     return Section("Cost", text, table=[head, *body])
+
+
+def _hours(table: Table) -> tuple[float, float]:
+    """Time of all trainings, what policies share once, and of all evaluations."""
+    found = [result for row in table.rows for result in row.results]
+    trainings = {json.dumps(result["cell"], sort_keys=True): result["training"]["seconds"] for result in found}
+    return sum(trainings.values()) / 3600, sum(result["evaluation_seconds"] for result in found) / 3600
 
 
 def _last_entries(result: dict) -> list[dict]:

@@ -65,7 +65,8 @@ def made_up_result(cell, evaluation):
         "episodes": [{"seed": i, "max_reward": r, "success": False, "jerk": 2.0} for i, r in enumerate(rewards)],
         "chunk_latency_s": 0.01,
         "hardware": "a machine",
-        "training": {"history": [{"update_s": 0.1}], "parameters": 1000},
+        "training": {"history": [{"update_s": 0.1}], "parameters": 1000, "seconds": 3600},
+        "evaluation_seconds": 600,
     }
 
 
@@ -85,6 +86,7 @@ def test_pages_compare_with_the_rival_and_with_no_contraction(results_dir, tmp_p
     # Two shares, with and without stress, and at two temperatures: reward better, jerk the same.
     assert f"| {CONTRACTIVE} | γ = 0 | reward | 5 | 0 | 0 |" in page
     assert f"| {CONTRACTIVE} | γ = 0 | jerk (less is better) | 0 | 0 | 5 |" in page
+    assert "took 18.0 h of training and 6.5 h of evaluation" in page
     for name in ("21", "all", "data"):
         assert (tmp_path / "docs" / f"benchmark_made_up_{name}.png").read_bytes()[:4] == b"\x89PNG"
     html = (tmp_path / "docs" / "benchmark_made_up.html").read_text()
