@@ -19,7 +19,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -129,6 +129,7 @@ def train_cell(cfg: BenchmarkConfig, cell: Cell) -> None:
         "parameters": sum(p.numel() for p in trained.policy.parameters() if p.requires_grad),
         "seconds": trained.seconds,
         "history": trained.history,
+        "trunk": trained.trunk,
         **provenance(),
     }
 
@@ -201,10 +202,6 @@ def chosen_grid(cfg: BenchmarkConfig) -> Grid:
 
 def _chosen_cells(cfg: BenchmarkConfig) -> list[Cell]:
     cells = chosen_grid(cfg).cells
-    if not cells:
-        raise SettingError(
-            f"`quick` must be false for the grid {cfg.grid}, which has no small version. Got {cfg.quick}."
-        )
     for name in ("jobs", "episodes"):
         if getattr(cfg, name) < 1:
             raise SettingError(f"`{name}` must be at least 1. Got {getattr(cfg, name)}.")
@@ -231,12 +228,19 @@ def _outcomes(cfg: BenchmarkConfig, cells: list[Cell]) -> Iterator[bool]:
     threads = max(1, torch.get_num_threads() // cfg.jobs)
     spawn = multiprocessing.get_context("spawn")  # a forked process cannot use CUDA
     with ProcessPoolExecutor(cfg.jobs, spawn, start_worker, (threads,)) as pool:
-        for cell, future in [(cell, pool.submit(run_cell, cfg, cell)) for cell in cells]:
-            try:
-                yield future.result()
-            except BrokenProcessPool:  # it breaks for all that were not done
-                logging.error("cell %s failed: a process was killed, perhaps for memory; run it again", cell.name)
-                yield False
+        futures = [(cell, pool.submit(run_cell, cfg, cell)) for cell in cells]
+        try:
+            yield from (_outcome(cell, future) for cell, future in futures)
+        except KeyboardInterrupt:  # to leave the pool would do all that is left; the workers end with this process
+            os._exit(130)
+
+
+def _outcome(cell: Cell, future: Future) -> bool:
+    try:
+        return future.result()
+    except BrokenProcessPool:  # it breaks for all that were not done
+        logging.error("cell %s failed: a process was killed, perhaps for memory; run it again", cell.name)
+        return False
 
 
 def start_worker(threads: int) -> None:

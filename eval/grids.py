@@ -78,7 +78,7 @@ class Grid:
         stressed = [
             Evaluation(chosen, solvers[chosen], name, stress)
             for name, stress in self.stresses.items()
-            if chosen and not (stress.score_error and cell.family == "act")  # ACT has no score
+            if chosen and not (stress.sample_error and cell.family == "act")  # ACT does not sample
         ]
         return plain + stressed
 
@@ -222,6 +222,7 @@ PLAIN = LATE | {"contraction_weight": 0.0}
 # label: policy type and settings; each `cdp` differs by its penalty alone from the `cdp_w0` of its prediction type.
 PROOF_POLICIES = {
     "diffusion_epsilon": ("diffusion", NORMALIZED | {"prediction_type": "epsilon"}),
+    "diffusion_sample": ("diffusion", NORMALIZED | {"prediction_type": "sample"}),
     # With the penalty off and LeRobot's spacing, `cdp` is LeRobot's `diffusion` with a moving average of the weights.
     EMA_RIVAL: ("cdp", PLAIN | {"prediction_type": "epsilon", "timestep_spacing": "leading"}),
     "cdp_w0_epsilon": ("cdp", PLAIN | {"prediction_type": "epsilon"}),
@@ -308,9 +309,9 @@ def _proof(task: str, observation_noise: float) -> Grid:
         stresses={
             "observation_noise": Stress(observation_noise=observation_noise),
             "action_delay": Stress(action_delay=2),
-            "score_error": Stress(score_error=0.1),
+            "score_error": Stress(sample_error=0.2),
         },
-        stressed_solver={"diffusion": "ddim3", "cdp": "ddim3", "flow": "euler3", "act": "act"},
+        stressed_solver={"diffusion": "ddim10", "cdp": "ddim10", "flow": "euler10", "act": "act"},
         ablations={
             "cdp_epsilon": "cdp_w0_epsilon",
             "cdp_mild_epsilon": "cdp_w0_epsilon",

@@ -1,4 +1,4 @@
-"""What goes wrong on a robot, on command: noisy observations, late actions, and a network that errs."""
+"""What goes wrong on a robot, on command: noisy observations, late actions, and samples that err."""
 
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -6,10 +6,11 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from lerobot.policies import PreTrainedPolicy
 from lerobot.processor import NormalizerProcessorStep, PolicyProcessorPipeline
 from lerobot.utils.constants import OBS_ENV_STATE, OBS_STATE
-from torch import Tensor, nn
+from torch import Tensor
 
 from lerobot_cdp.modeling_cdp import CDPPolicy
 
@@ -23,14 +24,14 @@ class Stress:
     Args:
         observation_noise: Standard deviation of normal noise on state and environment state, fresh at every step, in
             halves of the range that each number has in the demonstrations: the same however a policy normalises.
-        action_delay: Steps by which every action is late; until the first one arrives it is held.
-        score_error: Root mean square of normal noise on the denoising network's output, in units of the output's own,
-            fresh at every evaluation.
+        action_delay: Steps by which every action but the first is late; until the second arrives the first is held.
+        sample_error: Standard deviation of normal noise on the sample after every solver step but the last, where an
+            error of the score ends up: in the same units whatever a network predicts. What follows can shrink it.
     """
 
     observation_noise: float = 0.0
     action_delay: int = 0
-    score_error: float = 0.0
+    sample_error: float = 0.0
 
 
 NO_STRESS = Stress()
@@ -40,10 +41,10 @@ NO_STRESS = Stress()
 def stressed(
     stress: Stress, policy: PreTrainedPolicy, preprocessor: PolicyProcessorPipeline, postprocessor: Callable
 ) -> Iterator[tuple[Callable, Callable]]:
-    """The processors of a policy under stress, for one rollout; its network errs as long as the context is open.
+    """The processors of a policy under stress, for one rollout; its samples err as long as the context is open.
 
     Raises:
-        ValueError: if the policy has no denoising network, and it is to err.
+        ValueError: if the policy does not sample, and its samples are to err.
     """
 
     def noisy(observation: dict) -> dict:
@@ -59,7 +60,7 @@ def stressed(
     sizes = {}
     if stress.observation_noise:
         sizes = {key: stress.observation_noise * half for key, half in _half_ranges(preprocessor).items()}
-    with _erring(_denoiser(policy), stress.score_error) if stress.score_error else nullcontext():
+    with _erring(_scheduler(policy), stress.sample_error) if stress.sample_error else nullcontext():
         yield noisy if sizes else preprocessor, late
 
 
@@ -70,22 +71,26 @@ def _half_ranges(preprocessor: PolicyProcessorPipeline) -> dict[str, Tensor]:
     return {key: (torch.as_tensor(s["max"]) - torch.as_tensor(s["min"])) / 2 for key, s in stats.items()}
 
 
-def _denoiser(policy: PreTrainedPolicy) -> nn.Module:
+def _scheduler(policy: PreTrainedPolicy) -> SchedulerMixin:
     if isinstance(policy, CDPPolicy):
-        return policy.acting_model.backbone
+        return policy.acting_model.solver
     if not hasattr(policy, "diffusion"):
-        raise ValueError(f"`score_error` must be 0 for a policy without a denoising network. Got a {policy.name!r}.")
-    return policy.diffusion.unet
+        raise ValueError(f"`sample_error` must be 0 for a policy that does not sample. Got a {policy.name!r}.")
+    return policy.diffusion.noise_scheduler
 
 
 @contextmanager
-def _erring(network: nn.Module, size: float) -> Iterator[None]:
-    def err(module: nn.Module, inputs: tuple, output: Tensor) -> Tensor:
-        rms = output.flatten(1).square().mean(1).sqrt().view(-1, *(1,) * (output.ndim - 1))
-        return output + size * rms * torch.randn_like(output)
+def _erring(scheduler: SchedulerMixin, size: float) -> Iterator[None]:
+    step = scheduler.step
 
-    hook = network.register_forward_hook(err)
+    def err(model_output: Tensor, timestep: Tensor, sample: Tensor, **kwargs: dict):
+        output = step(model_output, timestep, sample, **kwargs)
+        if timestep != scheduler.timesteps[-1]:  # what errs then is the action itself, and nothing could mend it
+            output.prev_sample = output.prev_sample + size * torch.randn_like(output.prev_sample)
+        return output
+
+    scheduler.step = err
     try:
         yield
     finally:
-        hook.remove()
+        del scheduler.step

@@ -4,6 +4,7 @@ Cells that differ in the penalty alone are the same until it sets in. The first 
 step, its trunk, and the others go on from there: the same policies, bit for bit, in less time.
 """
 
+import json
 import time
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -20,9 +21,10 @@ from lerobot.utils.logging_utils import AverageMeter, MetricsTracker
 from lerobot.utils.random_utils import set_seed
 from tqdm import trange
 
-from cells import Cell, file_name, write_folder
+from cells import Cell, file_name, write_folder, write_json
 from lerobot_cdp.configuration_cdp import SettingError
 from memory_dataset import MemoryDataset, load_memory_dataset
+from provenance import provenance
 from tasks import TASKS
 
 __all__ = ["LOG_EVERY", "Trained", "policy_config", "train"]
@@ -43,6 +45,7 @@ class Trained:
         history: Every LOG_EVERY steps, means of the metrics since the last entry: loss, gradient norm,
             seconds per step (`update_s`), and what the policy's forward pass reports.
         seconds: Wall time of the training loop, without the steps of a trunk that was there.
+        trunk: What a trunk that was there was made with; None without.
     """
 
     policy: PreTrainedPolicy
@@ -50,6 +53,7 @@ class Trained:
     postprocessor: PolicyProcessorPipeline
     history: list[dict[str, float]]
     seconds: float
+    trunk: dict | None
 
     def save(self, folder: Path) -> None:
         """Write a checkpoint that LeRobot's own commands can load."""
@@ -110,14 +114,17 @@ def train(cell: Cell, datasets_dir: Path | None, trunks_dir: Path) -> Trained:
     # LeRobot's statistics are those of the whole dataset, also for a part of it: the same for every policy.
     preprocessor, postprocessor = make_pre_post_processors(config, dataset_stats=dataset.meta.stats)
     start = time.perf_counter()
-    history = _fit(cell, policy, preprocessor, dataset, trunks_dir)
+    shared = trunks_dir / trunk(cell)
+    made_with = shared / "provenance.json"
+    made_before = json.loads(made_with.read_text()) if made_with.exists() else None
+    history = _fit(cell, policy, preprocessor, dataset, shared)
     seconds = time.perf_counter() - start
     policy.eval()
-    return Trained(policy, preprocessor, postprocessor, history, seconds)
+    return Trained(policy, preprocessor, postprocessor, history, seconds, made_before)
 
 
 def _fit(
-    cell: Cell, policy: PreTrainedPolicy, preprocessor: PolicyProcessorPipeline, dataset: MemoryDataset, trunks: Path
+    cell: Cell, policy: PreTrainedPolicy, preprocessor: PolicyProcessorPipeline, dataset: MemoryDataset, shared: Path
 ) -> list[dict[str, float]]:
     accelerator = Accelerator(step_scheduler_with_optimizer=False, cpu=policy.config.device == "cpu")
     preset = policy.config.get_optimizer_preset()
@@ -129,7 +136,7 @@ def _fit(
     meters = {name: AverageMeter(name) for name in names}  # those that update_policy fills
     drop_n_last_frames = getattr(policy.config, "drop_n_last_frames", 0)
     batches = dataset.batches(cell.batch_size, cell.seed, drop_n_last_frames)
-    history, done, start, shared = [], 0, _start(cell), trunks / trunk(cell)
+    history, done, start = [], 0, _start(cell)
     if start and shared.exists():
         accelerator.load_state(shared)
         done = start
@@ -146,5 +153,10 @@ def _fit(
             progress.set_postfix(loss=f"{history[-1]['loss']:.4f}")
             tracker.reset_averages()
         if step == start and not shared.exists():
-            write_folder(shared, accelerator.save_state)
+            write_folder(shared, lambda folder: _save(accelerator, folder))
     return history
+
+
+def _save(accelerator: Accelerator, folder: Path) -> None:
+    accelerator.save_state(folder)
+    write_json(folder / "provenance.json", provenance())

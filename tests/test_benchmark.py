@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -143,7 +144,7 @@ def test_evaluations_of_two_trainings_are_not_mixed(tiny, caplog):
 
 def test_stress_reaches_the_policy(tiny, monkeypatch):
     grid = replace(
-        GRIDS["tiny"], stresses={"score_error": Stress(score_error=0.5)}, stressed_solver={"diffusion": "ddim2"}
+        GRIDS["tiny"], stresses={"score_error": Stress(sample_error=0.5)}, stressed_solver={"diffusion": "ddim2"}
     )
     monkeypatch.setitem(GRIDS, "tiny", grid)
     assert benchmark.run(tiny)
@@ -155,23 +156,31 @@ def test_stress_reaches_the_policy(tiny, monkeypatch):
     assert jerks["ddim2", "score_error"] != jerks["ddim2", ""]
 
 
-WITH_A_WORKER = """
-import multiprocessing, os, time
-from concurrent.futures import ProcessPoolExecutor
+SLOW_CELLS = """
+import time
 import benchmark
-pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), benchmark.start_worker, (1,))
-print(pool.submit(os.getpid).result(), flush=True)
-pool.submit(time.sleep, 300)
-time.sleep(300)
+
+def run_cell(cfg, cell):
+    print(cell, flush=True)
+    time.sleep(300)
+
+if __name__ == "__main__":
+    import slow_cells
+    benchmark.run_cell = slow_cells.run_cell
+    list(benchmark._outcomes(benchmark.BenchmarkConfig(jobs=2), ["one", "two", "three"]))
 """
 
 
-def test_workers_end_with_a_killed_benchmark():
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    with subprocess.Popen([sys.executable, "-c", WITH_A_WORKER], stdout=subprocess.PIPE, env=environment) as run:
-        assert int(run.stdout.readline()) != run.pid
-        run.kill()
-        run.communicate(timeout=30)  # its output ends when the worker, which shares it, has
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_workers_end_with_a_benchmark_that_is_interrupted_or_killed(tmp_path, number):
+    (tmp_path / "slow_cells.py").write_text(SLOW_CELLS)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+    command = [sys.executable, tmp_path / "slow_cells.py"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment, text=True) as run:
+        assert {run.stdout.readline().strip() for _ in range(2)} == {"one", "two"}
+        run.send_signal(number)
+        rest, _ = run.communicate(timeout=30)  # the output ends when the workers, which share it, have
+    assert rest == "" and run.returncode in (130, -signal.SIGKILL)
 
 
 def test_a_killed_process_ends_what_was_not_done_and_no_more(tiny, monkeypatch, caplog):

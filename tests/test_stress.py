@@ -60,20 +60,25 @@ def test_actions_are_late_by_as_many_steps(policy):
         assert [post(torch.tensor([float(i)])).item() for i in range(6)] == [0, 0, 0, 1, 2, 3]
 
 
-def test_the_network_errs_by_a_share_of_its_output_and_only_for_a_while(policy):
-    network = policy.acting_model.backbone
-    inputs = torch.randn(64, 8, 2), torch.full((64,), 3), torch.randn(64, policy.acting_model.encoder.condition_dim)
-    with torch.no_grad():
-        expected = network(*inputs)
-        with processors(policy, score_error=0.3):
-            error = network(*inputs) - expected
-        assert torch.equal(network(*inputs), expected)
-    shares = error.flatten(1).norm(dim=1) / expected.flatten(1).norm(dim=1)
-    assert shares.mean() == pytest.approx(0.3, rel=0.1)
+@pytest.mark.parametrize("prediction_type", ["epsilon", "velocity"])
+def test_samples_err_after_every_step_but_the_last_and_only_for_a_while(prediction_type):
+    policy = CDPPolicy(make_config(horizon=8, n_action_steps=4, prediction_type=prediction_type)).eval()
+    scheduler = policy.acting_model.solver
+    scheduler.set_timesteps(3)
+    output, x_t = torch.randn(2000, 8, 2), torch.randn(2000, 8, 2)
+    for t, size in zip(scheduler.timesteps, (0.3, 0.3, 0.0), strict=True):
+        expected = scheduler.step(output, t, x_t).prev_sample
+        scheduler._step_index = None  # of flow matching: the same step again
+        with processors(policy, sample_error=0.3):
+            error = scheduler.step(output, t, x_t).prev_sample - expected
+        assert error.std() == pytest.approx(size, rel=0.02) and error.mean() == pytest.approx(0, abs=0.01)
+        scheduler._step_index = None
+        assert torch.equal(scheduler.step(output, t, x_t).prev_sample, expected)
+        scheduler._step_index = None
 
 
 @pytest.mark.parametrize("kind", ["cdp", "diffusion"])
-def test_the_network_that_errs_is_the_one_that_acts(kind):
+def test_the_samples_that_err_are_those_that_act(kind):
     torch.manual_seed(0)
     ours = make_config(horizon=8, n_action_steps=4, num_inference_steps=2)
     if kind == "cdp":
@@ -86,7 +91,7 @@ def test_the_network_that_errs_is_the_one_that_acts(kind):
     for error in (0.0, 0.3):
         policy.reset()
         torch.manual_seed(1)
-        with processors(policy, score_error=error):
+        with processors(policy, sample_error=error):
             chunks.append(policy.select_action(make_observation(ours, 2, None)))
     assert (chunks[0] - chunks[1]).abs().max() > 1e-3
 
@@ -96,7 +101,7 @@ def test_a_policy_without_a_score():
         name = "act"
 
     with (
-        pytest.raises(ValueError, match=r"`score_error` must be 0 .* Got a 'act'\.$"),
-        processors(Regression(), score_error=0.1),
+        pytest.raises(ValueError, match=r"`sample_error` must be 0 .* Got a 'act'\.$"),
+        processors(Regression(), sample_error=0.1),
     ):
         pass
