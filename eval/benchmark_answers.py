@@ -1,7 +1,7 @@
 """What a reader asks first of the benchmark, each answered by a small table."""
 
 from benchmark_pages import Section
-from benchmark_rows import RIVAL, Row, Table, data_name, difference_text
+from benchmark_rows import ENOUGH_SEEDS, RIVAL, Row, Table, data_name, difference_text
 
 __all__ = ["answers"]
 
@@ -14,7 +14,7 @@ def answers(table: Table) -> list[Section]:
 
 
 def _plain(table: Table, **wanted) -> list[Row]:
-    return table.of(stress="", temperature=1.0, **wanted)
+    return [row for row in table.of(stress="", temperature=1.0, **wanted) if len(row.results) >= ENOUGH_SEEDS]
 
 
 def _counts(table: Table) -> list[int]:
@@ -22,18 +22,21 @@ def _counts(table: Table) -> list[int]:
     return sorted({row.evaluations for row in _plain(table) if row.evaluations <= 10})
 
 
-def _best(table: Table) -> Section:
+def _best(table: Table) -> Section | None:
     body = []
     for n_episodes in table.shares:
         cells = []
         for count in _counts(table):
             rows = _plain(table, n_episodes=n_episodes, evaluations=count)
             best = max(rows, key=lambda row: row.mean("max_reward"), default=None)
-            cells.append(f"{best.mean('max_reward'):.3f} {best.title}" if best else "–")
-        body.append((data_name(n_episodes), *cells))
+            cells.append(f"{best.mean('max_reward'):.3f} {best.title} (of {len(rows)})" if best else "–")
+        if any(cell != "–" for cell in cells):
+            body.append((data_name(n_episodes), *cells))
+    if not body:
+        return None
     text = (
-        "The highest mean reward at each number of evaluations of the network per chunk. What is second may be as "
-        "good: the tables further down have the intervals."
+        "The highest mean reward at each number of evaluations of the network per chunk, and of how many policies with "
+        f"{ENOUGH_SEEDS} training seeds. What is second may be as good: the tables further down have the intervals."
     )
     return Section("Which policy?", text, table=[("data", *map(str, _counts(table))), *body])
 

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from comparison import difference, paired_interval, scores_by_seed
+from comparison import difference, paired_interval, scores_by_seed, seeds_agree
 from grids import EMA_RIVAL, Grid
 from lerobot_cdp import CDPConfig
 
-__all__ = ["ENOUGH_SEEDS", "RIVAL", "Row", "Table", "common_seeds", "data_name", "difference_text"]
+__all__ = ["ENOUGH_SEEDS", "RIVAL", "Row", "Table", "data_name", "difference_text", "verdict"]
 
 ENOUGH_SEEDS = 3  # to call a difference one
 RIVAL = "diffusion_epsilon"  # LeRobot's `diffusion` as it comes
@@ -137,17 +137,26 @@ def data_name(n_episodes: int | None) -> str:
 def difference_text(
     row: Row, other: Row | None, score: str = "max_reward", unit: float = 1.0, digits: str = ".3f"
 ) -> str:
-    """The difference with its interval, **bold** where that does not hold 0 over enough seeds; a dash without one."""
+    """The difference with its interval, **bold** where there is a `verdict`; a dash without one."""
     interval = difference(row.results, other.results, score) if other else None
     if interval is None:
         return "–"
     mean, low, high = (unit * value for value in interval)
-    n_seeds = common_seeds(row, other)
+    n_seeds = _common_seeds(row, other)
     text = f"{mean:+{digits}} [{low:+{digits}}, {high:+{digits}}]"
     text += f" ({n_seeds} seeds)" if n_seeds < len(row.results) else ""
-    return f"**{text}**" if n_seeds >= ENOUGH_SEEDS and (low > 0 or high < 0) else text
+    return f"**{text}**" if verdict(row, other, score) else text
 
 
-def common_seeds(row: Row, other: Row) -> int:
-    """How many training seeds both have."""
+def verdict(row: Row, other: Row | None, score: str) -> int | None:
+    """1: the score is larger than the other's; -1: smaller; 0: nobody knows; None: too few seeds to ask."""
+    interval = difference(row.results, other.results, score) if other else None
+    if interval is None or _common_seeds(row, other) < ENOUGH_SEEDS:
+        return None
+    mean, low, high = interval
+    excluded = (low > 0 or high < 0) and seeds_agree(row.results, other.results, score)
+    return int(np.sign(mean)) if excluded else 0
+
+
+def _common_seeds(row: Row, other: Row) -> int:
     return len({r["cell"]["seed"] for r in row.results} & {r["cell"]["seed"] for r in other.results})

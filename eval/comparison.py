@@ -3,13 +3,14 @@
 from collections import defaultdict
 
 import numpy as np
+from scipy.stats import ttest_1samp
 
-__all__ = ["difference", "markdown_table", "paired_interval", "scores_by_seed"]
+__all__ = ["difference", "markdown_table", "paired_interval", "scores_by_seed", "seeds_agree"]
 
 N_RESAMPLES = 10_000
 HEADER = (
     "task", "data", "policy", "solver", "seeds", "mean max reward", "difference to baseline [95 %]",
-    "success %", "jerk", "chunk ms", "train s/step",
+    "success %", "jerk", "chunk ms",
 )  # fmt: skip
 NOTE = """
 Mean max reward: mean over start states of the episode's largest reward (PushT: coverage of the goal / 0.95,
@@ -53,13 +54,29 @@ def difference(
 
     Of jerk, starts at which an episode was too short for one are left out.
     """
+    differences = _differences(results, reference, score)
+    return paired_interval(differences) if differences.size else None
+
+
+def seeds_agree(results: list[dict], reference: list[dict], score: str = "max_reward") -> bool:
+    """Whether a t-test over training seeds alone tells the two apart (p < 0.05): it does not trust three seeds."""
+    differences = _differences(results, reference, score)
+    if len(differences) < 2:
+        return False
+    means = differences.mean(axis=1)
+    if np.ptp(means) < 1e-9:  # the test would divide by 0
+        return bool(abs(means[0]) > 1e-9)
+    return bool(ttest_1samp(means, 0).pvalue < 0.05)
+
+
+def _differences(results: list[dict], reference: list[dict], score: str) -> np.ndarray:
+    """(training seeds that both have, start states where both have the score)"""
     ours, theirs = (scores_by_seed(r, score) for r in (results, reference))
     common = sorted(ours.keys() & theirs.keys())
     if not common:
-        return None
+        return np.empty((0, 0))
     differences = np.array([ours[s] for s in common]) - np.array([theirs[s] for s in common])
-    known = ~np.isnan(differences).any(axis=0)
-    return paired_interval(differences[:, known]) if known.any() else None
+    return differences[:, ~np.isnan(differences).any(axis=0)]
 
 
 def markdown_table(results: list[dict], baseline: tuple[str, str]) -> str:
@@ -87,12 +104,10 @@ def markdown_table(results: list[dict], baseline: tuple[str, str]) -> str:
 def _numbers(group: list[dict], difference: str) -> list[str]:
     episodes = [episode for result in group for episode in result["episodes"]]
     jerks = [episode["jerk"] for episode in episodes if episode["jerk"] is not None]
-    step_seconds = [entry["update_s"] for result in group for entry in result["training"]["history"]]
     return [
         f"{np.mean([episode['max_reward'] for episode in episodes]):.3f}",
         difference,
         f"{100 * np.mean([episode['success'] for episode in episodes]):.0f}",
         f"{np.mean(jerks):.3g}" if jerks else "–",
         f"{1000 * np.mean([result['chunk_latency_s'] for result in group]):.1f}",
-        f"{np.mean(step_seconds):.3f}",
     ]

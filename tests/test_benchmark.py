@@ -31,6 +31,7 @@ from cells import Cell, write_folder, write_json
 from grids import GRIDS, SHARES, Grid, quick
 from lerobot_cdp.configuration_cdp import SettingError
 from memory_dataset import MemoryDataset, load_memory_dataset
+from provenance import provenance
 from stress import Stress
 from tasks import TASKS, Task
 from training import train
@@ -185,15 +186,27 @@ def test_workers_end_with_a_benchmark_that_is_interrupted_or_killed(tmp_path, nu
 
 def test_a_killed_process_ends_what_was_not_done_and_no_more(tiny, monkeypatch, caplog):
     class Killed(ThreadPoolExecutor):
+        """Its first cell is done; then a process dies."""
+
         def __init__(self, *args):
             super().__init__(1)
+            self.outcomes = iter([True])
 
         def submit(self, function, *args):
-            return super().submit(lambda: (_ for _ in ()).throw(BrokenProcessPool()))
+            return super().submit(self.next)
 
+        def next(self):
+            for outcome in self.outcomes:
+                return outcome
+            raise BrokenProcessPool
+
+    cells = [replace(GRIDS["tiny"].cells[0], seed=seed) for seed in range(3)]
+    monkeypatch.setitem(GRIDS, "tiny", replace(GRIDS["tiny"], cells=cells))
     monkeypatch.setattr(benchmark, "ProcessPoolExecutor", Killed)
     assert not benchmark.run(replace(tiny, jobs=2))
-    assert "a process was killed" in caplog.text and (tiny.results_dir / "tiny.md").exists()
+    failed = [record.getMessage() for record in caplog.records if "a process was killed" in record.getMessage()]
+    assert [cell.name in message for cell, message in zip(cells[1:], failed, strict=True)] == [True, True]
+    assert (tiny.results_dir / "tiny.md").exists()
 
 
 def test_a_dataset_of_another_size(tiny, monkeypatch):
@@ -234,6 +247,7 @@ def test_cells_go_on_from_a_shared_trunk_to_the_bit(tiny, tmp_path, monkeypatch)
         trained[name] = train(cell, tiny.datasets_dir, tmp_path / trunks)
         assert len(taken) == {"plain": 5, "shared": 3, "alone": 5}[name]
         assert trained[name].history[-1]["steps"] == 5
+        assert trained[name].trunk == (provenance() if name == "shared" else None)
     assert len(list((tmp_path / "a").iterdir())) == 1
     weights = {
         name: torch.cat([w.flatten().double() for w in t.policy.state_dict().values()]) for name, t in trained.items()
@@ -256,8 +270,8 @@ def test_a_penalty_that_never_sets_in_is_refused():
     settings = {"contraction_start": 9, "contraction_weight": 0.1}
     with pytest.raises(ValueError, match=r"`contraction_start` must be less than steps = 9\. Got 9\."):
         training.trunk(Cell("tiny", "late", "cdp", steps=9, settings=settings))
-    for cell in quick(GRIDS["pusht"]).cells:
-        assert cell.settings.get("contraction_start", 0.7 * cell.steps) == 0.7 * cell.steps
+    late = [cell for cell in quick(GRIDS["pusht"]).cells if cell.policy == "cdp"]
+    assert late and all(cell.settings["contraction_start"] == 0.7 * cell.steps for cell in late)
 
 
 def test_the_quick_grid_has_every_policy_once_and_few_solvers():
@@ -361,6 +375,21 @@ def test_the_interval_of_one_seed_is_that_of_its_starts():
     assert comparison.paired_interval(np.zeros((3, 50))) == (0, 0, 0)
 
 
+def test_seeds_agree_by_a_t_test():
+    """Means of the seeds 0.1, 0.2, 0.3: t = 3.46 on 2 degrees of freedom, p = 0.074; nearer together it is below."""
+
+    def results(means):
+        return [
+            {"cell": {"seed": i}, "episodes": [{"max_reward": m + d} for d in (-0.5, 0.5)]} for i, m in enumerate(means)
+        ]
+
+    nothing = results([0, 0, 0])
+    assert not comparison.seeds_agree(results([0.1, 0.2, 0.3]), nothing)
+    assert comparison.seeds_agree(results([0.15, 0.2, 0.25]), nothing)  # t = 6.93, p = 0.020
+    assert comparison.seeds_agree(nothing, results([0.2, 0.2, 0.2])) and not comparison.seeds_agree(nothing, nothing)
+    assert not comparison.seeds_agree(results([0.2]), nothing)  # one seed alone
+
+
 def test_the_interval_holds_the_luck_of_training():
     """Seeds that differ among each other, on starts that do not: the spread of a mean of 40 seeds."""
     rng = np.random.default_rng(1)
@@ -384,5 +413,5 @@ def test_seeds_are_compared_with_the_same_seed():
 
     results = [result("a", 0, [0.0, 0.0]), result("a", 1, [1.0, 1.0]), result("b", 1, [0.75, 0.75])]
     table = comparison.markdown_table(results, ("a", "ddim2"))
-    assert "| t | all | a | ddim2 | 2 | 0.500 | baseline | 0 | – | 100.0 | 0.200 |" in table
+    assert "| t | all | a | ddim2 | 2 | 0.500 | baseline | 0 | – | 100.0 |" in table
     assert "| t | all | b | ddim2 | 1 | 0.750 | -0.250 [-0.250, -0.250] |" in table
