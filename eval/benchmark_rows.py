@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from comparison import difference, paired_interval, scores_by_seed, seeds_agree
-from grids import EMA_RIVAL, Grid
+from grids import AS_IT_COMES, EMA_RIVAL, Grid
 from lerobot_cdp import CDPConfig
 
 __all__ = ["ENOUGH_SEEDS", "RIVAL", "Row", "Table", "data_name", "difference_text", "verdict"]
@@ -43,6 +43,8 @@ class Row:
         cell = self.results[0]["cell"]
         settings = cell["settings"]
         prediction = settings.get("prediction_type")
+        if cell["label"] == AS_IT_COMES:
+            return f"cdp as it comes, γ = {CDPConfig.contraction_weight:g}"
         if cell["label"] == EMA_RIVAL:
             return f"diffusion with EMA, {prediction}"
         if cell["policy"] != "cdp":
