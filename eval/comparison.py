@@ -1,6 +1,7 @@
 """The table of a grid, and paired differences between policies."""
 
 from collections import defaultdict
+from functools import cache
 
 import numpy as np
 from scipy.stats import ttest_1samp
@@ -30,14 +31,18 @@ def paired_interval(differences: np.ndarray) -> tuple[float, float, float]:
     Args:
         differences: (training seeds, start states).
     """
-    rng = np.random.default_rng(0)
-    n_seeds, n_starts = differences.shape
-    # How often each seed and each start is drawn: the mean of a resample is a product with these counts.
-    seeds = rng.multinomial(n_seeds, np.full(n_seeds, 1 / n_seeds), N_RESAMPLES) / n_seeds
-    starts = rng.multinomial(n_starts, np.full(n_starts, 1 / n_starts), N_RESAMPLES) / n_starts
-    means = np.einsum("rs,se,re->r", seeds, differences, starts)
+    seeds, starts = _resamples(*differences.shape)
+    means = ((seeds @ differences) * starts).sum(axis=1)
     low, high = np.quantile(means, [0.025, 0.975])
     return float(differences.mean()), float(low), float(high)
+
+
+@cache  # drawing takes longer than what is done with it
+def _resamples(n_seeds: int, n_starts: int) -> tuple[np.ndarray, np.ndarray]:
+    """Shares of each seed (resamples, seeds) and of each start (resamples, starts); a mean is a product with both."""
+    rng = np.random.default_rng(0)
+    seeds = rng.multinomial(n_seeds, np.full(n_seeds, 1 / n_seeds), N_RESAMPLES) / n_seeds
+    return seeds, rng.multinomial(n_starts, np.full(n_starts, 1 / n_starts), N_RESAMPLES) / n_starts
 
 
 def scores_by_seed(results: list[dict], score: str) -> dict[int, list[float]]:

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -100,6 +101,12 @@ def test_what_is_missing_is_said_and_a_quick_page_has_a_name_of_its_own(results_
     page = (tmp_path / "docs" / "benchmark_made_up.md").read_text()
     assert "12 of the 18 policies" in page and "20 of the 39 evaluations" in page and "action delay" not in page
     assert ReportConfig(quick=True).stem == "benchmark_quick" and ReportConfig(grid="so101").stem == "benchmark_so101"
+
+
+def test_the_committed_page_is_that_of_the_committed_results(tmp_path):
+    root = Path(__file__).parents[1]
+    benchmark_report.report(ReportConfig(root / "eval" / "results", tmp_path))
+    assert (tmp_path / "benchmark.md").read_text() == (root / "docs" / "benchmark.md").read_text()
 
 
 def test_without_results(tmp_path, monkeypatch):
