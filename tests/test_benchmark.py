@@ -158,6 +158,7 @@ def test_stress_reaches_the_policy(tiny, monkeypatch):
 
 
 SLOW_CELLS = """
+import signal
 import time
 import benchmark
 
@@ -167,6 +168,7 @@ def run_cell(cfg, cell):
 
 if __name__ == "__main__":
     import slow_cells
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     benchmark.run_cell = slow_cells.run_cell
     list(benchmark._outcomes(benchmark.BenchmarkConfig(jobs=2), ["one", "two", "three"]))
 """
