@@ -3,7 +3,9 @@
 import dataclasses
 import time
 from pathlib import Path
+from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import torch
 from lerobot.configs import PreTrainedConfig
@@ -17,7 +19,7 @@ from tqdm import trange
 
 from stress import NO_STRESS, Stress, stressed
 
-__all__ = ["chunk_latency", "jerk", "load_policy", "run_episodes"]
+__all__ = ["Resting", "chunk_latency", "jerk", "load_policy", "run_episodes"]
 
 MAX_ENVS = 50  # environments stepped at once, so that the network sees one large batch
 
@@ -38,6 +40,27 @@ def load_policy(
     return policy, *processors
 
 
+class Resting(gym.Wrapper):
+    """An environment that stands still once its episode is over.
+
+    The environments of a batch are stepped until the last one is done, and simulating one is most of the cost.
+    """
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[Any, dict]:
+        # Only a rollout gives a seed: without one it is the batch that starts the episode over.
+        self._resting = seed is None
+        if self._resting:
+            return self._observation, {}
+        self._observation, info = self.env.reset(seed=seed, options=options)
+        return self._observation, info
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict]:
+        if self._resting:
+            return self._observation, 0.0, False, False, {}
+        self._observation, *rest = self.env.step(action)
+        return self._observation, *rest
+
+
 def run_episodes(
     policy: PreTrainedPolicy,
     preprocessor: PolicyProcessorPipeline,
@@ -56,6 +79,7 @@ def run_episodes(
     env_processors = make_env_pre_post_processors(env_config, policy.config)
     n_envs = min(episodes, MAX_ENVS)
     ((env,),) = (tasks.values() for tasks in make_env(env_config, n_envs).values())
+    env.envs = [Resting(sub_env) for sub_env in env.envs]
     results = []
     try:
         for start in trange(first_seed, first_seed + episodes, n_envs, desc="evaluation"):
