@@ -9,12 +9,17 @@ FEW, MANY = 5, 100  # or the most up to so few that the grid has
 
 
 def answers(table: Table) -> list[Section]:
-    """Which policy, what contraction gives it, and whether few evaluations do what many did."""
-    return [section for section in (_best(table), _contraction(table), _few_against_many(table)) if section]
+    """Which policy, what contraction gives it, what less noise gives, and whether few evaluations do what many did."""
+    sections = (_best(table), _contraction(table), _temperature(table), _few_against_many(table))
+    return [section for section in sections if section]
+
+
+def _calm(table: Table, **wanted) -> list[Row]:
+    return [row for row in table.of(stress="", **wanted) if len(row.results) >= ENOUGH_SEEDS]
 
 
 def _plain(table: Table, **wanted) -> list[Row]:
-    return [row for row in table.of(stress="", temperature=1.0, **wanted) if len(row.results) >= ENOUGH_SEEDS]
+    return _calm(table, temperature=1.0, **wanted)
 
 
 def _counts(table: Table) -> list[int]:
@@ -55,6 +60,25 @@ def _contraction(table: Table) -> Section | None:
         return None
     text = "Reward, the difference to the policy with γ = 0 and all else equal, by evaluations per chunk."
     return Section("What does contraction give?", text, table=[("data", "policy", *map(str, counts)), *body])
+
+
+def _temperature(table: Table) -> Section | None:
+    body = []
+    for row in _calm(table):
+        same = {"n_episodes": row.n_episodes, "label": row.label, "evaluations": row.evaluations}
+        (warm,) = _plain(table, **same) if row.temperature < 1 else (None,)
+        if warm:
+            scores = (("max_reward", 1.0, ".3f"), ("success", 100, ".0f"), ("jerk", 1.0, ".3g"))
+            differences = [difference_text(row, warm, *score) for score in scores]
+            setting = (str(row.evaluations), f"{row.temperature:g}")
+            body.append((data_name(row.n_episodes), row.title, *setting, *differences))
+    if not body:
+        return None
+    text = (
+        "With `sampling_temperature` as below, chunks begin from less noise: the difference to the same policy with 1."
+    )
+    head = ("data", "policy", "evaluations", "temperature", "reward", "success, %", "jerk")
+    return Section("What does a lower temperature give?", text, table=[head, *body])
 
 
 def _few_against_many(table: Table) -> Section | None:

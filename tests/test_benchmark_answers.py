@@ -52,6 +52,22 @@ def test_what_contraction_gives_is_the_difference_to_no_weight(table):
     assert line[1:] == ("cdp, epsilon, γ = 0.1", "**+0.101 [+0.100, +0.102]**", "**-0.099 [-0.100, -0.098]**")
 
 
+def test_what_a_lower_temperature_gives_is_the_difference_to_the_same_policy(table):
+    def cooled(result: dict) -> dict:
+        settings = result["solver"]["settings"] | {"sampling_temperature": 0.5}
+        episodes = [e | {"max_reward": e["max_reward"] + 0.2} for e in result["episodes"]]
+        return result | {"solver": {"name": "cool", "settings": settings}, "episodes": episodes}
+
+    assert "What does a lower temperature give?" not in [section.title for section in answers(table)]
+    (warm,) = table.of(label="cdp_epsilon", evaluations=5)
+    cool = replace(warm, solver="cool", temperature=0.5, results=[cooled(result) for result in warm.results])
+    (section,) = [s for s in answers(Table([*table.rows, cool], table.grid)) if "temperature" in s.title]
+    head, line = section.table
+    assert head[2:6] == ("evaluations", "temperature", "reward", "success, %")
+    expected = ("21 demonstrations", "cdp, epsilon, γ = 0.1", "5", "0.5", "**+0.200 [+0.200, +0.200]**")
+    assert line == (*expected, "+0 [+0, +0]", "–")
+
+
 def test_few_evaluations_against_many_of_the_rival(table):
     section = answers(table)[2]
     assert section.title == "Are 5 evaluations as good as 100 of LeRobot's `diffusion`?"
