@@ -240,7 +240,8 @@ ALL_POLICIES = PROOF_POLICIES | {"act": ("act", ACT_NORMALIZED)}
 FEW_POLICIES = ("diffusion_epsilon", "cdp_w0_velocity", "cdp_velocity")
 SOME_POLICIES = (*FEW_POLICIES, "cdp_w0_epsilon", "cdp_mild_epsilon")
 ON_PUSHT = {"quarter": tuple(ALL_POLICIES), "all": (*SOME_POLICIES, AS_IT_COMES), "other": SOME_POLICIES}
-ON_ARMS = {"quarter": (*SOME_POLICIES, AS_IT_COMES, "act"), "all": FEW_POLICIES, "other": FEW_POLICIES}
+ON_ARMS = {"quarter": (*SOME_POLICIES, "diffusion_sample", AS_IT_COMES, "act")}
+ON_ARMS |= {"all": FEW_POLICIES, "other": FEW_POLICIES}
 # Of 2.3 M parameters as well, with the chunks of the others.
 SMALL_ACT = {
     "dim_model": 128,

@@ -103,10 +103,13 @@ def test_what_is_missing_is_said_and_a_quick_page_has_a_name_of_its_own(results_
     assert ReportConfig(quick=True).stem == "benchmark_quick" and ReportConfig(grid="so101").stem == "benchmark_so101"
 
 
-def test_the_committed_page_is_that_of_the_committed_results(tmp_path):
+@pytest.mark.parametrize("grid", ["pusht", "so101"])
+def test_the_committed_page_is_that_of_the_committed_results(grid, tmp_path):
     root = Path(__file__).parents[1]
-    benchmark_report.report(ReportConfig(root / "eval" / "results", tmp_path))
-    assert (tmp_path / "benchmark.md").read_text() == (root / "docs" / "benchmark.md").read_text()
+    config = ReportConfig(root / "eval" / "results", tmp_path, grid)
+    benchmark_report.report(config)
+    page = f"{config.stem}.md"
+    assert (tmp_path / page).read_text() == (root / "docs" / page).read_text()
 
 
 def test_without_results(tmp_path, monkeypatch):
