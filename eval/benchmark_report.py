@@ -21,6 +21,7 @@ from benchmark_plots import Curve, Panel, curves
 from benchmark_rows import ENOUGH_SEEDS, Row, Table, data_name, difference_text, verdict
 from grids import Grid
 from lerobot_cdp.configuration_cdp import SettingError
+from tasks import TASKS
 from training import LOG_EVERY
 
 __all__ = ["ReportConfig", "report"]
@@ -106,12 +107,18 @@ def _protocol(found: list[dict], grid: Grid, cfg: ReportConfig) -> Section:
         f"squared third difference of the executed actions. "
         f"When a penalty sets in and where it acts says `eval/grids.py`. Made on {hardware}."
     )
+    return Section("Benchmark", text, code=_commands(grid, cfg))
+
+
+def _commands(grid: Grid, cfg: ReportConfig) -> str:
+    """What makes the page."""
     chosen = f"--grid={cfg.grid}" + " --quick=true" * cfg.quick
-    commands = (
-        f"python eval/benchmark.py {chosen} --results_dir=outputs/benchmark [--datasets_dir=DATASETS]\n"
-        f"python eval/benchmark_report.py {chosen} --results_dir=outputs/benchmark --output_dir=outputs/report"
-    )
-    return Section("Benchmark", text, code=commands)
+    task = TASKS[grid.cells[0].task]
+    data = "--datasets_dir=DATASETS"
+    record, data = ([task.recording("DATASETS")], data) if task.recorder else ([], f"[{data}]")
+    benchmark = f"python eval/benchmark.py {chosen} --results_dir=outputs/benchmark {data}"
+    page = f"python eval/benchmark_report.py {chosen} --results_dir=outputs/benchmark --output_dir=outputs/report"
+    return "\n".join([*record, benchmark, page])
 
 
 def _range(found: list[dict], setting: str) -> str:

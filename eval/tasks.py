@@ -4,7 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lerobot.envs.configs import EnvConfig, PushtEnv
+from lerobot.utils.constants import HF_LEROBOT_HOME
 
+from lerobot_cdp.configuration_cdp import SettingError
 from lerobot_cdp.environments import PickPlaceConfig
 from lerobot_cdp.transfer_cube import TransferCubeConfig
 
@@ -19,20 +21,40 @@ class Task:
         repo_id: LeRobotDataset on the Hub, without cameras.
         env: Environment in which the trained policy is scored.
         n_demonstrations: That the dataset must have, as shares of it are named by numbers; None: any.
+        recorder: Script that records the dataset, where the Hub does not have it.
     """
 
     repo_id: str
     env: EnvConfig
     n_demonstrations: int | None = None
+    recorder: str | None = None
+
+    @property
+    def name(self) -> str:
+        """Of the dataset."""
+        return self.repo_id.split("/")[-1]
+
+    def recording(self, datasets_dir: Path | str) -> str:
+        """The command that records the dataset."""
+        return f"python {self.recorder} --n_episodes={self.n_demonstrations} --root={datasets_dir}/{self.name}"
 
     def root(self, datasets_dir: Path | None) -> str | None:
-        """Folder of the dataset: in `datasets_dir` under its own name; None: LeRobot's cache, or the Hub."""
-        return None if datasets_dir is None else str(datasets_dir / self.repo_id.split("/")[-1])
+        """Folder of the dataset: in `datasets_dir` under its own name; None: LeRobot's cache, or the Hub.
+
+        Raises:
+            SettingError: if it must be recorded first.
+        """
+        folder = HF_LEROBOT_HOME / self.repo_id if datasets_dir is None else datasets_dir / self.name
+        if self.recorder and not folder.exists():
+            raise SettingError(
+                f"`datasets_dir` must hold {self.name}, which `{self.recording(folder.parent)}` records. "
+                f"Got {str(folder.parent)!r} without it."
+            )
+        return None if datasets_dir is None else str(folder)
 
 
 TASKS = {
     "pusht_keypoints": Task("lerobot/pusht_keypoints", PushtEnv(obs_type="environment_state_agent_pos"), 206),
-    # Of data/record_so101.py and data/record_aloha.py, with `--n_episodes` of as many.
-    "so101_pick_place": Task("local/so101_pick_place", PickPlaceConfig(), 300),
-    "aloha_transfer_cube": Task("local/aloha_transfer_cube", TransferCubeConfig(), 100),
+    "so101_pick_place": Task("local/so101_pick_place", PickPlaceConfig(), 300, "data/record_so101.py"),
+    "aloha_transfer_cube": Task("local/aloha_transfer_cube", TransferCubeConfig(), 100, "data/record_aloha.py"),
 }

@@ -217,6 +217,16 @@ def test_a_dataset_of_another_size(tiny, monkeypatch):
         train(GRIDS["tiny"].cells[0], tiny.datasets_dir, tiny.results_dir)
 
 
+def test_a_dataset_that_must_be_recorded_first(tiny, monkeypatch, caplog):
+    monkeypatch.setitem(TASKS, "tiny", replace(TASKS["tiny"], n_demonstrations=3, recorder="data/record.py"))
+    empty = tiny.results_dir / "empty"
+    assert not benchmark.run(replace(tiny, datasets_dir=empty))
+    command = f"`python data/record.py --n_episodes=3 --root={empty}/tiny`"
+    assert f"`datasets_dir` must hold tiny, which {command} records. Got {str(empty)!r} without it." in caplog.text
+    assert "Traceback" not in caplog.text
+    assert benchmark.run(tiny)
+
+
 def test_a_filter_chooses_evaluations(tiny):
     assert benchmark.run(replace(tiny, filter="ddim3$"))
     (path,) = tiny.results_dir.glob("*.json")

@@ -1,7 +1,7 @@
 """The pages of the benchmark: who is compared with whom, and when a difference is called one."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ from cells import Cell
 from grids import GRIDS, Grid
 from lerobot_cdp.configuration_cdp import SettingError
 from stress import Stress
+from tasks import TASKS
 
 SETTINGS = {
     "diffusion_epsilon": {},
@@ -46,6 +47,7 @@ def results_dir(tmp_path, monkeypatch):
         n_demonstrations=84,
     )
     monkeypatch.setitem(GRIDS, "made_up", grid)
+    monkeypatch.setitem(TASKS, "t", replace(TASKS["so101_pick_place"], n_demonstrations=7))
     cfg = BenchmarkConfig(grid="made_up", results_dir=tmp_path)
     for cell in cells:
         for evaluation in grid.evaluations(cell):
@@ -86,6 +88,7 @@ def test_pages_compare_with_the_rival_and_with_no_contraction(results_dir, tmp_p
     assert "| **-0.050 [-0.050, -0.050]** |" in stressed  # than without stress
     # Two shares, with and without stress, and at two temperatures: reward better, jerk the same.
     assert f"| {CONTRACTIVE} | γ = 0 | reward | 5 | 0 | 0 |" in page
+    assert "\n    python data/record_so101.py --n_episodes=7 --root=DATASETS/so101_pick_place\n" in page
     assert f"| {CONTRACTIVE} | γ = 0 | jerk (less is better) | 0 | 0 | 5 |" in page
     assert "took 18.0 h of training and 6.5 h of evaluation" in page
     for name in ("21", "all", "data"):
