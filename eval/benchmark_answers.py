@@ -2,6 +2,7 @@
 
 from benchmark_pages import Section
 from benchmark_rows import ENOUGH_SEEDS, RIVAL, Row, Table, data_name, difference_text
+from grids import AS_IT_COMES
 
 __all__ = ["answers"]
 
@@ -9,8 +10,8 @@ FEW, MANY = 5, 100  # or the most up to so few that the grid has
 
 
 def answers(table: Table) -> list[Section]:
-    """Which policy, what contraction gives it, what less noise gives, and whether few evaluations do what many did."""
-    sections = (_best(table), _contraction(table), _temperature(table), _few_against_many(table))
+    """Which policy, against which others, what contraction and less noise give, and whether few evaluations do."""
+    sections = (_best(table), _rivals(table), _contraction(table), _temperature(table), _few_against_many(table))
     return [section for section in sections if section]
 
 
@@ -45,6 +46,30 @@ def _best(table: Table) -> Section | None:
         f"down have the intervals."
     )
     return Section("Which policy?", text, table=[("data", *map(str, _counts(table))), *body])
+
+
+def _rivals(table: Table) -> Section | None:
+    counts = _counts(table)
+    ablations = table.grid.ablations
+    others = [label for label in table.labels if label not in (*ablations, *ablations.values())]
+    body = []
+    for n_episodes in table.shares:
+        own = {row.evaluations: row for row in _plain(table, n_episodes=n_episodes, label=AS_IT_COMES)}
+        for label in others if own else []:
+            rows = {row.evaluations: row for row in _plain(table, n_episodes=n_episodes, label=label)}
+            found = {n: rows.get(n, rows.get(1)) for n in counts if n in own}
+            if any(found.values()):
+                cells = [difference_text(own[n], found[n]) if n in found else "–" for n in counts]
+                body.append((data_name(n_episodes), table.title(label), *cells))
+    if not body:
+        return None
+    text = (
+        f"Reward, the difference of {table.title(AS_IT_COMES)}, to policies that are not of this project, at the same "
+        f"number of evaluations per chunk; ACT has its 1."
+    )
+    return Section(
+        "Is `cdp` as it comes better than the others?", text, table=[("data", "other", *map(str, counts)), *body]
+    )
 
 
 def _contraction(table: Table) -> Section | None:

@@ -7,7 +7,7 @@ import pytest
 from benchmark_answers import answers
 from benchmark_rows import Table
 from cells import Cell
-from grids import Evaluation, Grid
+from grids import AS_IT_COMES, Evaluation, Grid
 
 REWARDS = {("diffusion_epsilon", 2): 0.1, ("cdp_w0_epsilon", 2): 0.3, ("cdp_epsilon", 2): 0.4}
 REWARDS |= {("diffusion_epsilon", 5): 0.7, ("cdp_w0_epsilon", 5): 0.6, ("cdp_epsilon", 5): 0.5}
@@ -50,6 +50,20 @@ def test_what_contraction_gives_is_the_difference_to_no_weight(table):
     head, line = answers(table)[1].table
     assert head == ("data", "policy", "2", "5")
     assert line[1:] == ("cdp, epsilon, γ = 0.1", "**+0.101 [+0.100, +0.102]**", "**-0.099 [-0.100, -0.098]**")
+
+
+def test_cdp_as_it_comes_is_compared_with_what_is_not_of_this_project(table):
+    assert not any(section.title.startswith("Is `cdp`") for section in answers(table))
+    (row,) = table.of(label="cdp_epsilon", evaluations=2)
+    found = [result | {"cell": result["cell"] | {"label": AS_IT_COMES}} for result in row.results]
+    own = replace(row, label=AS_IT_COMES, results=found)
+    section = answers(Table([*table.rows, own], table.grid))[1]
+    assert section.title == "Is `cdp` as it comes better than the others?"
+    assert section.table == [  # without the policies that are compared by their γ, and where it has no result itself
+        ("data", "other", "2", "5"),
+        ("21 demonstrations", "diffusion, epsilon", "**+0.301 [+0.300, +0.302]**", "–"),
+        ("21 demonstrations", "act", "**+0.201 [+0.200, +0.202]**", "–"),
+    ]
 
 
 def test_what_a_lower_temperature_gives_is_the_difference_to_the_same_policy(table):
