@@ -10,7 +10,7 @@ from lerobot_cdp import CDPConfig
 from stress import NO_STRESS, Stress
 from tasks import TASKS
 
-__all__ = ["AS_IT_COMES", "EMA_RIVAL", "GRIDS", "SHARES", "Evaluation", "Grid", "quick"]
+__all__ = ["AS_IT_COMES", "EMA_RIVAL", "FROM_SCRATCH", "GRIDS", "SHARES", "Evaluation", "Grid", "quick"]
 
 EMA_RIVAL = "diffusion_ema_epsilon"
 AS_IT_COMES = "cdp_default"
@@ -215,8 +215,8 @@ def _backbone_cells() -> list[Cell]:
 
 # A tenth, a quarter, a half, all.
 SHARES = {"pusht_keypoints": (21, 52, 103, None), "so101_pick_place": (30, 75, 150, None)}
-SHARES["aloha_transfer_cube"] = (10, 25, 50, None)
-STEPS = {"pusht_keypoints": 2000, "so101_pick_place": 1000, "aloha_transfer_cube": 1000}
+SHARES |= {"pusht_camera": SHARES["pusht_keypoints"], "aloha_transfer_cube": (10, 25, 50, None)}
+STEPS = {"pusht_keypoints": 2000, "pusht_camera": 2000, "so101_pick_place": 1000, "aloha_transfer_cube": 1000}
 LATE = {"contraction_every": 2}  # after 70 % of the steps, see `_proof_settings`
 PLAIN = LATE | {"contraction_weight": 0.0}
 # label: policy type and settings; each `cdp` differs by its penalty alone from the `cdp_w0` of its prediction type.
@@ -240,8 +240,8 @@ ALL_POLICIES = PROOF_POLICIES | {"act": ("act", ACT_NORMALIZED)}
 FEW_POLICIES = ("diffusion_epsilon", "cdp_w0_velocity", "cdp_velocity")
 SOME_POLICIES = (*FEW_POLICIES, "cdp_w0_epsilon", "cdp_mild_epsilon")
 ON_PUSHT = {"quarter": tuple(ALL_POLICIES), "all": (*SOME_POLICIES, AS_IT_COMES), "other": SOME_POLICIES}
-ON_ARMS = {"quarter": (*SOME_POLICIES, "diffusion_sample", AS_IT_COMES, "act")}
-ON_ARMS |= {"all": FEW_POLICIES, "other": FEW_POLICIES}
+ON_OTHERS = {"quarter": (*SOME_POLICIES, "diffusion_sample", AS_IT_COMES, "act")}
+ON_OTHERS |= {"all": FEW_POLICIES, "other": FEW_POLICIES}
 # Of 2.3 M parameters as well, with the chunks of the others.
 SMALL_ACT = {
     "dim_model": 128,
@@ -253,8 +253,11 @@ SMALL_ACT = {
 }
 # Chunks of 1.6 s, 0.8 s and 0.64 s, of which half, a quarter and half are executed.
 CHUNKS = {"pusht_keypoints": (16, 8), "so101_pick_place": (8, 2), "aloha_transfer_cube": (32, 16)}
+CHUNKS["pusht_camera"] = CHUNKS["pusht_keypoints"]
 # Those of which the last frames of a demonstration let go of the cube: the default leaves them out.
 TO_THE_END = ("so101_pick_place", "aloha_transfer_cube")
+# The image encoder of the Diffusion Policy paper; ACT's begins with ImageNet's weights, as it comes.
+FROM_SCRATCH = {"pretrained_backbone_weights": None, "use_group_norm": True, "crop_shape": [84, 84]}
 
 
 def _proof_settings(task: str, policy: str) -> dict:
@@ -265,13 +268,15 @@ def _proof_settings(task: str, policy: str) -> dict:
     settings = SMALL_UNET | SHORT_TRAINING | {"horizon": horizon, "n_action_steps": n_action_steps}
     if task in TO_THE_END:
         settings |= {"drop_n_last_frames": 0}
+    if task == "pusht_camera":
+        settings |= FROM_SCRATCH
     return settings | ({"contraction_start": 7 * STEPS[task] // 10} if policy == "cdp" else {})
 
 
 def _proof_cells(task: str) -> list[Cell]:
     """Policies on a quarter of the data, and fewer on the other shares, with three seeds."""
     quarter = round(TASKS[task].n_demonstrations / 4)
-    chosen = ON_PUSHT if task == "pusht_keypoints" else ON_ARMS
+    chosen = ON_PUSHT if task == "pusht_keypoints" else ON_OTHERS
     return [
         Cell(
             task=task,
@@ -316,7 +321,8 @@ def _proof(task: str, evaluations: tuple[int, ...], temperatures: bool, observat
 
 GRIDS = {
     "pusht": _proof("pusht_keypoints", (2, 3, 5, 10), temperatures=True, observation_noise=0.02),  # 5 of 512 pixels
-    # An evaluation of these takes minutes, so there are fewer.
+    # Each takes longer here, so there are fewer; with a camera, hours on a CPU: this one is for a GPU.
+    "pusht_camera": _proof("pusht_camera", (3, 10), temperatures=False, observation_noise=0.02),
     "so101": _proof("so101_pick_place", (3, 10), temperatures=False, observation_noise=0.02),
     "aloha": _proof("aloha_transfer_cube", (3, 10), temperatures=False, observation_noise=0.02),
     "pusht_backbones": Grid(

@@ -1,11 +1,12 @@
-"""A low-dimensional LeRobotDataset held in memory: a batch is one gather per key instead of row queries.
+"""A LeRobotDataset held in memory: a batch is one gather per key instead of row queries and the decoding of videos.
 
 For frame i of the episode of frames [start, end) and a policy's delta indices δ_1 … δ_T, key k of a batch is
 
     batch[k][b, j]          = frames[k][clip(i_b + δ_j, start, end − 1)]        (B, T, …)
     batch[k_is_pad][b, j]   = i_b + δ_j < start  or  i_b + δ_j >= end            (B, T), bool
 
-and keys without delta indices give frames[k][i_b]. These are, to the bit, the samples of LeRobotDataset.
+and keys without delta indices give frames[k][i_b]. These are, to the bit, the samples of LeRobotDataset. Cameras are
+held as bytes, H · W · 3 for a frame: what PushT has takes 0.7 GB, hours of large pictures are too much.
 """
 
 from collections.abc import Iterator
@@ -15,24 +16,26 @@ from lerobot.configs import PreTrainedConfig
 from lerobot.datasets import LeRobotDataset, LeRobotDatasetMetadata
 from lerobot.datasets.factory import resolve_delta_timestamps
 from lerobot.datasets.sampler import EpisodeAwareSampler
+from lerobot.datasets.video_utils import decode_video_frames
 from torch import Tensor
+from tqdm import tqdm
 
 __all__ = ["MemoryDataset", "load_memory_dataset"]
 
 
 class MemoryDataset:
-    """All frames of a LeRobotDataset without cameras, as tensors.
+    """All frames of a LeRobotDataset, as tensors.
 
     Args:
         dataset: The dataset, with the policy's `delta_timestamps`, and `episodes` where a part is wanted.
 
     Raises:
-        ValueError: if the dataset has cameras.
+        ValueError: if the dataset has cameras that are no colour videos.
     """
 
     def __init__(self, dataset: LeRobotDataset):
-        if dataset.meta.camera_keys:
-            raise ValueError(f"`dataset` must have no cameras. Got {dataset.meta.camera_keys}.")
+        if others := {*dataset.meta.image_keys, *dataset.meta.depth_keys}:
+            raise ValueError(f"`dataset` must have its cameras as colour videos. Got {sorted(others)}.")
         self.meta = dataset.meta
         self.episodes = dataset.episodes
         self.num_episodes = dataset.num_episodes
@@ -48,6 +51,18 @@ class MemoryDataset:
         ends = lengths.cumsum(0)
         self._start = (ends - lengths).repeat_interleave(lengths)  # (N,) row where the frame's episode starts
         self._end = ends.repeat_interleave(lengths)  # (N,) row after its end
+        self.frames |= {key: self._decode(dataset, key) for key in dataset.meta.video_keys}
+
+    def _decode(self, dataset: LeRobotDataset, key: str) -> Tensor:
+        """All frames of a camera, (N, 3, H, W), uint8."""
+        videos = []
+        for start in tqdm(self._start.unique().tolist(), desc=f"decoding {key}", unit="episode", leave=False):
+            episode = int(self.frames["episode_index"][start])
+            begins = self.meta.episodes[episode][f"videos/{key}/from_timestamp"]  # a file holds many episodes
+            times = [begins + time for time in self.frames["timestamp"][start : self._end[start]].tolist()]
+            path = dataset.root / self.meta.get_video_file_path(episode, key)
+            videos.append(decode_video_frames(path, times, dataset.tolerance_s, return_uint8=True))
+        return torch.cat(videos)
 
     def __len__(self) -> int:
         return len(self._start)
@@ -67,6 +82,8 @@ class MemoryDataset:
                 batch[key], batch[f"{key}_is_pad"] = self._window(frames, rows, self._deltas[key])
             else:
                 batch[key] = frames.index_select(0, rows)
+            if key in self.meta.video_keys:
+                batch[key] = batch[key].float() / 255
         names = self.meta.tasks.index
         batch["task"] = [names[i] for i in batch["task_index"].tolist()]
         return batch

@@ -18,7 +18,7 @@ class Task:
     """Data and environment of a task.
 
     Args:
-        repo_id: LeRobotDataset on the Hub, without cameras.
+        repo_id: LeRobotDataset on the Hub.
         env: Environment in which the trained policy is scored.
         n_demonstrations: That the dataset must have, as shares of it are named by numbers; None: any.
         recorder: Script that records the dataset, where the Hub does not have it.
@@ -55,6 +55,7 @@ class Task:
 
 TASKS = {
     "pusht_keypoints": Task("lerobot/pusht_keypoints", PushtEnv(obs_type="environment_state_agent_pos"), 206),
+    "pusht_camera": Task("lerobot/pusht", PushtEnv(), 206),
     "so101_pick_place": Task("local/so101_pick_place", PickPlaceConfig(), 300, "data/record_so101.py"),
     "aloha_transfer_cube": Task("local/aloha_transfer_cube", TransferCubeConfig(), 100, "data/record_aloha.py"),
 }

@@ -109,6 +109,24 @@ def datasets_dir(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="session")
+def filmed(tmp_path_factory):
+    """The folder of the dataset `filmed`: three short random episodes with PushT's camera, as video, and its state."""
+    features = {key: {"dtype": "float32", "shape": (2,), "names": None} for key in ("observation.state", "action")}
+    features["observation.image"] = {"dtype": "video", "shape": (96, 96, 3), "names": ["height", "width", "channels"]}
+    root = tmp_path_factory.mktemp("datasets") / "filmed"
+    dataset = LeRobotDataset.create("local/filmed", 10, features, root=root)
+    rng = np.random.default_rng(0)
+    for length in EPISODE_LENGTHS:
+        for _ in range(length):
+            frame = {key: rng.uniform(0, 512, 2).astype(np.float32) for key in ("observation.state", "action")}
+            picture = rng.integers(0, 256, (4, 4, 3), dtype=np.uint8).repeat(24, 0).repeat(24, 1)
+            dataset.add_frame(frame | {"observation.image": picture, "task": "push"})
+        dataset.save_episode()
+    dataset.finalize()
+    return root
+
+
 @pytest.fixture
 def hub(tmp_path):
     """A Hub on loopback, empty."""

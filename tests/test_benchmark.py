@@ -28,7 +28,7 @@ import rollouts
 import training
 from benchmark import BenchmarkConfig
 from cells import Cell, write_folder, write_json
-from grids import AS_IT_COMES, GRIDS, SHARES, Grid, quick
+from grids import AS_IT_COMES, FROM_SCRATCH, GRIDS, SHARES, Grid, quick
 from lerobot_cdp.configuration_cdp import SettingError
 from memory_dataset import MemoryDataset, load_memory_dataset
 from provenance import provenance
@@ -36,7 +36,7 @@ from stress import Stress
 from tasks import TASKS, Task
 from training import train
 
-PUSHT = Path(__file__).parents[2] / "shared" / "datasets" / "pusht_keypoints"
+PUSHT = Path(__file__).parents[2] / "shared" / "datasets"
 TINY_POLICY = {"horizon": 8, "n_action_steps": 4, "down_dims": [8, 16], "n_groups": 4}
 DDIM2 = {"noise_scheduler_type": "DDIM", "num_inference_steps": 2}
 
@@ -81,12 +81,23 @@ def test_batches_are_lerobots_to_the_bit(datasets_dir, episodes, n_obs_steps):
 
 
 @pytest.mark.skipif(not PUSHT.exists(), reason="needs the PushT demonstrations in ../shared/datasets")
-def test_pusht_batches_are_lerobots_to_the_bit():
-    memory = load_memory_dataset("lerobot/pusht_keypoints", str(PUSHT), 2, policy(horizon=16))
+@pytest.mark.parametrize("name", ["pusht_keypoints", "pusht"])
+def test_pusht_batches_are_lerobots_to_the_bit(name):
+    memory = load_memory_dataset(f"lerobot/{name}", str(PUSHT / name), 2, policy(horizon=16))
     timestamps = resolve_delta_timestamps(policy(horizon=16), memory.meta)
-    stock = LeRobotDataset("lerobot/pusht_keypoints", root=PUSHT, episodes=[0, 1], delta_timestamps=timestamps)
+    stock = LeRobotDataset(f"lerobot/{name}", root=PUSHT / name, episodes=[0, 1], delta_timestamps=timestamps)
     border = int(memory.meta.episodes["dataset_to_index"][0])
     rows = torch.tensor([0, 1, *range(border - 17, border + 3), len(stock) - 1])  # all ways to be cut off
+    assert_same_batch(memory.batch(rows), default_collate([stock[i] for i in rows.tolist()]))
+
+
+@pytest.mark.parametrize("episodes", [None, [2, 0]])
+def test_batches_of_a_camera_are_lerobots_to_the_bit(filmed, episodes):
+    timestamps = resolve_delta_timestamps(policy(), LeRobotDataset("local/filmed", root=filmed).meta)
+    stock = LeRobotDataset("local/filmed", root=filmed, episodes=episodes, delta_timestamps=timestamps)
+    memory = MemoryDataset(stock)
+    assert memory.frames["observation.image"].dtype == torch.uint8
+    rows = torch.randperm(len(stock), generator=torch.Generator().manual_seed(0))
     assert_same_batch(memory.batch(rows), default_collate([stock[i] for i in rows.tolist()]))
 
 
@@ -105,6 +116,17 @@ def test_an_epoch_holds_every_start_once(datasets_dir):
 def test_n_episodes_out_of_range(datasets_dir):
     with pytest.raises(ValueError, match=r"`n_episodes` must be in \[1, 3\]. Got 4."):
         load_memory_dataset("local/tiny", str(datasets_dir / "tiny"), 4, policy())
+
+
+def test_a_policy_that_sees_a_camera_is_trained_and_scored(tiny, filmed, monkeypatch):
+    monkeypatch.setitem(TASKS, "filmed", Task(repo_id="local/filmed", env=PushtEnv(episode_length=6)))
+    cell = Cell("filmed", "cdp", "cdp", steps=3, settings=TINY_POLICY | FROM_SCRATCH, batch_size=4)
+    solvers = {"flow": {"euler2": {"num_inference_steps": 2}}}
+    monkeypatch.setitem(GRIDS, "filmed", Grid([cell], solvers, ("cdp", "euler2")))
+    cfg = replace(tiny, grid="filmed", datasets_dir=filmed.parent)
+    assert benchmark.run(cfg)
+    (result,) = benchmark.results(cfg)
+    assert [episode["seed"] for episode in result["episodes"]] == [100_000, 100_001]
 
 
 def test_run_writes_results_and_resumes(tiny, monkeypatch, capsys):
