@@ -68,13 +68,14 @@ def report(cfg: ReportConfig) -> None:
         raise SettingError(f"`results_dir` must hold results of the grid {cfg.grid}. Got {str(cfg.results_dir)!r}.")
     table = Table.of_results(found, grid)
     sections = [
-        _protocol(found, grid, cfg),
+        _summary(found, grid, cfg),
         *answers(table),
         *_few_steps(table, cfg.stem),
         _data(table, cfg.stem),
         _stress(table),
         _all_comparisons(table),
         _cost(table),
+        _method(found),
     ]
     sections = [section for section in sections if section is not None]
     cfg.output_dir.mkdir(parents=True, exist_ok=True)
@@ -82,24 +83,34 @@ def report(cfg: ReportConfig) -> None:
     html(sections, cfg.output_dir / f"{cfg.stem}.html")
 
 
-def _protocol(found: list[dict], grid: Grid, cfg: ReportConfig) -> Section:
+def _summary(found: list[dict], grid: Grid, cfg: ReportConfig) -> Section:
+    """What was measured, as far as one must know to read the answers."""
     seeds = sorted({result["cell"]["seed"] for result in found})
     starts = len(found[0]["episodes"])
     done = {(r["cell"]["label"], r["cell"]["n_episodes"], r["cell"]["seed"]) for r in found}
-    hardware = ", ".join(sorted({result["hardware"] for result in found}))
     n_evaluations = sum(len(grid.evaluations(cell)) for cell in grid.cells)
+    task = TASKS[grid.cells[0].task]
     text = (
         f"{len(done)} of the {len(grid.cells)} policies of the grid are trained so far, and {len(found)} of the "
         f"{n_evaluations} evaluations are made; the rest is left out below. "
         f"Each: {_range(found, 'steps')} steps of batch {_range(found, 'batch_size')}, "
         f"training seeds {', '.join(map(str, seeds))}, {starts} unseen start states, the same for every policy. "
-        f"Reward: the largest of an episode, averaged. Differences are paired by training seed and start state; "
-        f"brackets: bootstrap 95 % intervals over both (with one seed over start states alone). Where the luck of "
-        f"training decides, such an interval over three seeds reaches from the worst to the best of them, which holds "
-        f"the truth in as little as 75 % of cases; and among many cells some exclude 0 by chance. Every share is the "
-        f"first so many demonstrations, for every seed, so which ones these are is in no interval; statistics for "
-        f"normalising are those of all. "
-        f"**Bold**: it does not hold 0 over {ENOUGH_SEEDS} seeds, and a t-test over these alone agrees (p < 0.05). "
+        f"Reward: the largest of an episode, averaged; it is {task.reward}. A difference stands with its 95 % "
+        f"interval, and is **bold** where {ENOUGH_SEEDS} seeds decide on its sign. Details are at the end."
+    )
+    return Section("Benchmark", text, code=_commands(grid, cfg))
+
+
+def _method(found: list[dict]) -> Section:
+    """How it was measured, and what that leaves open."""
+    hardware = ", ".join(sorted({result["hardware"] for result in found}))
+    text = (
+        f"Differences are paired by training seed and start state; brackets: bootstrap 95 % intervals over both (with "
+        f"one seed over start states alone). Where the luck of training decides, such an interval over three seeds "
+        f"reaches from the worst to the best of them, which holds the truth in as little as 75 % of cases; and among "
+        f"many cells some exclude 0 by chance. Every share is the first so many demonstrations, for every seed, so "
+        f"which ones these are is in no interval; statistics for normalising are those of all. **Bold**: the interval "
+        f"does not hold 0 over {ENOUGH_SEEDS} seeds, and a t-test over these alone agrees (p < 0.05). "
         f"The values of γ and when the penalty sets in were chosen by earlier runs on the same start states. "
         f"*to `diffusion`*: to LeRobot's with its default, `epsilon`; it has no moving average of the weights, and "
         f"timesteps spaced as `leading`, with which few evaluations begin far from noise; `cdp` has the average, and "
@@ -107,7 +118,7 @@ def _protocol(found: list[dict], grid: Grid, cfg: ReportConfig) -> Section:
         f"squared third difference of the executed actions. "
         f"When a penalty sets in and where it acts says `eval/grids.py`. Made on {hardware}."
     )
-    return Section("Benchmark", text, code=_commands(grid, cfg))
+    return Section("How it was measured", text)
 
 
 def _commands(grid: Grid, cfg: ReportConfig) -> str:

@@ -20,12 +20,14 @@ class Task:
     Args:
         repo_id: LeRobotDataset on the Hub.
         env: Environment in which the trained policy is scored.
+        reward: What the reward of a step says, for people.
         n_demonstrations: That the dataset must have, as shares of it are named by numbers; None: any.
         recorder: Script that records the dataset, where the Hub does not have it.
     """
 
     repo_id: str
     env: EnvConfig
+    reward: str
     n_demonstrations: int | None = None
     recorder: str | None = None
 
@@ -53,9 +55,15 @@ class Task:
         return None if datasets_dir is None else str(folder)
 
 
+COVERED = "the share of the goal that the T covers, as far as 95 % of it, which is 1 and success"
+KEYPOINTS = PushtEnv(obs_type="environment_state_agent_pos")
+LIFTED = "1 once the cube lies at its goal, else 0"
+HANDED_OVER = "1 for touching the cube, 2 for lifting it, 3 for touching it with the other hand, 4 for handing it over"
 TASKS = {
-    "pusht_keypoints": Task("lerobot/pusht_keypoints", PushtEnv(obs_type="environment_state_agent_pos"), 206),
-    "pusht_camera": Task("lerobot/pusht", PushtEnv(), 206),
-    "so101_pick_place": Task("local/so101_pick_place", PickPlaceConfig(), 300, "data/record_so101.py"),
-    "aloha_transfer_cube": Task("local/aloha_transfer_cube", TransferCubeConfig(), 100, "data/record_aloha.py"),
+    "pusht_keypoints": Task("lerobot/pusht_keypoints", KEYPOINTS, COVERED, 206),
+    "pusht_camera": Task("lerobot/pusht", PushtEnv(), COVERED, 206),
+    "so101_pick_place": Task("local/so101_pick_place", PickPlaceConfig(), LIFTED, 300, "data/record_so101.py"),
+    "aloha_transfer_cube": Task(
+        "local/aloha_transfer_cube", TransferCubeConfig(), HANDED_OVER, 100, "data/record_aloha.py"
+    ),
 }

@@ -45,7 +45,7 @@ DDIM2 = {"noise_scheduler_type": "DDIM", "num_inference_steps": 2}
 def tiny(datasets_dir, tmp_path, monkeypatch):
     """Settings of a run of the grid `tiny`: one cell of three steps, two solvers."""
     env = PushtEnv(obs_type="environment_state_agent_pos", episode_length=6)
-    monkeypatch.setitem(TASKS, "tiny", Task(repo_id="local/tiny", env=env))
+    monkeypatch.setitem(TASKS, "tiny", Task("local/tiny", env, "what counts"))
     cell = Cell("tiny", "diffusion", "diffusion", steps=3, settings=TINY_POLICY, batch_size=4)
     solvers = {"ddim2": DDIM2, "ddim3": DDIM2 | {"num_inference_steps": 3}}
     monkeypatch.setitem(GRIDS, "tiny", Grid([cell], {"diffusion": solvers}, ("diffusion", "ddim2")))
@@ -119,7 +119,7 @@ def test_n_episodes_out_of_range(datasets_dir):
 
 
 def test_a_policy_that_sees_a_camera_is_trained_and_scored(tiny, filmed, monkeypatch):
-    monkeypatch.setitem(TASKS, "filmed", Task(repo_id="local/filmed", env=PushtEnv(episode_length=6)))
+    monkeypatch.setitem(TASKS, "filmed", Task("local/filmed", PushtEnv(episode_length=6), "what counts"))
     cell = Cell("filmed", "cdp", "cdp", steps=3, settings=TINY_POLICY | FROM_SCRATCH, batch_size=4)
     solvers = {"flow": {"euler2": {"num_inference_steps": 2}}}
     monkeypatch.setitem(GRIDS, "filmed", Grid([cell], solvers, ("cdp", "euler2")))

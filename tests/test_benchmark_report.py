@@ -106,7 +106,7 @@ def test_what_is_missing_is_said_and_a_quick_page_has_a_name_of_its_own(results_
     assert ReportConfig(quick=True).stem == "benchmark_quick" and ReportConfig(grid="so101").stem == "benchmark_so101"
 
 
-@pytest.mark.parametrize("grid", ["pusht", "so101"])
+@pytest.mark.parametrize("grid", ["pusht", "so101", "aloha"])
 def test_the_committed_page_is_that_of_the_committed_results(grid, tmp_path):
     root = Path(__file__).parents[1]
     config = ReportConfig(root / "eval" / "results", tmp_path, grid)
