@@ -233,14 +233,17 @@ PROOF_POLICIES = {
         "cdp",
         LATE | {"prediction_type": "velocity", "contraction_timestep_range": [0.0, 1.0], "contraction_weight": 0.1},
     ),
+    "cdp_w0_sample": ("cdp", PLAIN | {"prediction_type": "sample"}),
+    "cdp_sample": ("cdp", LATE | {"prediction_type": "sample", "contraction_weight": 0.1}),
     AS_IT_COMES: ("cdp", {"contraction_start": 0}),
 }
 ALL_POLICIES = PROOF_POLICIES | {"act": ("act", ACT_NORMALIZED)}
 # On some shares only these, for the three grids to take no more than a night or two.
 FEW_POLICIES = ("diffusion_epsilon", "cdp_w0_velocity", "cdp_velocity")
 SOME_POLICIES = (*FEW_POLICIES, "cdp_w0_epsilon", "cdp_mild_epsilon")
-ON_PUSHT = {"quarter": tuple(ALL_POLICIES), "all": (*SOME_POLICIES, AS_IT_COMES), "other": SOME_POLICIES}
-ON_OTHERS = {"quarter": (*SOME_POLICIES, "diffusion_sample", AS_IT_COMES, "act")}
+ON_PUSHT = {"quarter": tuple(ALL_POLICIES), "other": SOME_POLICIES}
+ON_PUSHT |= {"all": (*SOME_POLICIES, "diffusion_sample", "cdp_w0_sample", AS_IT_COMES)}
+ON_OTHERS = {"quarter": (*SOME_POLICIES, "diffusion_sample", "cdp_w0_sample", "cdp_sample", AS_IT_COMES, "act")}
 ON_OTHERS |= {"all": FEW_POLICIES, "other": FEW_POLICIES}
 # Of 2.3 M parameters as well, with the chunks of the others.
 SMALL_ACT = {
@@ -313,6 +316,7 @@ def _proof(task: str, evaluations: tuple[int, ...], temperatures: bool, observat
             "cdp_epsilon": "cdp_w0_epsilon",
             "cdp_mild_epsilon": "cdp_w0_epsilon",
             "cdp_velocity": "cdp_w0_velocity",
+            "cdp_sample": "cdp_w0_sample",
             AS_IT_COMES: "cdp_w0_velocity",
         },
         n_demonstrations=TASKS[task].n_demonstrations,
