@@ -35,17 +35,21 @@ def _best(table: Table) -> Section | None:
         for count in _counts(table):
             rows = [row for row in _plain(table, n_episodes=n_episodes) if row.evaluations in (1, count)]
             best = max(rows, key=lambda row: row.mean("max_reward"), default=None)
-            cells.append(f"{best.mean('max_reward'):.3f} {best.title} (of {len(rows)})" if len(rows) > 1 else "–")
+            cells.append(f"{_scores(best)} {best.title} (of {len(rows)})" if len(rows) > 1 else "–")
         if any(cell != "–" for cell in cells):
             body.append((data_name(n_episodes), *cells))
     if not body:
         return None
     text = (
-        "The highest mean reward at each number of evaluations of the network per chunk, where ACT needs but 1, and of "
-        f"how many policies with {ENOUGH_SEEDS} training seeds. What is second may be as good: the tables further "
-        f"down have the intervals."
+        "The highest mean reward at each number of evaluations of the network per chunk, where ACT needs but 1, with "
+        f"its success, and of how many policies with {ENOUGH_SEEDS} training seeds. What is second may be as good: the "
+        f"tables further down have the intervals."
     )
     return Section("Which policy?", text, table=[("data", *map(str, _counts(table))), *body])
+
+
+def _scores(row: Row) -> str:
+    return f"{row.mean('max_reward'):.3f}, {100 * row.mean('success'):.0f} %:"
 
 
 def _rivals(table: Table) -> Section | None:

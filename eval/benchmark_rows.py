@@ -49,9 +49,10 @@ class Row:
             return f"diffusion with EMA, {prediction}"
         if cell["policy"] != "cdp":
             return ", ".join(filter(None, (cell["policy"], prediction)))
-        title = f"cdp, {prediction or CDPConfig.prediction_type}"
-        weight = settings.get("contraction_weight", cell["label"])
-        return f"{title}, {weight}" if isinstance(weight, str) else f"{title}, γ = {weight:g}"
+        weight = settings.get("contraction_weight", CDPConfig.contraction_weight)
+        gamma = f"γ = {weight}" if isinstance(weight, str) else f"γ = {weight:g}"
+        parts = ("cdp", prediction or CDPConfig.prediction_type, settings.get("contraction_loss"), gamma)
+        return ", ".join(filter(None, parts))
 
     def mean(self, score: str) -> float | None:
         values = [e[score] for r in self.results for e in r["episodes"] if e[score] is not None]

@@ -235,16 +235,40 @@ PROOF_POLICIES = {
     ),
     "cdp_w0_sample": ("cdp", PLAIN | {"prediction_type": "sample"}),
     "cdp_sample": ("cdp", LATE | {"prediction_type": "sample", "contraction_weight": 0.1}),
-    AS_IT_COMES: ("cdp", {"contraction_start": 0}),
+    # The loss of the CDP paper.
+    "cdp_jacobian_sample": (
+        "cdp",
+        LATE | {"prediction_type": "sample", "contraction_loss": "jacobian", "contraction_weight": 1.0},
+    ),
+    # The weight that `cdp` comes with, from the first step on.
+    "cdp_light_velocity": ("cdp", {"prediction_type": "velocity", "contraction_start": 0}),
+    AS_IT_COMES: ("cdp", {"prediction_type": CDPConfig.prediction_type, "contraction_start": 0}),
 }
 ALL_POLICIES = PROOF_POLICIES | {"act": ("act", ACT_NORMALIZED)}
-# On some shares only these, for the three grids to take no more than a night or two.
-FEW_POLICIES = ("diffusion_epsilon", "cdp_w0_velocity", "cdp_velocity")
-SOME_POLICIES = (*FEW_POLICIES, "cdp_w0_epsilon", "cdp_mild_epsilon")
-ON_PUSHT = {"quarter": tuple(ALL_POLICIES), "other": SOME_POLICIES}
-ON_PUSHT |= {"all": (*SOME_POLICIES, "diffusion_sample", "cdp_w0_sample", AS_IT_COMES)}
-ON_OTHERS = {"quarter": (*SOME_POLICIES, "diffusion_sample", "cdp_w0_sample", "cdp_sample", AS_IT_COMES, "act")}
-ON_OTHERS |= {"all": FEW_POLICIES, "other": FEW_POLICIES}
+# On a quarter of the data all of these; on the other shares only some, for the three grids to take a night.
+ON_ARMS = tuple(label for label in ALL_POLICIES if label not in (EMA_RIVAL, "cdp_epsilon", "cdp_jacobian_sample"))
+SAMPLE = ("cdp_w0_sample", "cdp_sample")
+VELOCITY = ("cdp_w0_velocity", "cdp_velocity")
+EPSILON = ("cdp_w0_epsilon", "cdp_mild_epsilon")
+ON_SHARES = {
+    "pusht_keypoints": {
+        "quarter": tuple(ALL_POLICIES),
+        "other": ("diffusion_epsilon", *EPSILON, *VELOCITY, *SAMPLE),
+        "all": (
+            "diffusion_epsilon",
+            "diffusion_sample",
+            *EPSILON,
+            *VELOCITY,
+            *SAMPLE,
+            "cdp_light_velocity",
+            AS_IT_COMES,
+        ),
+    },
+    "so101_pick_place": dict.fromkeys(("other", "all"), ("diffusion_epsilon", *VELOCITY, *SAMPLE))
+    | {"quarter": ON_ARMS},
+    "aloha_transfer_cube": dict.fromkeys(("other", "all"), ("diffusion_epsilon", *SAMPLE)) | {"quarter": ON_ARMS},
+}
+ON_SHARES["pusht_camera"] = ON_SHARES["aloha_transfer_cube"]
 # Of 2.3 M parameters as well, with the chunks of the others.
 SMALL_ACT = {
     "dim_model": 128,
@@ -259,6 +283,11 @@ CHUNKS = {"pusht_keypoints": (16, 8), "so101_pick_place": (8, 2), "aloha_transfe
 CHUNKS["pusht_camera"] = CHUNKS["pusht_keypoints"]
 # Those of which the last frames of a demonstration let go of the cube: the default leaves them out.
 TO_THE_END = ("so101_pick_place", "aloha_transfer_cube")
+STRESSES = {
+    "observation_noise": Stress(observation_noise=0.02),  # 5 of PushT's 512 pixels
+    "action_delay": Stress(action_delay=2),
+    "score_error": Stress(sample_error=0.2),
+}
 # The image encoder of the Diffusion Policy paper; ACT's begins with ImageNet's weights, as it comes.
 FROM_SCRATCH = {"pretrained_backbone_weights": None, "use_group_norm": True, "crop_shape": [84, 84]}
 
@@ -279,7 +308,6 @@ def _proof_settings(task: str, policy: str) -> dict:
 def _proof_cells(task: str) -> list[Cell]:
     """Policies on a quarter of the data, and fewer on the other shares, with three seeds."""
     quarter = round(TASKS[task].n_demonstrations / 4)
-    chosen = ON_PUSHT if task == "pusht_keypoints" else ON_OTHERS
     return [
         Cell(
             task=task,
@@ -292,43 +320,41 @@ def _proof_cells(task: str) -> list[Cell]:
         )
         for n_episodes in SHARES[task]
         for label, (policy, settings) in ALL_POLICIES.items()
-        if label in chosen[{quarter: "quarter", None: "all"}.get(n_episodes, "other")]
+        if label in ON_SHARES[task][{quarter: "quarter", None: "all"}.get(n_episodes, "other")]
         for seed in range(3)
     ]
 
 
-def _proof(task: str, evaluations: tuple[int, ...], temperatures: bool, observation_noise: float) -> Grid:
-    """The comparison that the benchmark is for, in one task."""
+def _proof(task: str, evaluations: tuple[int, ...], closely: bool = False) -> Grid:
+    """The comparison that the benchmark is for, in one task; looked at `closely` with less noise and under stress."""
     ddim = {f"ddim{n}": DDIM[f"ddim{n}"] for n in evaluations}
     flow = {f"euler{n}": FLOW[f"euler{n}"] for n in evaluations}
     return Grid(
         cells=_proof_cells(task),
         solvers={"diffusion": ddim, "cdp": ddim, "flow": flow, "act": {"act": {}}},
-        more_solvers={"diffusion": DDPM} | ({"cdp": _cool(ddim), "flow": _cool(flow)} if temperatures else {}),
+        more_solvers={"diffusion": DDPM} | ({"cdp": _cool(ddim), "flow": _cool(flow)} if closely else {}),
         baseline=("diffusion_epsilon", "ddim10"),
-        stresses={
-            "observation_noise": Stress(observation_noise=observation_noise),
-            "action_delay": Stress(action_delay=2),
-            "score_error": Stress(sample_error=0.2),
-        },
+        stresses=STRESSES if closely else {},
         stressed_solver={"diffusion": "ddim10", "cdp": "ddim10", "flow": "euler10", "act": "act"},
         ablations={
             "cdp_epsilon": "cdp_w0_epsilon",
             "cdp_mild_epsilon": "cdp_w0_epsilon",
             "cdp_velocity": "cdp_w0_velocity",
             "cdp_sample": "cdp_w0_sample",
-            AS_IT_COMES: "cdp_w0_velocity",
+            "cdp_jacobian_sample": "cdp_w0_sample",
+            "cdp_light_velocity": "cdp_w0_velocity",
+            AS_IT_COMES: f"cdp_w0_{CDPConfig.prediction_type}",
         },
         n_demonstrations=TASKS[task].n_demonstrations,
     )
 
 
 GRIDS = {
-    "pusht": _proof("pusht_keypoints", (2, 3, 5, 10), temperatures=True, observation_noise=0.02),  # 5 of 512 pixels
+    "pusht": _proof("pusht_keypoints", (2, 3, 5, 10), closely=True),
     # Each takes longer here, so there are fewer; with a camera, hours on a CPU: this one is for a GPU.
-    "pusht_camera": _proof("pusht_camera", (3, 10), temperatures=False, observation_noise=0.02),
-    "so101": _proof("so101_pick_place", (3, 10), temperatures=False, observation_noise=0.02),
-    "aloha": _proof("aloha_transfer_cube", (3, 10), temperatures=False, observation_noise=0.02),
+    "pusht_camera": _proof("pusht_camera", (3, 10)),
+    "so101": _proof("so101_pick_place", (3, 10)),
+    "aloha": _proof("aloha_transfer_cube", (3, 10)),
     "pusht_backbones": Grid(
         cells=_backbone_cells(),
         solvers={"diffusion": BACKBONE_SOLVERS, "cdp": BACKBONE_SOLVERS, "flow": FLOW},

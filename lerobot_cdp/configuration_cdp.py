@@ -68,8 +68,8 @@ class CDPConfig(retired_settings(RETIRED), DiffusionConfig):
             finer, and quicker, than all four (LeRobot's).
         freeze_vision_encoder: Whether the ResNet that encodes images is left as it was loaded; what comes after it,
             spatial softmax and a linear layer, is trained in any case.
-        prediction_type: What the network predicts: `velocity` (default), of flow matching, or `epsilon`, LeRobot's,
-            `sample` or `v_prediction`, of a variance-preserving process (see `process`).
+        prediction_type: What the network predicts: `sample` (default), `epsilon`, LeRobot's, or `v_prediction`, of a
+            variance-preserving process, or `velocity`, of flow matching (see `process`; docs/benchmark.md compares).
         noise_scheduler_type: Solver at inference: with `velocity` `FlowMatchEuler`; else `DDIM` (default),
             `DPMSolver++`, `UniPC` (all deterministic) or `DDPM`.
         num_inference_steps: Network evaluations per action chunk.
@@ -140,7 +140,7 @@ class CDPConfig(retired_settings(RETIRED), DiffusionConfig):
     vision_stages: int = 4
     freeze_vision_encoder: bool = False
 
-    prediction_type: str = "velocity"
+    prediction_type: str = "sample"
     noise_scheduler_type: str | None = None
     num_inference_steps: int = 5
     sampling_temperature: float = 1.0
@@ -220,7 +220,7 @@ class CDPConfig(retired_settings(RETIRED), DiffusionConfig):
         for name, allowed in choices.items():
             _require(self, name, getattr(self, name) in allowed, f"one of {list(allowed)}")
         solvers = SOLVERS[self.prediction_type]
-        must_be = f"one of {list(solvers)} with prediction_type = {self.prediction_type}{self._lerobots_hint()}"
+        must_be = f"one of {list(solvers)} with prediction_type = {self.prediction_type}"
         _require(self, "noise_scheduler_type", self.noise_scheduler_type in solvers, must_be)
 
     def _check_unused(self) -> None:
@@ -230,16 +230,12 @@ class CDPConfig(retired_settings(RETIRED), DiffusionConfig):
             if backbone != self.backbone:
                 unused |= dict.fromkeys(names, f"backbone = {self.backbone}")
         if self.prediction_type == "velocity":
-            unused |= dict.fromkeys(VP_SETTINGS, f"prediction_type = velocity{self._lerobots_hint()}")
+            unused |= dict.fromkeys(VP_SETTINGS, "prediction_type = velocity")
         for name, choice in unused.items():
             default = type(self).__dataclass_fields__[name].default
             got = getattr(self, name)
             is_default = tuple(got) == default if isinstance(default, tuple) else got == default
             _require(self, name, is_default, f"left at {default!r} with {choice}, which does not use it")
-
-    def _lerobots_hint(self) -> str:
-        """For who brings settings of LeRobot's `diffusion`, whose process is not the default here."""
-        return " (LeRobot's diffusion has epsilon)" if self.prediction_type == "velocity" else ""
 
     def _check_network(self) -> None:
         for name in (*BACKBONE_SETTINGS["mlp"], *BACKBONE_SETTINGS["dit"]):

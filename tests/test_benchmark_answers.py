@@ -42,7 +42,7 @@ def table() -> Table:
 def test_best_policy_for_each_number_of_evaluations(table):
     head, line = answers(table)[0].table
     assert head == ("data", "2", "5")
-    best = ("0.402 cdp, epsilon, γ = 0.1 (of 4)", "0.701 diffusion, epsilon (of 4)")
+    best = ("0.402, 0 %: cdp, epsilon, γ = 0.1 (of 4)", "0.701, 0 %: diffusion, epsilon (of 4)")
     assert line == ("21 demonstrations", *best)
 
 

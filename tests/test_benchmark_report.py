@@ -11,8 +11,9 @@ import benchmark
 import benchmark_report
 from benchmark import BenchmarkConfig
 from benchmark_report import ReportConfig
+from benchmark_rows import Row
 from cells import Cell
-from grids import GRIDS, Grid
+from grids import AS_IT_COMES, EMA_RIVAL, GRIDS, Grid
 from lerobot_cdp.configuration_cdp import SettingError
 from stress import Stress
 from tasks import TASKS
@@ -95,6 +96,23 @@ def test_pages_compare_with_the_rival_and_with_no_contraction(results_dir, tmp_p
         assert (tmp_path / "docs" / f"benchmark_made_up_{name}.png").read_bytes()[:4] == b"\x89PNG"
     html = (tmp_path / "docs" / "benchmark_made_up.html").read_text()
     assert html.count("data:image/png;base64,") == 3 and "<b>+0.300" in html and 'src="http' not in html
+
+
+@pytest.mark.parametrize(
+    "label,policy,settings,title",
+    [
+        ("diffusion_sample", "diffusion", {"prediction_type": "sample"}, "diffusion, sample"),
+        ("act", "act", {}, "act"),
+        (EMA_RIVAL, "cdp", {"prediction_type": "epsilon"}, "diffusion with EMA, epsilon"),
+        (AS_IT_COMES, "cdp", {"prediction_type": "velocity"}, "cdp as it comes, γ = 0.01"),
+        ("light", "cdp", {"prediction_type": "velocity"}, "cdp, velocity, γ = 0.01"),
+        ("cdp", "cdp", {"prediction_type": "epsilon", "contraction_weight": "auto"}, "cdp, epsilon, γ = auto"),
+        ("cdp", "cdp", {"contraction_loss": "jacobian", "contraction_weight": 1.0}, "cdp, sample, jacobian, γ = 1"),
+    ],
+)
+def test_a_policy_is_named_by_what_it_has(label, policy, settings, title):
+    cell = asdict(Cell("t", label, policy, 5, settings))
+    assert Row(label, "ddim2", None, 2, 1.0, "", [{"cell": cell}]).title == title
 
 
 def test_what_is_missing_is_said_and_a_quick_page_has_a_name_of_its_own(results_dir, tmp_path):

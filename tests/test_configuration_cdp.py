@@ -17,7 +17,7 @@ from .conftest import feature, make_config
 def test_defaults_instantiate_and_are_their_own_type():
     config = CDPConfig(device="cpu")
     assert config.type == "cdp" and DiffusionConfig(device="cpu").type == "diffusion"
-    assert config.prediction_type == "velocity" and config.noise_scheduler_type == "FlowMatchEuler"
+    assert config.prediction_type == "sample" and config.noise_scheduler_type == "DDIM"
     assert config.num_inference_steps == 5 and config.contraction_timestep_range == (0.0, 1.0)
 
 
@@ -48,12 +48,12 @@ def test_the_solver_follows_the_process():
         ({"noise_scheduler_type": "FlowMatchEuler"}, "`noise_scheduler_type` must be one of ['DDIM', 'DPMSolver++', "
          "'UniPC', 'DDPM'] with prediction_type = epsilon. Got 'FlowMatchEuler'."),
         ({"prediction_type": "velocity", "noise_scheduler_type": "DDIM"}, "`noise_scheduler_type` must be one of "
-         "['FlowMatchEuler'] with prediction_type = velocity (LeRobot's diffusion has epsilon). Got 'DDIM'."),
+         "['FlowMatchEuler'] with prediction_type = velocity. Got 'DDIM'."),
         ({"prediction_type": "velocity", "beta_schedule": "linear"}, "`beta_schedule` must be left at "
-         "'squaredcos_cap_v2' with prediction_type = velocity (LeRobot's diffusion has epsilon), which does not use "
+         "'squaredcos_cap_v2' with prediction_type = velocity, which does not use "
          "it. Got 'linear'."),
         ({"prediction_type": "velocity", "timestep_spacing": "leading"}, "`timestep_spacing` must be left at "
-         "'trailing' with prediction_type = velocity (LeRobot's diffusion has epsilon), which does not use it. "
+         "'trailing' with prediction_type = velocity, which does not use it. "
          "Got 'leading'."),
         ({"backbone": "mlp", "down_dims": [8, 16]}, "`down_dims` must be left at (512, 1024, 2048) with "
          "backbone = mlp, which does not use it. Got [8, 16]."),
