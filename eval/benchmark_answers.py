@@ -68,8 +68,8 @@ def _rivals(table: Table) -> Section | None:
     if not body:
         return None
     text = (
-        f"Reward, the difference of {table.title(AS_IT_COMES)}, to policies that are not of this project, at the same "
-        f"number of evaluations per chunk; ACT has its 1."
+        f"Reward, the difference of {table.title(AS_IT_COMES)} to LeRobot's policies at the same number of "
+        f"evaluations per chunk; ACT has its 1. Averaged weights (EMA) are this project's."
     )
     return Section(
         "Is `cdp` as it comes better than the others?", text, table=[("data", "other", *map(str, counts)), *body]

@@ -33,12 +33,13 @@ class Panel:
 
 def curves(panels: list[Panel], x_label: str) -> bytes:
     """A PNG of the panels, with a logarithmic x axis and one legend."""
-    figure = Figure(figsize=(2.4 + 4.2 * len(panels), 3.9), layout="constrained")
+    figure = Figure(figsize=(2.4 + 3.5 * len(panels), 3.9), layout="constrained")
     all_axes = np.ravel(figure.subplots(1, len(panels)))
     for axes, panel in zip(all_axes, panels, strict=True):
         _draw(axes, panel)
         axes.set(xlabel=x_label, ylabel=panel.y_label)
-    figure.legend(*all_axes[0].get_legend_handles_labels(), frameon=False, fontsize="small", loc="outside right center")
+    lines = {label: line for axes in all_axes for line, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    figure.legend(lines.values(), lines.keys(), frameon=False, fontsize="small", loc="outside right center")
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=120, metadata={"Software": None})
     return buffer.getvalue()
@@ -53,7 +54,9 @@ def _draw(axes: Axes, panel: Panel) -> None:
         shift = 1 + 0.02 * (i - len(panel.lines) / 2)
         x, mean, low, high = np.reshape(sorted(line.points), (-1, 4)).T
         style = {"color": COLORS[i % len(COLORS)], "marker": MARKERS[i % len(MARKERS)], "capsize": 3, "markersize": 5}
-        axes.errorbar(shift * x, mean, np.array([mean - low, high - mean]), label=line.label, **style)
+        style["linestyle"] = "--" if i >= len(COLORS) else "-"  # then colours come again
+        errors = np.maximum(0, [mean - low, high - mean])  # rounding makes less of those that are none
+        axes.errorbar(shift * x, mean, errors, label=line.label, **style)
     axes.set_xscale("log")
     if panel.logarithmic:
         axes.set_yscale("log")

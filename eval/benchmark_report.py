@@ -98,7 +98,7 @@ def _summary(found: list[dict], grid: Grid, cfg: ReportConfig) -> Section:
         f"Reward: the largest of an episode, averaged; it is {task.reward}. A difference stands with its 95 % "
         f"interval, and is **bold** where {ENOUGH_SEEDS} seeds decide on its sign. Details are at the end."
     )
-    return Section("Benchmark", text, code=_commands(grid, cfg))
+    return Section(f"Benchmark: {task.title}", text, code=_commands(grid, cfg))
 
 
 def _method(found: list[dict]) -> Section:
@@ -252,20 +252,24 @@ def _all_comparisons(table: Table) -> Section:
 
 
 def _cost(table: Table) -> Section:
-    head = ("policy", "trained parameters", "training, s per step", f"chunk at {table.reference} evaluations, ms")
+    head = ("policy", "trained parameters", "machine", "training, s per step")
+    head += (f"chunk at {table.reference} evaluations, ms",)
     body = []
     for label in table.labels:
-        rows = table.at_reference(label)
-        found = [result for row in rows for result in row.results]
-        if found:
+        by_machine = defaultdict(list)
+        for row in table.at_reference(label):
+            for result in row.results:
+                by_machine[result["hardware"]].append(result)
+        for machine, found in sorted(by_machine.items()):
             seconds = np.median([entry["update_s"] for r in found for entry in _last_entries(r)])
             latency = 1000 * np.median([r["chunk_latency_s"] for r in found])
-            body.append((rows[0].title, f"{found[0]['training']['parameters']:,}", f"{seconds:.3f}", f"{latency:.0f}"))
+            parameters = f"{found[0]['training']['parameters']:,}"
+            body.append((table.title(label), parameters, machine, f"{seconds:.3f}", f"{latency:.0f}"))
     training, evaluation = _hours(table)
     text = (
         f"What is here took {training:.1f} h of training and {evaluation:.1f} h of evaluation, added up over `--jobs`. "
-        f"The table has medians over cells, on a machine with other load: `eval/cost.py` compares "
-        f"costs in turns. Of a policy whose penalty sets in late the steps after that count alone."
+        f"The table has medians over cells, on machines with other load, so it compares nothing closely: "
+        f"`eval/cost.py` does, in turns. Of a policy whose penalty sets in late the steps after that count alone."
     )
     return Section("Cost", text, table=[head, *body])
 

@@ -44,7 +44,7 @@ class Row:
         settings = cell["settings"]
         prediction = settings.get("prediction_type")
         if cell["label"] == AS_IT_COMES:
-            return f"cdp as it comes, γ = {CDPConfig.contraction_weight:g}"
+            return f"cdp as it comes ({prediction}, γ = {CDPConfig.contraction_weight:g})"
         if cell["label"] == EMA_RIVAL:
             return f"diffusion with EMA, {prediction}"
         if cell["policy"] != "cdp":

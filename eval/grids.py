@@ -14,6 +14,7 @@ __all__ = ["AS_IT_COMES", "EMA_RIVAL", "FROM_SCRATCH", "GRIDS", "SHARES", "Evalu
 
 EMA_RIVAL = "diffusion_ema_epsilon"
 AS_IT_COMES = "cdp_default"
+DEFAULTS = CDPConfig(device="cpu")
 QUICK_SOLVERS = [f"{name}{evaluations}" for name in ("ddim", "euler") for evaluations in (2, 3, 10)] + ["act"]
 
 
@@ -122,7 +123,7 @@ SMALL_UNET = {"horizon": 16, "n_action_steps": 8, "down_dims": [64, 128, 128]}
 SHORT_TRAINING = {"optimizer_lr": 1e-3}
 
 # LeRobot's `diffusion` leaves the environment state in pixels, which cripples it; here it gets what `cdp` has.
-NORMALIZED = {"normalization_mapping": CDPConfig(device="cpu").normalization_mapping}
+NORMALIZED = {"normalization_mapping": DEFAULTS.normalization_mapping}
 ACT_NORMALIZED = {
     "normalization_mapping": ACTConfig(device="cpu").normalization_mapping | {"ENV": NormalizationMode.MEAN_STD}
 }
@@ -234,18 +235,38 @@ PROOF_POLICIES = {
         LATE | {"prediction_type": "velocity", "contraction_timestep_range": [0.0, 1.0], "contraction_weight": 0.1},
     ),
     "cdp_w0_sample": ("cdp", PLAIN | {"prediction_type": "sample"}),
-    "cdp_sample": ("cdp", LATE | {"prediction_type": "sample", "contraction_weight": 0.1}),
+    "cdp_sample": (
+        "cdp",
+        LATE | {"prediction_type": "sample", "contraction_timestep_range": [0.0, 1.0], "contraction_weight": 0.1},
+    ),
     # The loss of the CDP paper.
     "cdp_jacobian_sample": (
         "cdp",
-        LATE | {"prediction_type": "sample", "contraction_loss": "jacobian", "contraction_weight": 1.0},
+        LATE
+        | {
+            "prediction_type": "sample",
+            "contraction_loss": "jacobian",
+            "contraction_timestep_range": [0.0, 1.0],
+            "contraction_weight": 1.0,
+        },
     ),
-    # The weight that `cdp` comes with, from the first step on.
+    # The weight that `cdp` comes with, from the first step on, but on all timesteps.
     "cdp_light_velocity": ("cdp", {"prediction_type": "velocity", "contraction_start": 0}),
-    AS_IT_COMES: ("cdp", {"prediction_type": CDPConfig.prediction_type, "contraction_start": 0}),
+    "cdp_light_sample": (
+        "cdp",
+        {"prediction_type": "sample", "contraction_start": 0, "contraction_timestep_range": [0.0, 1.0]},
+    ),
+    AS_IT_COMES: (
+        "cdp",
+        {
+            "prediction_type": DEFAULTS.prediction_type,
+            "contraction_start": DEFAULTS.contraction_start,
+            "contraction_timestep_range": list(DEFAULTS.contraction_timestep_range),
+        },
+    ),
 }
 ALL_POLICIES = PROOF_POLICIES | {"act": ("act", ACT_NORMALIZED)}
-# On a quarter of the data all of these; on the other shares only some, for the three grids to take a night.
+# On a quarter of the data all of these, on the arms all but three; on the other shares some, as they take hours.
 ON_ARMS = tuple(label for label in ALL_POLICIES if label not in (EMA_RIVAL, "cdp_epsilon", "cdp_jacobian_sample"))
 SAMPLE = ("cdp_w0_sample", "cdp_sample")
 VELOCITY = ("cdp_w0_velocity", "cdp_velocity")
@@ -261,6 +282,7 @@ ON_SHARES = {
             *VELOCITY,
             *SAMPLE,
             "cdp_light_velocity",
+            "cdp_light_sample",
             AS_IT_COMES,
         ),
     },
@@ -343,7 +365,8 @@ def _proof(task: str, evaluations: tuple[int, ...], closely: bool = False) -> Gr
             "cdp_sample": "cdp_w0_sample",
             "cdp_jacobian_sample": "cdp_w0_sample",
             "cdp_light_velocity": "cdp_w0_velocity",
-            AS_IT_COMES: f"cdp_w0_{CDPConfig.prediction_type}",
+            "cdp_light_sample": "cdp_w0_sample",
+            AS_IT_COMES: f"cdp_w0_{DEFAULTS.prediction_type}",
         },
         n_demonstrations=TASKS[task].n_demonstrations,
     )

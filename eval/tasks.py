@@ -20,6 +20,7 @@ class Task:
     Args:
         repo_id: LeRobotDataset on the Hub.
         env: Environment in which the trained policy is scored.
+        title: Name for people.
         reward: What the reward of a step says, for people.
         n_demonstrations: That the dataset must have, as shares of it are named by numbers; None: any.
         recorder: Script that records the dataset, where the Hub does not have it.
@@ -27,6 +28,7 @@ class Task:
 
     repo_id: str
     env: EnvConfig
+    title: str
     reward: str
     n_demonstrations: int | None = None
     recorder: str | None = None
@@ -60,10 +62,17 @@ KEYPOINTS = PushtEnv(obs_type="environment_state_agent_pos")
 LIFTED = "1 once the cube lies at its goal, else 0"
 HANDED_OVER = "1 for touching the cube, 2 for lifting it, 3 for touching it with the other hand, 4 for handing it over"
 TASKS = {
-    "pusht_keypoints": Task("lerobot/pusht_keypoints", KEYPOINTS, COVERED, 206),
-    "pusht_camera": Task("lerobot/pusht", PushtEnv(), COVERED, 206),
-    "so101_pick_place": Task("local/so101_pick_place", PickPlaceConfig(), LIFTED, 300, "data/record_so101.py"),
+    "pusht_keypoints": Task("lerobot/pusht_keypoints", KEYPOINTS, "PushT from keypoints", COVERED, 206),
+    "pusht_camera": Task("lerobot/pusht", PushtEnv(), "PushT from the camera", COVERED, 206),
+    "so101_pick_place": Task(
+        "local/so101_pick_place", PickPlaceConfig(), "simulated SO-101", LIFTED, 300, "data/record_so101.py"
+    ),
     "aloha_transfer_cube": Task(
-        "local/aloha_transfer_cube", TransferCubeConfig(), HANDED_OVER, 100, "data/record_aloha.py"
+        "local/aloha_transfer_cube",
+        TransferCubeConfig(),
+        "simulated ALOHA arms",
+        HANDED_OVER,
+        100,
+        "data/record_aloha.py",
     ),
 }

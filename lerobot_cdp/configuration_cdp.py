@@ -24,10 +24,9 @@ BACKBONE_SETTINGS = {
     "mlp": ("mlp_hidden_dim", "mlp_num_blocks"),
     "dit": ("dit_hidden_dim", "dit_num_heads", "dit_num_layers", "dit_patch_size"),
 }
-# Where the penalty acts when that is not given. An `epsilon` network expands next to noise, where its error is divided
-# by a small α_t; further down it must, to choose between action modes. The others expand in few places, if at all.
-PENALTY_RANGES = {"epsilon": (0.7, 1.0)}
-EVERYWHERE = (0.0, 1.0)
+# Where the penalty acts when that is not given. Diffusion expands next to noise, where a good denoiser hardly depends
+# on x_t; further down it must, to choose between action modes. Flow matching expands in few places, if at all.
+NEXT_TO_NOISE, EVERYWHERE = (0.7, 1.0), (0.0, 1.0)
 VP_SETTINGS = ("beta_schedule", "beta_start", "beta_end", "timestep_spacing")
 TIMESTEP_SPACINGS = ("leading", "trailing", "linspace")
 BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
@@ -47,8 +46,8 @@ class SettingError(ParsingError):
 class CDPConfig(retired_settings(RETIRED), DiffusionConfig):
     """Configuration of `CDPPolicy`.
 
-    All settings of LeRobot's `DiffusionConfig` hold, with the same meaning; those of its noise schedule go with its
-    prediction types alone. Those below are new, or have another default.
+    All settings of LeRobot's `DiffusionConfig` hold, with the same meaning; those of its noise schedule with any
+    prediction type but `velocity`. Those below are new, or have another default.
 
     Args:
         normalization_mapping: As LeRobot's, and `ENV` (`observation.environment_state`) to [-1, 1] as well. LeRobot's
@@ -92,7 +91,7 @@ class CDPConfig(retired_settings(RETIRED), DiffusionConfig):
         contraction_margin: Contraction asked for, in [0, 1), as a fraction of the fastest there is; 0 asks that
             sampling does not expand.
         contraction_timestep_range: (low, high), 0 <= low < high <= 1: timesteps that the penalty acts on, as shares
-            of all, from the data (0) to noise (1). When not given: (0.7, 1) with `epsilon`, else all of them.
+            of all, from the data (0) to noise (1). When not given: (0.7, 1), with `velocity` all of them.
         contraction_batch_share: Share, in (0, 1], of each batch that the penalty is computed on (at least one).
         contraction_start: Updates, >= 0, before the penalty sets in; 0: at once. A network that has learned nothing yet
             expands everywhere. Checkpoints keep the count of updates: a fine-tuning goes on with it.
@@ -178,7 +177,7 @@ class CDPConfig(retired_settings(RETIRED), DiffusionConfig):
         if self.noise_scheduler_type is None:
             self.noise_scheduler_type = SOLVERS.get(self.prediction_type, VP_SOLVERS)[0]
         if self.contraction_timestep_range is None:
-            self.contraction_timestep_range = PENALTY_RANGES.get(self.prediction_type, EVERYWHERE)
+            self.contraction_timestep_range = EVERYWHERE if self.prediction_type == "velocity" else NEXT_TO_NOISE
         for name in PAIRS:  # draccus cannot save a list where None is allowed as well
             if isinstance(getattr(self, name), list):
                 setattr(self, name, tuple(getattr(self, name)))

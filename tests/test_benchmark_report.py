@@ -82,6 +82,8 @@ def test_pages_compare_with_the_rival_and_with_no_contraction(results_dir, tmp_p
     for line in lines:
         assert "| **+0.300 [" in line and "| **+0.200 [" in line and "| 0 % | +0 [+0, +0] | 2 | +0 [+0, +0] |" in line
     assert f"| {CONTRACTIVE} | ddim2_t0.5 | 2 | 0.5 | 3 |" in page and "18 of the 18 policies" in page
+    assert page.startswith("# Benchmark: simulated SO-101\n")
+    assert f"\n| {CONTRACTIVE} | 1,000 | a machine | 0.100 | 10 |\n" in page
     assert "39 of the 39 evaluations are made" in page and "action delay: 2" in page
     (stressed,) = (
         line for line in page.splitlines() if line.startswith(f"| 21 demonstrations | {CONTRACTIVE} | action")
@@ -104,7 +106,7 @@ def test_pages_compare_with_the_rival_and_with_no_contraction(results_dir, tmp_p
         ("diffusion_sample", "diffusion", {"prediction_type": "sample"}, "diffusion, sample"),
         ("act", "act", {}, "act"),
         (EMA_RIVAL, "cdp", {"prediction_type": "epsilon"}, "diffusion with EMA, epsilon"),
-        (AS_IT_COMES, "cdp", {"prediction_type": "velocity"}, "cdp as it comes, γ = 0.01"),
+        (AS_IT_COMES, "cdp", {"prediction_type": "velocity"}, "cdp as it comes (velocity, γ = 0.01)"),
         ("light", "cdp", {"prediction_type": "velocity"}, "cdp, velocity, γ = 0.01"),
         ("cdp", "cdp", {"prediction_type": "epsilon", "contraction_weight": "auto"}, "cdp, epsilon, γ = auto"),
         ("cdp", "cdp", {"contraction_loss": "jacobian", "contraction_weight": 1.0}, "cdp, sample, jacobian, γ = 1"),

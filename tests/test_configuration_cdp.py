@@ -18,12 +18,12 @@ def test_defaults_instantiate_and_are_their_own_type():
     config = CDPConfig(device="cpu")
     assert config.type == "cdp" and DiffusionConfig(device="cpu").type == "diffusion"
     assert config.prediction_type == "sample" and config.noise_scheduler_type == "DDIM"
-    assert config.num_inference_steps == 5 and config.contraction_timestep_range == (0.0, 1.0)
+    assert config.num_inference_steps == 5 and config.contraction_timestep_range == (0.7, 1.0)
 
 
 def test_derived_settings_follow_and_given_ones_stay():
     assert make_config(horizon=16, n_action_steps=8, n_obs_steps=2).drop_n_last_frames == 16 - 8 - 2 + 1
-    assert make_config(prediction_type="epsilon").contraction_timestep_range == (0.7, 1.0)
+    assert make_config(prediction_type="velocity").contraction_timestep_range == (0.0, 1.0)
     assert make_config(drop_n_last_frames=3).drop_n_last_frames == 3
     assert CDPConfig(device="cpu").push_to_hub is False
     assert CDPConfig(device="cpu", repo_id="user/policy").push_to_hub is True

@@ -26,6 +26,7 @@ SHAPES = {"observation.state": (14,), "observation.environment_state": (12,), "a
 SETTINGS = (
     "--policy.type=cdp", f"--policy.repo_id={POLICY}", "--policy.push_to_hub=true", "--policy.device=cpu",
     "--policy.horizon=8", "--policy.n_action_steps=4", "--policy.backbone=mlp", "--policy.mlp_hidden_dim=32",
+    "--policy.prediction_type=velocity",
     "--policy.contraction_every=1", "--batch_size=4", "--num_workers=0", "--env_eval_freq=0",
 )  # fmt: skip
 FILES = {
