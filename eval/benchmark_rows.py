@@ -51,7 +51,8 @@ class Row:
             return ", ".join(filter(None, (cell["policy"], prediction)))
         weight = settings.get("contraction_weight", CDPConfig.contraction_weight)
         gamma = f"γ = {weight}" if isinstance(weight, str) else f"γ = {weight:g}"
-        parts = ("cdp", prediction or CDPConfig.prediction_type, settings.get("contraction_loss"), gamma)
+        since = "from the start" if settings.get("contraction_start") == 0 else None  # the others' sets in late
+        parts = ("cdp", prediction or CDPConfig.prediction_type, settings.get("contraction_loss"), gamma, since)
         return ", ".join(filter(None, parts))
 
     def mean(self, score: str) -> float | None:
