@@ -37,11 +37,11 @@ class View:
 
 
 VIEWS = (
-    View("pusht", GRIDS["pusht"].quarter, "max_reward", "PushT, 52 demonstrations: reward"),
-    View("pusht", None, "max_reward", "PushT, 206 demonstrations: reward"),
-    View("pusht", None, "success", "PushT, 206 demonstrations: success"),
-    View("so101", GRIDS["so101"].quarter, "success", "SO-101, 75 demonstrations: success"),
-    View("aloha", GRIDS["aloha"].quarter, "success", "ALOHA, 25 demonstrations: success"),
+    View("pusht", GRIDS["pusht"].quarter, "max_reward", "PushT, 52 demos: reward"),
+    View("pusht", None, "max_reward", "PushT, 206 demos: reward"),
+    View("pusht", None, "success", "PushT, 206 demos: success"),
+    View("so101", GRIDS["so101"].quarter, "success", "SO-101, 75 demos: success"),
+    View("aloha", GRIDS["aloha"].quarter, "success", "ALOHA, 25 demos: success"),
 )
 
 
@@ -84,7 +84,7 @@ def overview(cfg: OverviewConfig) -> None:
         text,
         code=COMMAND,
         table=[head, *body],
-        figure=curves(panels, "network evaluations per chunk"),
+        figure=curves(panels, "evaluations per chunk", width=2.3),
         figure_name="benchmark_overview.png",
     )
     cfg.output_dir.mkdir(parents=True, exist_ok=True)

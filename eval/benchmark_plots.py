@@ -31,9 +31,9 @@ class Panel:
     logarithmic: bool = False
 
 
-def curves(panels: list[Panel], x_label: str) -> bytes:
-    """A PNG of the panels, with a logarithmic x axis and one legend."""
-    figure = Figure(figsize=(2.4 + 3.5 * len(panels), 3.9), layout="constrained")
+def curves(panels: list[Panel], x_label: str, width: float = 3.5) -> bytes:
+    """A PNG of the panels, each `width` inches, with a logarithmic x axis and one legend."""
+    figure = Figure(figsize=(2.4 + width * len(panels), 3.9), layout="constrained")
     all_axes = np.ravel(figure.subplots(1, len(panels)))
     for axes, panel in zip(all_axes, panels, strict=True):
         _draw(axes, panel)

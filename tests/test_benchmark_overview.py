@@ -67,7 +67,7 @@ def test_every_task_is_in_one_table(results_dir, tmp_path):
 
 def test_the_picture_has_no_more_than_few_evaluations(results_dir, tmp_path, monkeypatch):
     drawn = []
-    monkeypatch.setattr(benchmark_overview, "curves", lambda panels, x_label: drawn.extend(panels) or b"")
+    monkeypatch.setattr(benchmark_overview, "curves", lambda panels, x_label, width: drawn.extend(panels) or b"")
     overview(OverviewConfig(results_dir, tmp_path / "docs"))
     points = {
         (panel.y_label, line.label): [(n, round(mean, 9)) for n, mean, *_ in line.points]
