@@ -55,7 +55,7 @@ def _scores(row: Row) -> str:
 def _rivals(table: Table) -> Section | None:
     counts = _counts(table)
     ablations = table.grid.ablations
-    others = [label for label in table.labels if label not in (*ablations, *ablations.values())]
+    others = [label for label in table.labels if label not in (*ablations, ablations.get(AS_IT_COMES))]
     body = []
     for n_episodes in table.shares:
         own = {row.evaluations: row for row in _plain(table, n_episodes=n_episodes, label=AS_IT_COMES)}
@@ -68,8 +68,9 @@ def _rivals(table: Table) -> Section | None:
     if not body:
         return None
     text = (
-        f"Reward, the difference of {table.title(AS_IT_COMES)} to LeRobot's policies at the same number of "
-        f"evaluations per chunk; ACT has its 1. Averaged weights (EMA) are this project's."
+        f"Reward, the difference of {table.title(AS_IT_COMES)} to LeRobot's policies, and to `cdp` without a penalty "
+        f"that predicts something else, at the same number of evaluations per chunk; ACT has its 1. Averaged weights "
+        f"(EMA) are this project's."
     )
     return Section(
         "Is `cdp` as it comes better than the others?", text, table=[("data", "other", *map(str, counts)), *body]

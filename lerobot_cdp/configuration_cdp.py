@@ -93,8 +93,8 @@ class CDPConfig(retired_settings(RETIRED), DiffusionConfig):
         contraction_timestep_range: (low, high), 0 <= low < high <= 1: timesteps that the penalty acts on, as shares
             of all, from the data (0) to noise (1). When not given: (0.7, 1), with `velocity` all of them.
         contraction_batch_share: Share, in (0, 1], of each batch that the penalty is computed on (at least one).
-        contraction_start: Updates, >= 0, before the penalty sets in; 0: at once. A network that has learned nothing yet
-            expands everywhere. Checkpoints keep the count of updates: a fine-tuning goes on with it.
+        contraction_start: Updates, >= 0, before the penalty sets in; 0: at once. An `epsilon` network that has learned
+            nothing yet expands everywhere. Checkpoints keep the count of updates: a fine-tuning goes on with it.
         contraction_every: The penalty is computed on every k-th step, k >= 1, with its weight times k.
         contraction_products: Jacobian products, >= 1, spent on each estimate of the largest eigenvalue.
         contraction_product: How a Jacobian product is formed: `finite_difference` (forward passes only, works with

@@ -52,16 +52,17 @@ def test_what_contraction_gives_is_the_difference_to_no_weight(table):
     assert line[1:] == ("cdp, epsilon, γ = 0.1", "**+0.101 [+0.100, +0.102]**", "**-0.099 [-0.100, -0.098]**")
 
 
-def test_cdp_as_it_comes_is_compared_with_what_is_not_of_this_project(table):
+def test_cdp_as_it_comes_is_compared_with_all_that_have_no_penalty(table):
     assert not any(section.title.startswith("Is `cdp`") for section in answers(table))
     (row,) = table.of(label="cdp_epsilon", evaluations=2)
     found = [result | {"cell": result["cell"] | {"label": AS_IT_COMES}} for result in row.results]
     own = replace(row, label=AS_IT_COMES, results=found)
     section = answers(Table([*table.rows, own], table.grid))[1]
     assert section.title == "Is `cdp` as it comes better than the others?"
-    assert section.table == [  # without the policies that are compared by their γ, and where it has no result itself
+    assert section.table == [  # without those that have a penalty, and where it has no result itself
         ("data", "other", "2", "5"),
         ("21 demonstrations", "diffusion, epsilon", "**+0.301 [+0.300, +0.302]**", "–"),
+        ("21 demonstrations", "cdp, epsilon, γ = 0", "**+0.101 [+0.100, +0.102]**", "–"),
         ("21 demonstrations", "act", "**+0.201 [+0.200, +0.202]**", "–"),
     ]
 
