@@ -19,9 +19,9 @@ CREATE  = $(if $(UV),uv venv --quiet --python "$$python" $(VENV),"$$python" -m v
 INSTALL = $(if $(UV),uv pip install --python $(PY),$(PY) -m pip install --no-compile)
 
 # These move an arm in real time, and run alone.
-REAL_TIME = tests/test_arm.py tests/test_twin.py tests/test_torque_off.py
+REAL_TIME = tests/arm
 # Minutes of starting processes, where a defect shows in the other tests first.
-WHOLE_PATH = tests/test_whole_path.py
+WHOLE_PATH = tests/commands/test_whole_path.py
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12

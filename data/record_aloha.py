@@ -21,8 +21,8 @@ from gym_aloha.constants import JOINTS
 from lerobot.utils.constants import ACTION, OBS_ENV_STATE, OBS_STATE
 from scipy.spatial.transform import Rotation, Slerp
 
-from lerobot_cdp.transfer_cube import TransferCubeConfig
-from lerobot_cdp.transfer_cube_env import TransferCubeEnv
+from lerobot_cdp.envs.transfer_cube import TransferCubeConfig
+from lerobot_cdp.envs.transfer_cube_env import TransferCubeEnv
 from recording import SUCCESS, Recording, check_settings, record_demonstrations
 
 ENV = TransferCubeConfig()

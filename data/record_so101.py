@@ -19,7 +19,7 @@ import numpy as np
 from lerobot.utils.constants import ACTION, OBS_ENV_STATE, OBS_STATE
 from lerobot_env_so101.scripted.pick_place import Phase, PickPlaceController
 
-from lerobot_cdp.environments import PickPlaceConfig, PickPlaceEnv
+from lerobot_cdp.envs.pick_place import PickPlaceConfig, PickPlaceEnv
 from recording import SUCCESS, Recording, check_settings, record_demonstrations
 
 ENV = PickPlaceConfig()

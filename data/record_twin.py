@@ -31,11 +31,11 @@ from lerobot.robots.so_follower import SO101Follower, SO101FollowerConfig
 from lerobot.utils.constants import ACTION, OBS_IMAGES, OBS_STATE
 from lerobot_env_so101.scripted.pick_place import PickPlaceController
 
-from lerobot_cdp.environments import PickPlaceConfig, PickPlaceEnv
-from lerobot_cdp.twin.camera import draw
-from lerobot_cdp.twin.servo import Servo
-from lerobot_cdp.twin.twin import ENCODER_ZEROS, calibrate
-from lerobot_cdp.twin.world import JOINTS, World
+from lerobot_cdp.envs.pick_place import PickPlaceConfig, PickPlaceEnv
+from lerobot_cdp.arm.twin.camera import draw
+from lerobot_cdp.arm.twin.servo import Servo
+from lerobot_cdp.arm.twin.twin import ENCODER_ZEROS, calibrate
+from lerobot_cdp.arm.twin.world import JOINTS, World
 from record_so101 import Push
 from recording import EPISODE, SUCCESS, Recording, check_settings, record_demonstrations
 

@@ -40,11 +40,11 @@ from lerobot.scripts import lerobot_rollout
 from tqdm import tqdm, trange
 
 from cells import write_json
-from lerobot_cdp.hub.errors import first_line
-from lerobot_cdp.modeling_cdp import CDPPolicy
-from lerobot_cdp.twin import Faults
-from lerobot_cdp.twin.command import TwinConfig
-from lerobot_cdp.twin.world import JOINTS
+from lerobot_cdp.errors import first_line
+from lerobot_cdp.policy.modeling_cdp import CDPPolicy
+from lerobot_cdp.arm.twin import Faults
+from lerobot_cdp.arm.twin.command import TwinConfig
+from lerobot_cdp.arm.twin.world import JOINTS
 from provenance import provenance
 from twin_process import TwinProcess
 

@@ -33,7 +33,7 @@ from tqdm import tqdm
 from cells import Cell, file_name, write_folder, write_json, write_text
 from comparison import markdown_table
 from grids import GRIDS, Evaluation, Grid, quick
-from lerobot_cdp.configuration_cdp import SettingError
+from lerobot_cdp.policy.configuration_cdp import SettingError
 from provenance import provenance
 from rollouts import chunk_latency, load_policy, run_episodes
 from tasks import TASKS

@@ -16,7 +16,7 @@ from benchmark_pages import Section, markdown
 from benchmark_plots import Curve, Panel, curves
 from benchmark_rows import ENOUGH_SEEDS, RIVAL, Row, Table
 from grids import AS_IT_COMES, GRIDS
-from lerobot_cdp.configuration_cdp import SettingError
+from lerobot_cdp.policy.configuration_cdp import SettingError
 
 __all__ = ["OverviewConfig", "overview"]
 

@@ -20,7 +20,7 @@ from benchmark_pages import Section, html, markdown
 from benchmark_plots import Curve, Panel, curves
 from benchmark_rows import ENOUGH_SEEDS, Row, Table, data_name, difference_text, verdict
 from grids import Grid
-from lerobot_cdp.configuration_cdp import SettingError
+from lerobot_cdp.policy.configuration_cdp import SettingError
 from tasks import TASKS
 from training import LOG_EVERY
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from comparison import difference, paired_interval, scores_by_seed, seeds_agree
 from grids import AS_IT_COMES, EMA_RIVAL, Grid
-from lerobot_cdp import CDPConfig
+from lerobot_cdp.policy.configuration_cdp import CDPConfig
 
 __all__ = ["ENOUGH_SEEDS", "RIVAL", "Row", "Table", "data_name", "difference_text", "verdict"]
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from lerobot_cdp import CDPConfig
+from lerobot_cdp.policy.configuration_cdp import CDPConfig
 
 __all__ = ["Cell", "file_name", "write_folder", "write_json", "write_text"]
 

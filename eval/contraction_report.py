@@ -16,9 +16,9 @@ from pathlib import Path
 from lerobot.configs import PreTrainedConfig, parser
 
 from cells import write_json
-from lerobot_cdp.configuration_cdp import SettingError
-from lerobot_cdp.hub.errors import first_line
-from lerobot_cdp.report.observations import DatasetSource, measure_policy
+from lerobot_cdp.policy.configuration_cdp import SettingError
+from lerobot_cdp.errors import first_line
+from lerobot_cdp.report.data import DatasetSource, measure_policy
 from provenance import provenance
 from report_page import read_report, write_page
 

@@ -19,8 +19,8 @@ from lerobot.policies.diffusion.configuration_diffusion import DiffusionConfig
 from lerobot.policies.diffusion.modeling_diffusion import DiffusionPolicy
 from tqdm import trange
 
-from lerobot_cdp import CDPConfig
-from lerobot_cdp.modeling_cdp import CDPPolicy
+from lerobot_cdp.policy.configuration_cdp import CDPConfig
+from lerobot_cdp.policy.modeling_cdp import CDPPolicy
 from peak_memory import PeakMemory
 from rollouts import chunk_latency
 

@@ -17,7 +17,7 @@ from lerobot.policies.diffusion.modeling_diffusion import DiffusionPolicy
 from lerobot.utils.constants import ACTION
 from torch import Tensor
 
-from lerobot_cdp import CDPConfig
+from lerobot_cdp.policy.configuration_cdp import CDPConfig
 from lerobot_cdp.contraction import LocalRate, dense_jacobian, lanczos
 from lerobot_cdp.report.expansion import acting_network, local_rate, process_of
 from memory_dataset import load_memory_dataset

@@ -6,7 +6,7 @@ from lerobot.configs import NormalizationMode
 from lerobot.policies.act.configuration_act import ACTConfig
 
 from cells import Cell
-from lerobot_cdp import CDPConfig
+from lerobot_cdp.policy.configuration_cdp import CDPConfig
 from stress import NO_STRESS, Stress
 from tasks import TASKS
 

@@ -41,9 +41,9 @@ def make(folder: Path, megabytes: int) -> None:
     """Save a policy of about this size, with its processors; half of it is the moving average."""
     from lerobot.configs import FeatureType, PolicyFeature
 
-    from lerobot_cdp import CDPConfig
-    from lerobot_cdp.modeling_cdp import CDPPolicy
-    from lerobot_cdp.processor_cdp import make_cdp_pre_post_processors
+    from lerobot_cdp.policy.configuration_cdp import CDPConfig
+    from lerobot_cdp.policy.modeling_cdp import CDPPolicy
+    from lerobot_cdp.policy.processor_cdp import make_cdp_pre_post_processors
 
     width = round((megabytes * 1e6 / 4 / 2 / 7.4) ** 0.5)  # about 7.4 weights for each pair of hidden units
     state, action = PolicyFeature(FeatureType.STATE, (14,)), PolicyFeature(FeatureType.ACTION, (4,))
@@ -58,7 +58,7 @@ def make(folder: Path, megabytes: int) -> None:
 
 def push(folder: Path) -> int:
     """Publish it; return the peak memory before."""
-    from lerobot_cdp.hub.folders import CheckpointSource
+    from lerobot_cdp.checkpoints.folders import CheckpointSource
     from lerobot_cdp.publish import PublishConfig, publish
 
     before = peak()
@@ -69,7 +69,7 @@ def push(folder: Path) -> int:
 
 def pull() -> int:
     """Load it from the Hub; return the peak memory before."""
-    from lerobot_cdp.modeling_cdp import CDPPolicy
+    from lerobot_cdp.policy.modeling_cdp import CDPPolicy
 
     before = peak()
     CDPPolicy.from_pretrained(REPO_ID)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from lerobot_cdp.configuration_cdp import SettingError
+from lerobot_cdp.policy.configuration_cdp import SettingError
 from lerobot_cdp.report.plots import PLOTS, action_unit, label
 
 __all__ = ["page", "read_report", "summary", "write_page"]

@@ -12,7 +12,7 @@ from lerobot.processor import NormalizerProcessorStep, PolicyProcessorPipeline
 from lerobot.utils.constants import OBS_ENV_STATE, OBS_STATE
 from torch import Tensor
 
-from lerobot_cdp.modeling_cdp import CDPPolicy
+from lerobot_cdp.policy.modeling_cdp import CDPPolicy
 
 __all__ = ["NO_STRESS", "Stress", "stressed"]
 

@@ -6,9 +6,9 @@ from pathlib import Path
 from lerobot.envs.configs import EnvConfig, PushtEnv
 from lerobot.utils.constants import HF_LEROBOT_HOME
 
-from lerobot_cdp.configuration_cdp import SettingError
-from lerobot_cdp.environments import PickPlaceConfig
-from lerobot_cdp.transfer_cube import TransferCubeConfig
+from lerobot_cdp.policy.configuration_cdp import SettingError
+from lerobot_cdp.envs.pick_place import PickPlaceConfig
+from lerobot_cdp.envs.transfer_cube import TransferCubeConfig
 
 __all__ = ["TASKS", "Task"]
 

@@ -26,7 +26,7 @@ from draccus.utils import ParsingError
 from tqdm import tqdm
 
 from cells import write_json
-from lerobot_cdp.configuration_cdp import SettingError
+from lerobot_cdp.policy.configuration_cdp import SettingError
 from toy_measures import measure
 from toy_model import AUTO, SAMPLING_STEPS, Modes, Run, train
 from toy_plots import animate, plot

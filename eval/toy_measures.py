@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from lerobot_cdp.contraction import RateControl, bind, dense_jacobian, rate_operator, signal_and_noise
-from lerobot_cdp.monitor import contraction_factor
-from lerobot_cdp.sampler import sample
+from lerobot_cdp.acting.monitor import contraction_factor
+from lerobot_cdp.diffusion.sampler import sample
 from toy_model import FLOOR, SAMPLING_STEPS, TARGET, TIMESTEP_SHARE, Modes, make_scheduler
 
 __all__ = [

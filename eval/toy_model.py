@@ -12,9 +12,9 @@ from diffusers import DDIMScheduler
 from torch import Tensor, nn
 
 from lerobot_cdp.contraction import ContractionPenalty, RateControl
-from lerobot_cdp.ema import EMA
-from lerobot_cdp.process import Process, VariancePreserving
-from lerobot_cdp.sampler import sample
+from lerobot_cdp.policy.ema import EMA
+from lerobot_cdp.diffusion.process import Process, VariancePreserving
+from lerobot_cdp.diffusion.sampler import sample
 
 __all__ = ["AUTO", "TIMESTEP_SHARE", "Denoiser", "Modes", "Run", "make_scheduler", "train"]
 

@@ -22,7 +22,7 @@ from lerobot.utils.random_utils import set_seed
 from tqdm import trange
 
 from cells import Cell, file_name, write_folder, write_json
-from lerobot_cdp.configuration_cdp import SettingError
+from lerobot_cdp.policy.configuration_cdp import SettingError
 from memory_dataset import MemoryDataset, load_memory_dataset
 from provenance import provenance
 from tasks import TASKS

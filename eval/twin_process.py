@@ -8,7 +8,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from lerobot_cdp.twin import Faults, Twin
+from lerobot_cdp.arm.twin import Faults, Twin
 
 __all__ = ["TwinProcess"]
 

@@ -15,9 +15,9 @@ from pathlib import Path
 import draccus
 from draccus.utils import ParsingError
 
-from .configuration_cdp import SettingError
-from .hub.folders import PROCESSORS, CheckpointSource, checkpoint_folder, written_whole
-from .modeling_cdp import CDPPolicy
+from .policy.configuration_cdp import SettingError
+from .checkpoints.folders import PROCESSORS, CheckpointSource, checkpoint_folder, written_whole
+from .policy.modeling_cdp import CDPPolicy
 
 __all__ = ["ExportConfig", "averaged_only", "export"]
 

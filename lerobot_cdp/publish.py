@@ -18,13 +18,13 @@ import draccus
 from draccus.utils import ParsingError
 from huggingface_hub import HfApi
 
-from .configuration_cdp import SettingError
+from .policy.configuration_cdp import SettingError
 from .hub.bundle import ALLOWED, bundle_files, write_bundle
-from .hub.errors import HUB_ERRORS, explain
+from .errors import HUB_ERRORS, explain
 from .hub.evaluation import Evaluation, read_evaluation
-from .hub.folders import CheckpointSource, checkpoint_folder
+from .checkpoints.folders import CheckpointSource, checkpoint_folder
 from .hub.push import check_remote_type
-from .report.observations import DatasetSource
+from .report.data import DatasetSource
 
 __all__ = ["PublishConfig", "publish"]
 

@@ -20,11 +20,11 @@ from lerobot.configs import PreTrainedConfig
 from lerobot.policies.diffusion.configuration_diffusion import DiffusionConfig
 from torch import Tensor
 
-from .checkpoint import StoredWeights, load_complete
-from .configuration_cdp import CDPConfig, SettingError
-from .hub.folders import PROCESSORS, CheckpointSource, checkpoint_folder, written_whole
-from .modeling_cdp import CDPPolicy
-from .processor_cdp import make_cdp_pre_post_processors
+from .checkpoints.weights import StoredWeights, load_complete
+from .policy.configuration_cdp import CDPConfig, SettingError
+from .checkpoints.folders import PROCESSORS, CheckpointSource, checkpoint_folder, written_whole
+from .policy.modeling_cdp import CDPPolicy
+from .policy.processor_cdp import make_cdp_pre_post_processors
 
 __all__ = ["UpgradeConfig", "upgrade"]
 

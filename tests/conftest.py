@@ -6,9 +6,9 @@ import torch
 from lerobot.configs import FeatureType, PolicyFeature
 from lerobot.datasets import LeRobotDataset
 
-from lerobot_cdp import CDPConfig
+from lerobot_cdp.policy.configuration_cdp import CDPConfig
 
-from .hub import Hub
+from tests.loopback_hub import Hub
 
 # The networks here are tiny: more threads only wait for each other, and for other processes' on a busy machine.
 torch.set_num_threads(1)

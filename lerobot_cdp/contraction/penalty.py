@@ -28,7 +28,7 @@ from .products import JACOBIAN_PRODUCTS, full_precision
 from .stochastic import unit_directions
 
 if TYPE_CHECKING:
-    from ..process import Process
+    from ..diffusion.process import Process
 
 __all__ = ["ContractionPenalty", "PenaltyValue", "bind", "contraction_loss"]
 

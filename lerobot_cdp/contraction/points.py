@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from ..process import Process
+    from ..diffusion.process import Process
 
 __all__ = ["POINTS", "Points", "draw_points"]
 

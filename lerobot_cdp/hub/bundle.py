@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 from lerobot.configs import PreTrainedConfig
 from lerobot.datasets import LeRobotDatasetMetadata
 
-from ..configuration_cdp import CDPConfig, SettingError
+from ..policy.configuration_cdp import CDPConfig, SettingError
 from ..export import averaged_only
-from ..modeling_cdp import CDPPolicy
-from ..report.observations import DatasetSource, measure_policy
+from ..policy.modeling_cdp import CDPPolicy
+from ..report.data import DatasetSource, measure_policy
 from .card import DatasetFacts, Facts, make_card
-from .errors import HUB_ERRORS
+from ..errors import HUB_ERRORS
 from .evaluation import Evaluation
-from .folders import PROCESSORS
+from ..checkpoints.folders import PROCESSORS
 
 if TYPE_CHECKING:
     from ..publish import PublishConfig

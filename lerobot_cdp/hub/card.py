@@ -8,7 +8,7 @@ from importlib.resources import files
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from ..configuration_cdp import CDPConfig
+from ..policy.configuration_cdp import CDPConfig
 
 __all__ = ["DatasetFacts", "Facts", "TaskResult", "make_card"]
 

@@ -20,11 +20,11 @@ from lerobot.configs.train import TrainPipelineConfig
 from lerobot.utils.constants import PRETRAINED_MODEL_DIR
 from torch import Tensor
 
-from ..configuration_cdp import SettingError
-from .errors import HUB_ERRORS, explain
+from ..policy.configuration_cdp import SettingError
+from ..errors import HUB_ERRORS, explain
 
 if TYPE_CHECKING:
-    from ..modeling_cdp import CDPPolicy
+    from ..policy.modeling_cdp import CDPPolicy
 
 __all__ = ["check_remote_type", "push_trained"]
 

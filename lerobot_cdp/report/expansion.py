@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from ..contraction import LocalRate, bind, rate_operator
 from ..contraction.products import full_precision
-from ..modeling_cdp import CDPPolicy
-from ..observations import stack_cameras
-from ..process import Process, VariancePreserving
+from ..policy.modeling_cdp import CDPPolicy
+from ..diffusion.encoder import stack_cameras
+from ..diffusion.process import Process, VariancePreserving
 
 __all__ = [
     "N_PRODUCTS",

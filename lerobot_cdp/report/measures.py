@@ -18,9 +18,9 @@ from torch import Tensor
 
 from ..contraction import denoiser_coefficients
 from ..contraction.products import expand
-from ..process import Process
-from ..sampler import sample
-from ..warm_start import start_from
+from ..diffusion.process import Process
+from ..diffusion.sampler import sample
+from ..acting.warm_start import start_from
 from .expansion import Expansion, Network, expansion_at
 
 __all__ = [

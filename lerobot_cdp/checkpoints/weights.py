@@ -1,0 +1,146 @@
+"""Loading of weights, complete or not at all, one at a time: a large policy fits where it fits once."""
+
+import hashlib
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from ..policy.modeling_cdp import CDPPolicy
+
+__all__ = ["StoredWeights", "check_download", "load_complete", "own_name"]
+
+EMA_PREFIX, CONTROL_PREFIX = "ema.", "rate_control."
+
+
+class StoredWeights(Mapping[str, Tensor]):
+    """The tensors of a safetensors file, each read when it is asked for.
+
+    Args:
+        file: the file.
+
+    Raises:
+        ValueError: if it cannot be read.
+    """
+
+    def __init__(self, file: Path):
+        self.file = file
+        try:
+            with safe_open(file, framework="pt") as stored:
+                self._names = list(stored.keys())
+        except (SafetensorError, OSError) as error:
+            raise ValueError(f"`{file.name}` in {file.parent} must be a safetensors file. Got {error}.") from error
+
+    def __getitem__(self, name: str) -> Tensor:
+        # Opened anew each time: what was read through one mapping of the file stays in memory as long as it is open.
+        with safe_open(self.file, framework="pt") as stored:
+            return stored.get_tensor(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+def check_download(file: Path) -> None:
+    """Compare a file of huggingface_hub's cache with its checksum, which is the name that it is stored under.
+
+    huggingface_hub compares sizes only. A damaged file is removed, so that it is downloaded again.
+
+    Raises:
+        ValueError: if it is damaged.
+    """
+    stored = file.resolve()
+    if not file.is_symlink() or not re.fullmatch("[0-9a-f]{64}", stored.name):
+        return
+    with stored.open("rb") as content:
+        found = hashlib.file_digest(content, "sha256").hexdigest()
+    if found != stored.name:
+        file.unlink()
+        stored.unlink()
+        raise ValueError(
+            f"`{file.name}` must have the checksum that its repository says, {stored.name[:8]}…. Got {found[:8]}…: "
+            f"the download is damaged and was removed: load it again."
+        )
+
+
+def own_name(name: str) -> str:
+    """The name in `cdp` of a weight that has its name in LeRobot's `diffusion` (or in an early version of `cdp`)."""
+    name = name.replace("unet._orig_mod.", "unet.")  # trained by LeRobot with `compile_model`
+    name = re.sub(r"^(diffusion|ema\.model)\.unet\.", r"\1.backbone.", name)
+    # One encoder for each camera has a number, one for all of them has none.
+    name = re.sub(r"^(diffusion|ema\.model)\.rgb_encoder\.(?!\d)", r"\1.rgb_encoder.0.", name)
+    return re.sub(r"^(diffusion|ema\.model)\.rgb_encoder\.", r"\1.encoder.rgb_encoders.", name)
+
+
+def load_complete(policy: "CDPPolicy", weights: Mapping[str, Tensor], file: Path) -> None:
+    """Load all weights of a policy.
+
+    Two things may differ. The moving average: a policy without one leaves the checkpoint's unused; a policy with one
+    starts it from the weights of a checkpoint that has none. And the state of the rate control: a policy with
+    `contraction_weight: auto` begins it anew where the checkpoint has none, any other leaves it unused.
+
+    Args:
+        policy: built from the checkpoint's config, or one of the same network.
+        weights: by their names in the policy, or those that `own_name` knows.
+        file: where they are from, for the error.
+
+    Raises:
+        ValueError: if a weight is missing, left over or misshaped.
+    """
+    wanted = policy.state_dict()
+    stored = {own_name(name): name for name in weights}
+    if policy.ema is None:
+        stored = _without(EMA_PREFIX, stored)
+    elif not _has(EMA_PREFIX, stored):
+        stored |= {k: stored[_averaged(k)] for k in wanted if k.startswith(EMA_PREFIX) and _averaged(k) in stored}
+    if policy.rate_control is None:
+        stored = _without(CONTROL_PREFIX, stored)
+    elif not _has(CONTROL_PREFIX, stored):
+        wanted = _without(CONTROL_PREFIX, wanted)
+    misshaped = _copy(weights, stored, wanted)
+    _check_complete(wanted.keys() - stored.keys(), stored.keys() - wanted.keys(), misshaped, file)
+
+
+def _has(prefix: str, names: Mapping) -> bool:
+    return any(name.startswith(prefix) for name in names)
+
+
+def _without(prefix: str, named: dict) -> dict:
+    return {name: value for name, value in named.items() if not name.startswith(prefix)}
+
+
+def _averaged(key: str) -> str:
+    """Name of the weight that the moving average `key` follows: ema.model.x -> diffusion.x."""
+    return key.replace("ema.model.", "diffusion.", 1)
+
+
+@torch.no_grad()
+def _copy(weights: Mapping[str, Tensor], stored: dict[str, str], wanted: dict[str, Tensor]) -> set[str]:
+    """Copy what is stored, under other names, into what is wanted; return the names of what has another shape."""
+    misshaped = set()
+    for name in wanted.keys() & stored.keys():
+        value = weights[stored[name]]
+        if value.shape == wanted[name].shape:
+            wanted[name].copy_(value)
+        else:
+            misshaped.add(name)
+    return misshaped
+
+
+def _check_complete(missing: set[str], extra: set[str], misshaped: set[str], file: Path) -> None:
+    parts = [
+        f"{len(keys)} {what} ({', '.join(sorted(keys)[:3])}{', …' if len(keys) > 3 else ''})"
+        for what, keys in (("missing", missing), ("left over", extra), ("of another shape", misshaped))
+        if keys
+    ]
+    if parts:
+        raise ValueError(
+            f"`{file.name}` in {file.parent} must hold exactly this policy's weights. Got {'; '.join(parts)}."
+        )

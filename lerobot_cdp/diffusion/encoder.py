@@ -1,0 +1,105 @@
+"""From observations to the condition of the network: LeRobot's encoders, cameras of any size."""
+
+import torch
+from einops import rearrange
+from lerobot.policies.diffusion.modeling_diffusion import DiffusionRgbEncoder, SpatialSoftmax
+from lerobot.policies.utils import get_output_shape
+from lerobot.utils.constants import OBS_ENV_STATE, OBS_IMAGES, OBS_STATE
+from torch import Tensor, nn
+from torchvision.transforms.v2.functional import resize
+
+from ..policy.configuration_cdp import CDPConfig
+
+__all__ = ["ObservationEncoder", "RgbEncoder", "stack_cameras"]
+
+N_STAGES = 4  # of a ResNet; what comes before them divides the picture's sides by 4
+
+
+class RgbEncoder(DiffusionRgbEncoder):
+    """LeRobot's ResNet with spatial softmax, cut after `config.vision_stages` of its four stages.
+
+    After k of them the map that the softmax looks for places on has 1 / 2^(k + 1) of the picture's sides: all four
+    leave 3 x 4 places of a picture of 96 x 128, two leave 12 x 16.
+    """
+
+    def __init__(self, config: CDPConfig):
+        super().__init__(config)
+        if config.vision_stages == N_STAGES:
+            return
+        self.backbone = self.backbone[: len(self.backbone) - N_STAGES + config.vision_stages]
+        picture = config.crop_shape or config.resize_shape or next(iter(config.image_features.values())).shape[1:]
+        feature_map = get_output_shape(self.backbone, (1, 3, *picture))[1:]
+        self.pool = SpatialSoftmax(feature_map, num_kp=config.spatial_softmax_num_keypoints)
+
+
+class ObservationEncoder(nn.Module):
+    """State, environment state and cameras over `n_obs_steps`, as one vector (B, C).
+
+    Vectors go in as they are; images through LeRobot's ResNet with spatial softmax. With
+    `config.freeze_vision_encoder` the ResNet stays as it was loaded, running statistics included.
+    """
+
+    def __init__(self, config: CDPConfig):
+        super().__init__()
+        self.config = config
+        n_cameras = len(config.image_features)
+        self.rgb_encoders = nn.ModuleList()
+        if n_cameras:
+            shared = not config.use_separate_rgb_encoder_per_camera
+            self.rgb_encoders.extend(RgbEncoder(config) for _ in range(1 if shared else n_cameras))
+        for encoder in self.rgb_encoders:
+            encoder.backbone.requires_grad_(not config.freeze_vision_encoder)
+        vectors = filter(None, (config.robot_state_feature, config.env_state_feature))
+        width = sum(feature.shape[0] for feature in vectors)
+        width += sum(self._encoder_of(camera).feature_dim for camera in range(n_cameras))
+        self.condition_dim = config.n_obs_steps * width
+
+    def _encoder_of(self, camera: int) -> RgbEncoder:
+        return self.rgb_encoders[camera if len(self.rgb_encoders) > 1 else 0]
+
+    def train(self, mode: bool = True) -> "ObservationEncoder":
+        super().train(mode)
+        if self.config.freeze_vision_encoder:
+            for encoder in self.rgb_encoders:
+                encoder.backbone.eval()
+        return self
+
+    def forward(self, batch: dict[str, Tensor]) -> Tensor:
+        """Encode `observation.*`, each (B, n_obs_steps, …), cameras stacked by `stack_cameras`: -> (B, C)."""
+        features = [batch[OBS_STATE]]
+        if self.config.image_features:
+            features.append(self._encode_images(batch[OBS_IMAGES]))
+        if self.config.env_state_feature:
+            features.append(batch[OBS_ENV_STATE])
+        return torch.cat(features, dim=-1).flatten(1)
+
+    def _encode_images(self, images: Tensor) -> Tensor:
+        """(B, n_obs_steps, cameras, C, H, W) -> (B, n_obs_steps, cameras · features)."""
+        batch, steps, cameras = images.shape[:3]
+        if len(self.rgb_encoders) == 1:  # one pass, and one random crop, for all cameras
+            features = self.rgb_encoders[0](images.flatten(0, 2))
+            return features.view(batch, steps, -1)
+        features = [self.rgb_encoders[i](images[:, :, i].flatten(0, 1)) for i in range(cameras)]
+        return rearrange(features, "n (b s) f -> b s (n f)", b=batch)
+
+
+def stack_cameras(batch: dict[str, Tensor], config: CDPConfig, time_axis: bool) -> dict[str, Tensor]:
+    """A shallow copy of the batch with all cameras under `observation.images`.
+
+    Args:
+        batch: each camera (B, [n_obs_steps,] C, H, W), in [0, 1] or normalised; of any size with `resize_shape`.
+        config: names the cameras and their order.
+        time_axis: whether the batch is stacked over time; LeRobot's dataset drops that axis from images of one step.
+
+    Returns:
+        With (B, [n_obs_steps,] cameras, C, H, W), resized to `resize_shape` where it is set.
+    """
+    batch = dict(batch)
+    images = [batch[key] for key in config.image_features]
+    if time_axis:
+        images = [image.unsqueeze(1) if image.ndim == 4 else image for image in images]
+    if config.resize_shape is not None:  # camera by camera: what is stacked has one size
+        images = [resize(image, list(config.resize_shape)) for image in images]
+    if images:
+        batch[OBS_IMAGES] = torch.stack(images, dim=-4)
+    return batch

@@ -1,0 +1,117 @@
+"""Solvers of the reverse process, all diffusers': from a noise draw to an action chunk.
+
+| `noise_scheduler_type` | solver                                             | process             | deterministic |
+| ---------------------- | -------------------------------------------------- | ------------------- | ------------- |
+| `DDIM`                 | DDIM with η = 0, first order                       | variance preserving | yes           |
+| `DPMSolver++`          | DPM-Solver++ 2M, second-order multistep            | variance preserving | yes           |
+| `UniPC`                | UniPC, second-order predictor-corrector            | variance preserving | yes           |
+| `DDPM`                 | ancestral sampling, for comparison                 | variance preserving | no            |
+| `FlowMatchEuler`       | Euler                                              | flow matching       | yes           |
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from diffusers import (
+    DDIMScheduler,
+    DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    UniPCMultistepScheduler,
+)
+from diffusers.configuration_utils import register_to_config
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
+from torch import Tensor
+
+from ..policy.configuration_cdp import CDPConfig
+
+__all__ = ["FlowMatchEulerScheduler", "make_scheduler", "sample"]
+
+
+class FlowMatchEulerScheduler(FlowMatchEulerDiscreteScheduler):
+    """diffusers' Euler solver for flow matching, with two things changed.
+
+    Its steps are equal, σ = 1, 1 − 1/n, …, 1/n, 0: diffusers ends with a step of 1/T whatever n is, one evaluation that
+    hardly moves. And it clips the estimate of x_0, and goes on with the velocity of the clipped one (diffusers' DDIM
+    clips as well, but keeps the noise of the unclipped one).
+
+    Args:
+        num_train_timesteps: T; a step at σ is at the timestep σ·T.
+        clip_sample: clip x_t − σ v to ±`clip_sample_range`.
+        clip_sample_range: > 0, in units of the normalised actions.
+    """
+
+    @register_to_config
+    def __init__(self, num_train_timesteps: int = 100, clip_sample: bool = True, clip_sample_range: float = 1.0):
+        super().__init__(num_train_timesteps=num_train_timesteps)
+
+    def set_timesteps(self, num_inference_steps: int) -> None:
+        """Lay `num_inference_steps` equal steps from σ = 1 to 0."""
+        super().set_timesteps(sigmas=np.linspace(1, 1 / num_inference_steps, num_inference_steps))
+
+    def step(self, model_output: Tensor, timestep: Tensor, sample: Tensor):
+        """One step from x_t = `sample` (B, T, A) with the velocity `model_output` (B, T, A)."""
+        if self.config.clip_sample:
+            sigma = timestep / self.config.num_train_timesteps
+            limit = self.config.clip_sample_range
+            x_0 = (sample - sigma * model_output).clamp(-limit, limit)
+            model_output = (sample - x_0) / sigma
+        return super().step(model_output, timestep, sample)
+
+
+def make_scheduler(name: str, config: CDPConfig) -> SchedulerMixin:
+    """The diffusers scheduler that `name`, a `noise_scheduler_type`, stands for, on the process of the config."""
+    process = {
+        "num_train_timesteps": config.num_train_timesteps,
+        "beta_start": config.beta_start,
+        "beta_end": config.beta_end,
+        "beta_schedule": config.beta_schedule,
+        "prediction_type": config.prediction_type,
+        "timestep_spacing": config.timestep_spacing,
+    }
+    clip = {"clip_sample": config.clip_sample, "clip_sample_range": config.clip_sample_range}
+    # Thresholding at the quantile 1 with a maximum of 1 is plain clipping to [-1, 1].
+    threshold = {"thresholding": config.clip_sample, "dynamic_thresholding_ratio": 1.0, "sample_max_value": 1.0}
+    makers = {
+        "DDIM": lambda: DDIMScheduler(**process, **clip),
+        "DDPM": lambda: DDPMScheduler(**process, **clip),
+        "DPMSolver++": lambda: DPMSolverMultistepScheduler(**process, **threshold, solver_order=2),
+        "UniPC": lambda: UniPCMultistepScheduler(**process, **threshold, solver_order=2),
+        "FlowMatchEuler": lambda: FlowMatchEulerScheduler(config.num_train_timesteps, **clip),
+    }
+    return makers[name]()
+
+
+def sample(
+    network: Callable[[Tensor, Tensor], Tensor],
+    scheduler: SchedulerMixin,
+    noise: Tensor,
+    num_inference_steps: int,
+    generator: torch.Generator | None = None,
+    skip: int = 0,
+) -> Tensor:
+    """Solve the sampling ODE from `noise` to clean actions.
+
+    Args:
+        network: (x_t (B, T, A), timesteps (B,)) -> (B, T, A), of the scheduler's prediction type.
+        scheduler: as `make_scheduler` gives it; its state is reset.
+        noise: (B, T, A), standard normal, x at the first timestep; after a `skip`, x at the first one that is left.
+        num_inference_steps: network evaluations.
+        generator: used by `DDPM` alone, for the noise it adds at every step.
+        skip: steps, in [0, num_inference_steps), left out at the beginning, and their evaluations with them.
+
+    Returns:
+        (B, T, A) normalised actions; the same `noise` gives the same actions, but for `DDPM`.
+    """
+    # On the CPU, as are the scheduler's tables: indexing them with device tensors would wait for the device.
+    scheduler.set_timesteps(num_inference_steps)
+    stochastic = {"generator": generator} if isinstance(scheduler, DDPMScheduler) else {}
+    x_t = noise
+    for t in scheduler.timesteps[skip:]:
+        output = network(x_t, torch.full(x_t.shape[:1], t.item(), device=x_t.device))
+        # A copy: multistep solvers keep it, and CUDA graphs of a compiled network write the next one over it. In the
+        # precision of x_t, which autocast must not lower.
+        output = output.to(x_t.dtype, copy=True)
+        x_t = scheduler.step(output, t, x_t, **stochastic).prev_sample
+    return x_t

@@ -1,0 +1,160 @@
+"""The denoising model: observation encoder, backbone and process, with their two uses: training loss and sampling.
+
+The loss on the `unet` is LeRobot's to the bit for `epsilon` and `sample`; other prediction types and a per-sample
+reduction are added.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from lerobot.utils.constants import ACTION
+from torch import Tensor, nn
+
+from ..diffusion.backbones import make_backbone
+from .configuration_cdp import CDPConfig
+from ..acting.monitor import contraction_factor, twin
+from ..diffusion.encoder import ObservationEncoder
+from ..diffusion.process import make_process
+from ..acting.real_time import Prefix, guided
+from ..diffusion.sampler import make_scheduler, sample
+from ..acting.smoothing import smoothed
+from ..acting.warm_start import start_from, steps_to_skip
+
+__all__ = ["CDPDiffusionModel", "DiffusionLoss"]
+
+
+@dataclass(frozen=True)
+class DiffusionLoss:
+    """The diffusion loss of a batch.
+
+    Attributes:
+        per_sample: (B,) mean squared error of each sample.
+        mean: scalar, the loss that is trained.
+    """
+
+    per_sample: Tensor
+    mean: Tensor
+
+
+class CDPDiffusionModel(nn.Module):
+    """What a `CDPConfig` describes: any backbone on any process."""
+
+    def __init__(self, config: CDPConfig):
+        super().__init__()
+        self.config = config
+        self.encoder = ObservationEncoder(config)
+        self.backbone = make_backbone(config, self.encoder.condition_dim)
+        self.process = make_process(config)
+        self.solver = make_scheduler(config.noise_scheduler_type, config)
+        self.contraction_factor: Tensor | None = None  # (B,) of the latest chunks, where it is monitored
+
+    def compute_loss(self, batch: dict[str, Tensor], condition: Tensor) -> DiffusionLoss:
+        """Diffusion loss at random timesteps.
+
+        Args:
+            batch: `action` (B, horizon, A), normalised, and `action_is_pad` (B, horizon).
+            condition: (B, C) observation features, as `encoder` gives them.
+        """
+        x_0 = batch[ACTION]
+        epsilon = torch.randn(x_0.shape, device=x_0.device)
+        timesteps = self.process.draw_timesteps(len(x_0), 1.0, x_0.device)
+        x_t = self.process.add_noise(x_0, epsilon, timesteps)
+        target = self.process.target(x_0, epsilon, timesteps)
+        error = F.mse_loss(self.backbone(x_t, timesteps, condition), target, reduction="none")
+        return self._reduce(error, batch["action_is_pad"])
+
+    def _reduce(self, error: Tensor, is_pad: Tensor) -> DiffusionLoss:
+        """Means of `error` (B, T, A), over the actions that are no padding where the config asks for it."""
+        if not self.config.do_mask_loss_for_padding:
+            return DiffusionLoss(error.flatten(1).mean(1), error.mean())
+        mask = ~is_pad.unsqueeze(-1)
+        valid = mask.sum(dim=(1, 2)) * error.shape[-1]
+        total = (error * mask).flatten(1).sum(1)
+        mean = (error * mask).sum() / valid.sum().clamp_min(1)
+        return DiffusionLoss(total / valid.clamp_min(1), mean)
+
+    def generate_actions(
+        self,
+        batch: dict[str, Tensor],
+        noise: Tensor | None = None,
+        prefix: Prefix | None = None,
+        rest: Tensor | None = None,
+    ) -> Tensor:
+        """The chunk from the current observation on, (B, horizon − n_obs_steps + 1, A) normalised.
+
+        Args:
+            batch: stacked observations, see `ObservationEncoder.forward`.
+            noise: (B, horizon, A), standard normal; drawn when not given. Sampling starts from it, scaled by the
+                `sampling_temperature`.
+            prefix: what the chunk is to agree with.
+            rest: (1 or B, R, A) actions not executed yet, for a warm start.
+        """
+        condition = self.encoder(batch)
+        start, skip = self.config.sampling_temperature * self._noise(noise, condition), 0
+        if rest is not None and self.config.warm_start > 0:
+            start, skip = self._warm_start(rest, start)
+        current = self.config.n_obs_steps - 1  # the chunk begins with the oldest observation
+        chunk = smoothed(self.conditional_sample(condition, start, prefix=prefix, skip=skip), self.config.smoothing)
+        return (chunk if prefix is None else prefix.blend(chunk))[:, current:]
+
+    def _noise(self, noise: Tensor | None, condition: Tensor) -> Tensor:
+        shape = (len(condition), self.config.horizon, *self.config.action_feature.shape)
+        if noise is None:
+            return torch.randn(shape, device=condition.device, dtype=condition.dtype)
+        if noise.shape != shape:
+            raise ValueError(f"`noise` must have shape {shape} (batch, horizon, action). Got {tuple(noise.shape)}.")
+        return noise
+
+    def _warm_start(self, rest: Tensor, noise: Tensor) -> tuple[Tensor, int]:
+        """Where sampling begins, and the solver's steps that this leaves out."""
+        self.solver.set_timesteps(self.config.num_inference_steps)
+        skip = steps_to_skip(self.solver, self.config.warm_start)
+        current = self.config.n_obs_steps - 1
+        return start_from(rest, noise, self.process, self.solver.timesteps[skip], current), skip
+
+    def conditional_sample(
+        self,
+        condition: Tensor,
+        start: Tensor,
+        generator: torch.Generator | None = None,
+        prefix: Prefix | None = None,
+        skip: int = 0,
+    ) -> Tensor:
+        """Sample whole chunks, (B, horizon, A) normalised.
+
+        Args:
+            condition: (B, C) observation features, as `encoder` gives them.
+            start: (B, horizon, A), where sampling begins: noise, or x_t at the solver's first step that is not skipped.
+            generator: of the noise that the solver adds, where it does (`DDPM`).
+            prefix: what the chunks are to agree with.
+            skip: steps of the solver left out at the beginning.
+        """
+        starts = start
+        if self.config.monitor_contraction:
+            starts = torch.cat([start, twin(start)])
+            condition = condition.repeat(2, 1)
+        chunks = self._solve(condition, starts, generator, prefix, skip)
+        if self.config.monitor_contraction:
+            self.contraction_factor = contraction_factor(starts, chunks)
+        return chunks[: len(start)]
+
+    def _solve(
+        self,
+        condition: Tensor,
+        start: Tensor,
+        generator: torch.Generator | None,
+        prefix: Prefix | None,
+        skip: int,
+    ) -> Tensor:
+        def network(x_t: Tensor, timesteps: Tensor) -> Tensor:
+            return self.backbone(x_t, timesteps, condition)
+
+        arguments = (self.solver, start, self.config.num_inference_steps, generator, skip)
+        if prefix is None:
+            return sample(network, *arguments)
+        limit = self.config.clip_sample_range if self.config.clip_sample else None
+        # Callers may be in inference mode, whose tensors autograd refuses; leaving it turns gradients on.
+        with torch.inference_mode(False), torch.no_grad():
+            condition = condition.clone()
+            return sample(guided(network, self.process, prefix, limit), *arguments)

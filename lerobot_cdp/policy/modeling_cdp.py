@@ -1,0 +1,368 @@
+"""Contractive Diffusion Policy: LeRobot's diffusion policy, trained so that sampling contracts.
+
+batch ─ CDPDiffusionModel ─┬─ diffusion loss ───────────────┐
+          (encoder,        └─ ContractionPenalty · γ ───────┴─ loss        forward
+           backbone,
+           process)
+                │
+                └─ EMA (moving average of the weights)                     update
+                    └─ diffusers solver, n_obs_steps in, chunk out         predict_action_chunk, select_action
+"""
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from httpx import TransportError
+from huggingface_hub import ModelCard
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from lerobot.policies.diffusion.modeling_diffusion import DiffusionPolicy
+from lerobot.policies.pretrained import PreTrainedPolicy
+from lerobot.policies.utils import populate_queues
+from lerobot.utils.constants import ACTION, OBS_STATE
+from torch import Tensor, nn
+
+from .checks import check_actions, check_chunk, check_finite, check_observation
+from ..checkpoints.weights import StoredWeights, check_download, load_complete
+from .configuration_cdp import AUTO, CDPConfig
+from ..contraction import ContractionPenalty, PenaltyValue, RateControl
+from .model import CDPDiffusionModel
+from .ema import EMA
+from ..hub.card import DatasetFacts, Facts, make_card
+from ..errors import explain
+from ..hub.push import push_trained
+from ..acting.monitor import check_contraction, hold_unsafe
+from ..diffusion.encoder import stack_cameras
+from ..acting.real_time import Prefix, make_prefix, strip_padding
+
+if TYPE_CHECKING:
+    from lerobot.configs.train import TrainPipelineConfig
+    from lerobot.datasets import LeRobotDatasetMetadata
+
+__all__ = ["CDPPolicy"]
+
+CONTRACTION_LOG = ("contraction_loss", "expansion_rate", "contracting_share")
+
+
+class CDPPolicy(DiffusionPolicy):
+    """Diffusion policy with a contraction penalty on its sampling ODE, an EMA, and few-step solvers.
+
+    Args:
+        config: its features decide what is observed and acted on.
+        **kwargs: `dataset_stats` and `dataset_meta`, which LeRobot passes to every policy; not needed here.
+
+    Raises:
+        ValueError: if the config is another policy's, or its features do not fit it.
+    """
+
+    config_class = CDPConfig
+    name = "cdp"
+    # Which blocks LeRobot's main branch shards under FSDP2.
+    _fsdp_wrap_modules = ("DiffusionConditionalResidualBlock1d",)
+
+    def __init__(self, config: CDPConfig, **kwargs):
+        if not isinstance(config, CDPConfig):
+            raise ValueError(f"`type` of the policy config must be 'cdp'. Got {config.type!r}.")
+        # Not DiffusionPolicy.__init__: it would build LeRobot's model first, and ours in its place.
+        PreTrainedPolicy.__init__(self, config)
+        config.validate_features()
+        self.diffusion = CDPDiffusionModel(config)
+        self.ema = EMA(self.diffusion, config.ema_decay, config.ema_power) if config.use_ema else None
+        self.rate_control = (
+            RateControl(config.contraction_target, config.contraction_diversity)
+            if config.contraction_weight == AUTO
+            else None
+        )
+        self.penalty = ContractionPenalty(
+            loss=config.contraction_loss,
+            points=config.contraction_points,
+            margin=config.contraction_margin,
+            timestep_range=config.contraction_timestep_range,
+            batch_share=config.contraction_batch_share,
+            n_products=config.contraction_products,
+            product=config.contraction_product,
+        )
+        self.register_buffer("n_updates", torch.zeros((), dtype=torch.int64))
+        # The latest values: LeRobot's logger wants the same keys at every step.
+        self.register_buffer("contraction_log", torch.zeros(len(CONTRACTION_LOG)))
+        if config.compile_model:
+            self._compile(config.compile_mode)
+        self.reset()
+
+    def _compile(self, mode: str) -> None:
+        # In place: a wrapped module would rename its weights in the checkpoint.
+        for model in filter(None, (self.diffusion, self.ema and self.ema.model)):
+            model.backbone.compile(mode=mode)
+
+    @property
+    def acting_model(self) -> CDPDiffusionModel:
+        """The network that acts: the moving average where there is one."""
+        return self.diffusion if self.ema is None else self.ema.model
+
+    @property
+    def contraction_factor(self) -> Tensor | None:
+        """Of each chunk sampled last, (B,): distance to its twin at the end over that at the start (see `monitor`).
+
+        Below 1 sampling contracts. None before the first chunk, and without `monitor_contraction`.
+        """
+        return self.acting_model.contraction_factor
+
+    # ------------------------------------------------------------------ training
+
+    def forward(self, batch: dict[str, Tensor], reduction: str = "mean") -> tuple[Tensor, dict[str, float]]:
+        """The training loss: diffusion loss + γ · contraction penalty.
+
+        In eval mode it is the diffusion loss of the acting network alone: how well held-out data is fitted.
+
+        Args:
+            batch: normalised `observation.*` with n_obs_steps in dim 1, `action` (B, horizon, A),
+                `action_is_pad` (B, horizon). It is not changed.
+            reduction: `mean`, or `none` for one loss per sample, (B,), as LeRobot's sample weighting asks.
+
+        Returns:
+            The loss and numbers to log: `diffusion_loss`; with γ > 0 also `contraction_loss` (unweighted),
+            `expansion_rate` (mean ρ) and `contracting_share` of the samples, as last computed; with γ = `auto` also
+            `contraction_weight` and `diversity`.
+
+        Raises:
+            ValueError: if an input is missing, misshaped, or makes the loss NaN or infinite.
+        """
+        if reduction not in ("mean", "none"):
+            raise ValueError(f"`reduction` must be one of ['mean', 'none']. Got {reduction!r}.")
+        check_observation(batch, self.config, time_axis=True)
+        check_actions(batch, self.config)
+        batch = stack_cameras(batch, self.config, time_axis=True)
+        model = self.diffusion if self.training else self.acting_model
+        condition = model.encoder(batch)
+        penalty, log = None, {}
+        if self.config.contraction_weight != 0 and self.training:
+            # Before the diffusion loss: the graph of neither is in memory while the other is computed.
+            penalty = self._evaluate_penalty(batch[ACTION], condition)
+            log = self._contraction_numbers()
+        diffusion = model.compute_loss(batch, condition)
+        loss = diffusion.per_sample if reduction == "none" else diffusion.mean
+        if penalty is not None:
+            value, weight = penalty
+            loss = loss + value.term(weight)
+        check_finite(loss.mean(), batch)
+        return loss, {"diffusion_loss": diffusion.mean.item()} | log
+
+    def _evaluate_penalty(self, x_0: Tensor, condition: Tensor) -> tuple[PenaltyValue, float | Tensor] | None:
+        """The penalty and its weight on every k-th step, else None."""
+        step, every = int(self.n_updates), self.config.contraction_every
+        since = step - self.config.contraction_start
+        if since < 0 or since % every:
+            return None
+        # Drawn from a generator of its own: a resumed run repeats it, and γ does not change the diffusion noise.
+        generator = torch.Generator(x_0.device).manual_seed(step)
+        value = self.penalty(self.diffusion.backbone, self.diffusion.process, x_0, condition, generator)
+        share = (value.rate < 0).float().mean()
+        self.contraction_log.copy_(torch.stack([value.loss, value.rate.mean(), share]))
+        if self.rate_control is None:
+            return value, self.config.contraction_weight * every
+        weight = self.rate_control.weight
+        if self.rate_control.wants_probe:
+            self._probe_diversity(x_0[: len(value.rate)], condition[: len(value.rate)], generator)
+        self.rate_control.update(value.rate < 0)
+        return value, weight * every
+
+    @torch.no_grad()
+    def _probe_diversity(self, x_0: Tensor, condition: Tensor, generator: torch.Generator) -> None:
+        """Sample two chunks for each observation and show them to the rate control."""
+        noise = torch.randn((2 * len(x_0), *x_0.shape[1:]), device=x_0.device, generator=generator)
+        chunks = self.diffusion.conditional_sample(condition.repeat(2, 1), noise, generator)
+        self.rate_control.probe(*chunks.chunk(2), x_0)
+
+    def _contraction_numbers(self) -> dict[str, float]:
+        """What is logged of contraction, the same keys at every step."""
+        log = dict(zip(CONTRACTION_LOG, self.contraction_log.tolist(), strict=True))
+        if self.rate_control is not None:
+            log |= {"contraction_weight": self.rate_control.weight.item()}
+            log |= {"diversity": self.rate_control.diversity.item()}
+        return log
+
+    def update(self) -> None:
+        """LeRobot's hook after each optimizer step: move the average."""
+        if self.ema is not None:
+            self.ema.update(self.diffusion, int(self.n_updates))
+        self.n_updates += 1
+
+    def get_optim_params(self):
+        """The parameters to train: no moving average, nothing frozen."""
+        return [p for p in self.diffusion.parameters() if p.requires_grad]
+
+    # ------------------------------------------------------------------ inference
+
+    def reset(self) -> None:
+        """Forget what was observed and planned. LeRobot calls it before each episode."""
+        super().reset()
+        self._rest: Tensor | None = None  # (B, R, A) of the last chunk, which `select_action` will not execute
+        self._last_action: Tensor | None = None  # (B, A)
+
+    def supports_rtc(self) -> bool:
+        """LeRobot asks before it lets `predict_action_chunk` plan in the background (real-time chunking)."""
+        return True
+
+    @torch.no_grad()
+    def predict_action_chunk(
+        self,
+        batch: dict[str, Tensor],
+        noise: Tensor | None = None,
+        inference_delay: int = 0,
+        prev_chunk_left_over: Tensor | None = None,
+    ) -> Tensor:
+        """Sample the next actions.
+
+        Args:
+            batch: normalised observations with n_obs_steps in dim 1, or a single one without a time axis: state (B, D),
+                images (B, C, H, W). Of single ones the policy keeps a history, until `reset`: the last n_obs_steps
+                that it was called with.
+            noise: (B, horizon, A) standard normal start of the sampling ODE; drawn when not given.
+            inference_delay: With real-time chunking: actions, >= 0, that will be executed before this chunk is there.
+            prev_chunk_left_over: With real-time chunking: ([B,] R, A) normalised actions not executed yet, the next
+                one first, which the new chunk goes on from; rows of zeros at its end are LeRobot's padding.
+
+        Returns:
+            Normalised actions, from the current observation on: (B, n_action_steps, A), or with real-time chunking
+            (an enabled `rtc_config`) all that the network predicts, (B, horizon − n_obs_steps + 1, A).
+
+        Raises:
+            ValueError: if an observation is missing or misshaped, or the actions are not finite.
+            UnsafeChunkError: if sampling does not contract as `max_contraction_factor` asks.
+        """
+        if OBS_STATE in batch and batch[OBS_STATE].ndim == 2:
+            self._observe(batch)
+            stacked = self._history()
+        else:
+            check_observation(batch, self.config, time_axis=True)
+            stacked = stack_cameras(batch, self.config, time_axis=True)
+        rtc = self.config.rtc_config
+        if rtc is None and prev_chunk_left_over is not None:
+            raise ValueError("`prev_chunk_left_over` must be None without an `rtc_config`. Got a tensor.")
+        if rtc is None or not rtc.enabled:
+            chunk = self._sample(stacked, noise)[:, : self.config.n_action_steps]
+        else:
+            rest, prefix = strip_padding(prev_chunk_left_over), None
+            if rest is not None:
+                prefix = make_prefix(rest, inference_delay, rtc, self.config.horizon, self.config.n_obs_steps - 1)
+            chunk = self._sample(stacked, noise, prefix, rest)
+        check_contraction(self.contraction_factor, self.config.max_contraction_factor)
+        return chunk
+
+    @torch.no_grad()
+    def select_action(self, batch: dict[str, Tensor], noise: Tensor | None = None) -> Tensor:
+        """One action (B, A), normalised, from the chunk at hand or a new one.
+
+        Args:
+            batch: the current normalised observation, without a time axis: state (B, D), images (B, C, H, W).
+            noise: (B, horizon, A), used where a new chunk is sampled.
+
+        Raises:
+            ValueError: if an observation is missing or misshaped, or the actions are not finite.
+            UnsafeChunkError: if the first chunk does not contract as `max_contraction_factor` asks. Any later one is
+                not executed: the last action is held for n_action_steps, then another chunk is sampled.
+        """
+        self._observe(batch)
+        if not self._queues[ACTION]:
+            sampled = self._sample(self._history(), noise, rest=self._rest)
+            chunk = self._hold_unsafe(sampled)
+            actions, rest = chunk.tensor_split([self.config.n_action_steps], dim=1)
+            self._queues[ACTION].extend(actions.transpose(0, 1))
+            # A pose that is held is no plan: a warm start from it would lean to staying there.
+            self._rest = rest if chunk is sampled and rest.shape[1] else None
+        self._last_action = self._queues[ACTION].popleft()
+        return self._last_action
+
+    def _hold_unsafe(self, chunk: Tensor) -> Tensor:
+        """The chunk, with the last action in place of those that do not contract as asked."""
+        factor, limit = self.contraction_factor, self.config.max_contraction_factor
+        if self._last_action is None:
+            check_contraction(factor, limit)
+            return chunk
+        return hold_unsafe(chunk, self._last_action, factor, limit)
+
+    def _observe(self, batch: dict[str, Tensor]) -> None:
+        """Add a single observation to the history."""
+        check_observation(batch, self.config, time_axis=False)
+        populate_queues(self._queues, stack_cameras(batch, self.config, time_axis=False), exclude_keys=[ACTION])
+
+    def _history(self) -> dict[str, Tensor]:
+        """The last n_obs_steps observations, (B, n_obs_steps, …)."""
+        return {key: torch.stack(list(queue), dim=1) for key, queue in self._queues.items() if key != ACTION}
+
+    def _sample(
+        self,
+        stacked: dict[str, Tensor],
+        noise: Tensor | None,
+        prefix: Prefix | None = None,
+        rest: Tensor | None = None,
+    ) -> Tensor:
+        """A finite chunk, (B, horizon − n_obs_steps + 1, A), from the current observation on."""
+        chunk = self.acting_model.generate_actions(stacked, noise, prefix, rest)
+        check_chunk(chunk, stacked)
+        if self.config.monitor_contraction and self.config.max_contraction_factor is None:
+            logging.info("Contraction factor of this chunk: %.3g.", self.contraction_factor.max().item())
+        return chunk
+
+    # ------------------------------------------------------------------ checkpoints and the Hub
+
+    def push_model_to_hub(
+        self,
+        cfg: "TrainPipelineConfig",
+        peft_model: nn.Module | None = None,
+        state_dict: dict[str, Tensor] | None = None,
+        dataset_meta: "LeRobotDatasetMetadata | None" = None,
+    ) -> None:
+        """LeRobot's hook at the end of a training: policy, processors and card in one commit."""
+        if peft_model is not None:  # an adapter is LeRobot's to save
+            super().push_model_to_hub(cfg, peft_model=peft_model, state_dict=state_dict, dataset_meta=dataset_meta)
+        else:
+            push_trained(self, cfg, state_dict, dataset_meta)
+
+    def generate_model_card(
+        self,
+        dataset_repo_id: str,
+        model_type: str,
+        license: str | None,
+        tags: list[str] | None,
+        cfg: "TrainPipelineConfig | None" = None,
+        dataset_meta: "LeRobotDatasetMetadata | None" = None,
+    ) -> ModelCard:
+        """LeRobot's hook for the card; what it passes besides `cfg` and `dataset_meta` is in the config too."""
+        known = dataset_meta is not None
+        return make_card(
+            Facts(
+                config=self.config,
+                train=cfg.to_dict() if cfg is not None else {},
+                dataset=DatasetFacts.of(dataset_meta) if known else DatasetFacts(dataset_repo_id),
+                trained_share=self.trained_share,
+            )
+        )
+
+    @property
+    def trained_share(self) -> float | None:
+        """Share of contracting points when the penalty was last evaluated; None if it never was."""
+        was_evaluated = self.config.contraction_weight != 0 and self.n_updates > self.config.contraction_start
+        return self.contraction_log[CONTRACTION_LOG.index("contracting_share")].item() if was_evaluated else None
+
+    @classmethod
+    def from_pretrained(cls, pretrained_name_or_path: str | Path, **kwargs) -> "CDPPolicy":
+        """LeRobot's, with what to do where the Hub is the problem.
+
+        Raises:
+            FileNotFoundError: if there is no checkpoint, or it cannot be had.
+            ValueError: if its weights are not complete, or damaged.
+        """
+        try:
+            return super().from_pretrained(pretrained_name_or_path, **kwargs)
+        except (HfHubHTTPError, HFValidationError, TransportError, FileNotFoundError) as error:
+            source = str(pretrained_name_or_path)
+            raise FileNotFoundError(f"No checkpoint at {source!r}: {explain(error, source)}.") from error
+
+    @classmethod
+    def _load_as_safetensor(cls, model: "CDPPolicy", model_file: str, map_location: str, strict: bool):
+        file = Path(model_file)
+        check_download(file)
+        load_complete(model, StoredWeights(file), file)
+        return model

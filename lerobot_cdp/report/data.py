@@ -1,0 +1,147 @@
+"""What is measured of a policy on real observations: the numbers of the contraction report, as plain data."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from lerobot.configs import PreTrainedConfig
+from lerobot.datasets import LeRobotDataset, LeRobotDatasetMetadata
+from lerobot.datasets.factory import resolve_delta_timestamps
+from lerobot.datasets.sampler import EpisodeAwareSampler
+from lerobot.policies import get_policy_class, make_pre_post_processors
+from lerobot.policies.diffusion.modeling_diffusion import DiffusionPolicy
+from torch import Tensor
+from torch.utils.data import default_collate
+
+from ..policy.configuration_cdp import SettingError
+from ..errors import explain
+from .plan import SPREAD_DRAWS, TWIN_DRAWS, Protocol, measure, own_solver, summarise
+
+__all__ = ["DatasetSource", "batches", "choose_frames", "measure_policy", "open_dataset"]
+
+BATCH_SIZE = 64  # observations measured at once
+
+
+@dataclass
+class DatasetSource:
+    """A LeRobotDataset.
+
+    Args:
+        repo_id: Its name, as in LeRobot's commands.
+        root: Its folder; when not given, LeRobot's cache, or the Hub.
+        episodes: The episodes that observations are taken from; when not given, all.
+    """
+
+    repo_id: str
+    root: Path | None = None
+    episodes: list[int] | None = None
+
+
+def open_dataset(source: DatasetSource, policy: PreTrainedConfig) -> LeRobotDataset:
+    """The dataset with the windows that `policy` asks for.
+
+    Raises:
+        SettingError: if it cannot be read or lacks what the policy observes and does.
+    """
+    try:
+        meta = LeRobotDatasetMetadata(source.repo_id, root=source.root)
+    except (OSError, ValueError) as error:
+        raise SettingError(
+            f"`dataset.repo_id` must be a LeRobotDataset in LeRobot's cache, on the Hub or at `dataset.root`. "
+            f"Got {source.repo_id!r} ({explain(error, source.repo_id)})."
+        ) from error
+    wanted = policy.input_features | policy.output_features
+    missing = sorted(wanted.keys() - meta.features.keys())
+    if missing:
+        raise SettingError(
+            f"`dataset.repo_id` must be a dataset with the policy's features {sorted(wanted)}. "
+            f"Got {source.repo_id!r}, which lacks {missing}."
+        )
+    for key, feature in wanted.items():
+        got = tuple(meta.features[key]["shape"])
+        if key not in policy.image_features and got != tuple(feature.shape):
+            raise SettingError(
+                f"`dataset.repo_id` must be a dataset with {key!r} of shape {tuple(feature.shape)}, the policy's. "
+                f"Got {source.repo_id!r} with {got}."
+            )
+    timestamps = resolve_delta_timestamps(policy, meta)
+    return LeRobotDataset(source.repo_id, root=source.root, episodes=source.episodes, delta_timestamps=timestamps)
+
+
+def choose_frames(dataset: LeRobotDataset, policy: PreTrainedConfig, n: int, seed: int) -> list[int]:
+    """Random frames among those that start a training sample: their action chunks are no padding."""
+    sampler = EpisodeAwareSampler(
+        dataset.meta.episodes["dataset_from_index"],
+        dataset.meta.episodes["dataset_to_index"],
+        episode_indices_to_use=dataset.episodes,
+        drop_n_last_frames=policy.drop_n_last_frames,
+        shuffle=True,
+        seed=seed,
+        absolute_to_relative_idx=dataset.absolute_to_relative_idx,
+    )
+    if n > len(sampler):
+        raise SettingError(f"`n_observations` must be at most {len(sampler)}, the frames of the dataset. Got {n}.")
+    return list(sampler)[:n]
+
+
+def batches(dataset: LeRobotDataset, frames: list[int], preprocessor) -> Iterator[dict[str, Tensor]]:
+    """The observations at `frames`, normalised, BATCH_SIZE at a time."""
+    for start in range(0, len(frames), BATCH_SIZE):
+        yield preprocessor(default_collate([dataset[i] for i in frames[start : start + BATCH_SIZE]]))
+
+
+# ------------------------------------------------------------------ report
+
+
+def measure_policy(config: PreTrainedConfig, source: DatasetSource, n_observations: int, seed: int) -> dict:
+    """Measure the policy at `config.pretrained_path`, of type `cdp` or `diffusion`.
+
+    Args:
+        config: its settings, which may differ from the checkpoint's, for example in the solver.
+        source: where the observations are from.
+        n_observations: as many, at random.
+        seed: of the choice and of all noise.
+
+    Returns:
+        The `settings` and `measures` of `report.json`.
+
+    Raises:
+        SettingError: if the dataset cannot be read, is too small or lacks what the policy observes and does.
+    """
+    dataset = open_dataset(source, config)
+    frames = choose_frames(dataset, config, n_observations, seed)
+    # Not strict, LeRobot's default, would measure random weights wherever names do not match.
+    policy = get_policy_class(config.type).from_pretrained(config.pretrained_path, config=config, strict=True)
+    device = {"device_processor": {"device": config.device}}
+    path = str(config.pretrained_path)
+    preprocessor, _ = make_pre_post_processors(config, pretrained_path=path, preprocessor_overrides=device)
+    protocol = Protocol.of(policy)
+    raw = measure(policy, protocol, batches(dataset, frames, preprocessor), n_observations, seed)
+    return {"settings": describe(policy, protocol, source, n_observations, seed), "measures": summarise(raw, protocol)}
+
+
+def describe(
+    policy: DiffusionPolicy, protocol: Protocol, source: DatasetSource, n_observations: int, seed: int
+) -> dict:
+    """The `settings` of `report.json`: plain data."""
+    config = policy.config
+    names = ("prediction_type", "num_train_timesteps", "clip_sample", "n_obs_steps", "horizon", "n_action_steps")
+    return {
+        "policy": str(config.pretrained_path),
+        "policy_type": config.type,
+        "contraction_weight": getattr(config, "contraction_weight", 0),
+        **{name: getattr(config, name) for name in names},
+        "policy_solver": config.noise_scheduler_type,
+        "solver": own_solver(policy)[0],
+        "n_steps": protocol.n_steps,
+        "timestep_spacing": protocol.solver.config.get("timestep_spacing", "uniform"),
+        "parameters": sum(p.numel() for p in policy.diffusion.parameters()),
+        "action_normalization": config.normalization_mapping["ACTION"].value,
+        "dataset": source.repo_id,
+        "episodes": source.episodes,
+        "n_observations": n_observations,
+        "seed": seed,
+        "n_products": protocol.n_products,
+        "twin_draws": TWIN_DRAWS,
+        "spread_draws": SPREAD_DRAWS,
+    }

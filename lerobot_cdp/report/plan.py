@@ -1,0 +1,191 @@
+"""How much is measured of a policy's contraction, with which solvers, and how the numbers are summarised."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from diffusers import DDIMScheduler
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
+from lerobot.policies.diffusion.modeling_diffusion import DiffusionPolicy
+from lerobot.utils.constants import ACTION
+from torch import Tensor
+from tqdm import tqdm
+
+from ..policy.configuration_cdp import SettingError
+from ..contraction.products import full_precision
+from ..diffusion.process import Process
+from . import measures
+from .expansion import N_PRODUCTS, Network, acting_model, acting_network, process_of
+
+__all__ = ["SPREAD_DRAWS", "TWIN_DRAWS", "Protocol", "measure", "own_solver", "summarise"]
+
+N_BINS = 20  # of timesteps
+TWIN_DRAWS = 4  # pairs of nearby noise draws per observation
+SPREAD_DRAWS = 16  # noise draws per observation
+ERROR_STEPS = (2, 3, 5, 10, 20, 50)
+REFERENCE_STEPS = 1000
+ERROR_SIZES = (0.01, 0.03, 0.1)
+QUANTILES = (5, 25, 50, 75, 95)  # percent
+DDPM_STAND_IN_STEPS = 10
+ERROR_PREFIX = "solver_error_"  # of the raw measurements, one for each grid of steps
+
+
+def own_solver(policy: DiffusionPolicy) -> tuple[str, SchedulerMixin, int]:
+    """Name, scheduler and steps of the policy's solver; DDIM in 10 steps where its own is DDPM, which is random."""
+    model, config = acting_model(policy), policy.config
+    if config.noise_scheduler_type == "DDPM":
+        own = process_of(policy).scheduler.config
+        return "DDIM", DDIMScheduler.from_config(own), min(DDPM_STAND_IN_STEPS, config.num_train_timesteps)
+    scheduler = model.solver if config.type == "cdp" else model.noise_scheduler
+    return config.noise_scheduler_type, scheduler, config.num_inference_steps or config.num_train_timesteps
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """What is measured of one policy: its process, its own solver, and how much of each.
+
+    Attributes:
+        process: what it was trained on.
+        solver: the policy's own, and `n_steps` its steps.
+        executed: the part of the horizon that is executed.
+        error_steps: numbers of first-order steps compared with the reference.
+        n_bins: bins of timesteps.
+        n_products: Jacobian products per λ_max.
+    """
+
+    process: Process
+    solver: SchedulerMixin
+    n_steps: int
+    executed: slice
+    error_steps: list[int]
+    n_bins: int
+    n_products: int
+
+    @classmethod
+    def of(cls, policy: DiffusionPolicy) -> "Protocol":
+        config = policy.config
+        _, solver, n_steps = own_solver(policy)
+        first, n_timesteps = config.n_obs_steps - 1, config.num_train_timesteps
+        return cls(
+            process=process_of(policy),
+            solver=solver,
+            n_steps=n_steps,
+            executed=slice(first, first + config.n_action_steps),
+            error_steps=[steps for steps in ERROR_STEPS if steps <= n_timesteps],
+            n_bins=min(N_BINS, n_timesteps),
+            n_products=min(N_PRODUCTS, config.horizon * config.action_feature.shape[0]),
+        )
+
+    @property
+    def evaluations(self) -> int:
+        """Network evaluations per observation."""
+        own = self.n_steps * (3 * TWIN_DRAWS + SPREAD_DRAWS + 1 + len(ERROR_SIZES))
+        grids = 1 if self.process.name == "flow" else 2
+        skips, _ = measures.warm_start_levels(self.solver, self.n_steps)
+        own += sum(2 * (self.n_steps - skip) for skip in skips)
+        return own + self.n_bins * (1 + self.n_products) + grids * sum(self.error_steps) + REFERENCE_STEPS
+
+    def measure(self, network: Network, x_0: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+        """All measurements for B observations, each (..., B).
+
+        Args:
+            network: (x_t, timesteps) -> prediction, for the B observations.
+            x_0: (B, T, A) their normalised action chunks, in [-1, 1].
+            generator: on the CPU, of all noise.
+        """
+        draws = torch.randn((SPREAD_DRAWS, *x_0.shape), generator=generator).to(x_0)
+        solve = measures.policy_solver(self.solver, self.n_steps)
+        reference = measures.reference_solution(network, self.process, draws[0], REFERENCE_STEPS)
+        errors = measures.solver_error(network, self.process, draws[0], reference, self.executed, self.error_steps)
+        bins = measures.binned_expansion(network, self.process, x_0, self.n_bins, self.n_products, generator)
+        twins = measures.deterministic_twins(network, solve, draws[:TWIN_DRAWS].flatten(0, 1), generator)
+        return {
+            "margin": torch.stack([e.margin for e in bins]),
+            "rate": torch.stack([e.rate for e in bins]),
+            "factor": twins.factor,
+            "nonlinearity": twins.nonlinearity,
+            "spread": measures.noise_spread(network, solve, draws, self.executed),
+            "warm_start_memory": measures.warm_start_memory(
+                network, self.process, self.solver, self.n_steps, x_0, generator
+            ),
+            **{f"{ERROR_PREFIX}{grid}": error for grid, error in errors.items()},
+            "injected_error": measures.injected_error(
+                network, solve, draws[0], self.executed, list(ERROR_SIZES), generator
+            ),
+        }
+
+
+@torch.no_grad()
+def measure(policy: DiffusionPolicy, protocol: Protocol, observations: Iterator[dict], n: int, seed: int) -> dict:
+    """The measurements for all n observations, each (..., n or n·draws), on the CPU."""
+    parts = []
+    with tqdm(total=n * protocol.evaluations, desc="network evaluations", unit_scale=True, mininterval=1) as bar:
+        for batch in observations:
+            network = acting_network(policy, batch)
+
+            def counted(x_t: Tensor, timesteps: Tensor, network: Network = network) -> Tensor:
+                bar.update(len(x_t))
+                return network(x_t, timesteps)
+
+            generator = torch.Generator().manual_seed(seed + len(parts))
+            with full_precision(batch[ACTION].device.type):
+                parts.append(protocol.measure(counted, batch[ACTION], generator))
+    return {name: torch.cat([part[name].cpu() for part in parts], dim=-1) for name in parts[0]}
+
+
+def quantiles(values: Tensor) -> dict[str, list]:
+    """QUANTILES over the last dimension, (..., N) -> {percent: nested list of (...)}.
+
+    Raises:
+        SettingError: if a value is not finite.
+    """
+    if not values.isfinite().all():
+        raise SettingError(
+            "`policy.path` must be a checkpoint whose network gives finite numbers. Got NaN or infinity."
+        )
+    levels = torch.tensor(QUANTILES, dtype=values.dtype) / 100
+    return {
+        str(percent): level.tolist() for percent, level in zip(QUANTILES, values.quantile(levels, dim=-1), strict=True)
+    }
+
+
+def summarise(raw: dict[str, Tensor], protocol: Protocol) -> dict:
+    """The `measures` of `report.json`: plain data."""
+    edges = torch.linspace(0, protocol.process.scheduler.config.num_train_timesteps, protocol.n_bins + 1).round()
+    return {
+        "expansion": {
+            "timesteps": ((edges[:-1] + edges[1:] - 1) / 2).tolist(),
+            "margin": quantiles(raw["margin"]),
+            "rate": quantiles(raw["rate"]),
+            "contracting_share": (raw["rate"] < 0).double().mean(-1).tolist(),
+        },
+        "factor": quantiles(raw["factor"]) | {"nonlinearity": quantiles(raw["nonlinearity"])},
+        "spread": quantiles(raw["spread"]) | {"mean": raw["spread"].mean().item()},
+        "solver_error": {
+            "steps": protocol.error_steps,
+            "reference_steps": REFERENCE_STEPS,
+            "grids": {
+                name.removeprefix(ERROR_PREFIX): quantiles(error)
+                for name, error in raw.items()
+                if name.startswith(ERROR_PREFIX)
+            },
+        },
+        "injected_error": {"sizes": list(ERROR_SIZES), "change": quantiles(raw["injected_error"])},
+        "warm_start": _warm_start(raw["warm_start_memory"], protocol),
+    }
+
+
+def _warm_start(memory: Tensor, protocol: Protocol) -> dict:
+    """The setting `warm_start` at each level, what is left of an error there, and the lowest one that halves it.
+
+    Halves, for 95 % of the observations: then errors of chunk after chunk add up to at most twice one of them.
+    """
+    skips, shares = measures.warm_start_levels(protocol.solver, protocol.n_steps)
+    left = quantiles(memory)
+    halved = [share for share, most in zip(shares, left["95"], strict=True) if most <= 0.5]
+    return {
+        "share": shares,
+        "evaluations": [protocol.n_steps - skip for skip in skips],
+        "memory": left,
+        "suggested": min(halved, default=None),
+    }

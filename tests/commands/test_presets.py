@@ -1,0 +1,37 @@
+"""Every file of configs/policy is a complete train config that LeRobot reads, and its settings are as meant."""
+
+import draccus
+import pytest
+from lerobot.configs.train import TrainPipelineConfig
+
+from lerobot_cdp.policy.configuration_cdp import CDPConfig, presets
+
+PRESETS = presets.paths()
+
+
+@pytest.mark.parametrize("path", PRESETS, ids=lambda p: p.stem)
+def test_preset_is_a_train_config(path):
+    config = draccus.parse(TrainPipelineConfig, path, args=["--policy.device=cpu"])
+    assert type(config.policy) is CDPConfig
+    computed = config.policy.horizon - config.policy.n_action_steps - config.policy.n_obs_steps + 1
+    assert config.policy.drop_n_last_frames == (0 if path.stem in ("so101_pick_place", "so101_twin") else computed)
+    assert not config.policy.push_to_hub and config.steps > 0
+
+
+def test_the_presets_are_these():
+    names = {
+        "so101_pick_place",
+        "so101_twin",
+        "pusht_keypoints",
+        "pusht_keypoints_mlp",
+        "pusht_keypoints_dit",
+        "pusht",
+        "so100",
+        "aloha",
+    }
+    assert {p.stem for p in PRESETS} == names
+
+
+def test_the_command_lists_them(capsys):
+    presets.main()
+    assert capsys.readouterr().out.split() == [str(path) for path in PRESETS]

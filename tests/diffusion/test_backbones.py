@@ -1,0 +1,151 @@
+"""One contract for every backbone, and every legal combination of backbone and process from training to action."""
+
+import pytest
+import torch
+
+from lerobot_cdp.diffusion.backbones import BACKBONES, make_backbone
+from lerobot_cdp.policy.configuration_cdp import SOLVERS
+from lerobot_cdp.contraction import autodiff, bind, dense_jacobian, finite_difference, transposed
+from lerobot_cdp.policy.modeling_cdp import CDPPolicy
+
+from tests.conftest import make_batch, make_config, make_observation
+
+B, C = 3, 7
+
+
+VARIANTS = {name: {"backbone": name} for name in BACKBONES} | {"patches": {"backbone": "dit", "dit_patch_size": 2}}
+
+
+@pytest.fixture(params=VARIANTS)
+def backbone(request, seed):
+    """A backbone off its initialisation: layers that start at zero would hide others."""
+    network = make_backbone(make_config(**VARIANTS[request.param], horizon=4, n_action_steps=2), C)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return network
+
+
+@pytest.fixture
+def inputs(seed):
+    return torch.randn(B, 4, 2), torch.tensor([0, 40, 99]), torch.randn(B, C)
+
+
+def test_shape_and_gradient_to_every_parameter_and_input(backbone, inputs):
+    x_t, timesteps, condition = inputs
+    x_t.requires_grad_(), condition.requires_grad_()
+    output = backbone(x_t, timesteps, condition)
+    assert output.shape == x_t.shape and output.dtype == torch.float32
+    output.square().sum().backward()
+    for name, parameter in backbone.named_parameters():
+        assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
+    assert (x_t.grad.flatten(1).norm(dim=1) > 0).all() and (condition.grad.norm(dim=1) > 0).all()
+
+
+def test_samples_do_not_see_each_other_but_every_input(backbone, inputs):
+    x_t, timesteps, condition = inputs
+    together = backbone(x_t, timesteps, condition)
+    alone = torch.cat([backbone(x_t[i : i + 1], timesteps[i : i + 1], condition[i : i + 1]) for i in range(B)])
+    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(backbone(x_t, timesteps + 0.5, condition), together)  # flow matching has such timesteps
+    assert not torch.allclose(backbone(x_t, timesteps, -condition), together)
+
+
+def test_acting_evaluates_the_network_that_was_trained(backbone, inputs):
+    """In eval mode without gradients torch takes other kernels for attention."""
+    expected = backbone(*inputs)
+    with torch.no_grad():
+        torch.testing.assert_close(backbone.eval()(*inputs), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_contraction_products_are_the_dense_ones(backbone, inputs):
+    x_t, timesteps, condition = inputs
+    f = bind(backbone, timesteps, condition)
+    jacobian = dense_jacobian(f, x_t)
+    v = torch.nn.functional.normalize(torch.randn(B, 8), dim=1)
+    right = torch.einsum("bij,bj->bi", jacobian, v)
+    left = torch.einsum("bij,bi->bj", jacobian, v)
+    v = v.view_as(x_t)
+    torch.testing.assert_close(autodiff(f, x_t)(v).flatten(1), right, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(transposed(f, x_t)(v).flatten(1), left, rtol=1e-4, atol=1e-5)
+    with torch.no_grad():
+        difference = finite_difference(f, x_t, torch.full((B,), 1e-3))(v).flatten(1)
+    torch.testing.assert_close(difference, right, rtol=1e-2, atol=1e-2 * right.abs().max().item())
+
+
+@pytest.mark.parametrize("product", ["finite_difference", "autodiff"])
+@pytest.mark.parametrize("prediction", SOLVERS)
+@pytest.mark.parametrize("name", BACKBONES)
+def test_trained_saved_loaded_and_sampled(name, prediction, product, tmp_path):
+    torch.manual_seed(0)
+    # Not the hinge, which is silent where a fresh network contracts already.
+    settings = {"contraction_weight": 1.0, "contraction_every": 1, "contraction_loss": "jacobian"}
+    policy = CDPPolicy(
+        make_config(backbone=name, prediction_type=prediction, contraction_product=product, **settings)
+    ).train()
+    before = {k: p.clone() for k, p in policy.diffusion.named_parameters()}
+    optimizer = torch.optim.Adam(policy.get_optim_params(), lr=1e-3)
+    for step in range(2):
+        loss, log = policy(make_batch(policy.config, seed=step))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        policy.update()
+        assert log["contraction_loss"] > 0
+    assert all(not torch.equal(before[k], p) for k, p in policy.diffusion.named_parameters())
+    policy.save_pretrained(tmp_path)
+    loaded = CDPPolicy.from_pretrained(tmp_path)
+    actions = []
+    for acting in (policy.eval(), loaded.eval()):
+        torch.manual_seed(1)
+        acting.reset()
+        actions.append(acting.select_action(make_observation(acting.config, 2, None)))
+    assert actions[0].shape == (2, 2) and actions[0].abs().max() <= 1 and torch.equal(*actions)
+
+
+def training_step(**settings) -> tuple[CDPPolicy, list[torch.Tensor]]:
+    """A policy after one step's backward pass, and its gradients."""
+    torch.manual_seed(0)
+    policy = CDPPolicy(make_config(contraction_weight=1.0, contraction_margin=0.9, **settings)).train()
+    torch.manual_seed(1)
+    policy(make_batch(policy.config))[0].backward()
+    return policy, [p.grad for p in policy.get_optim_params()]
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_compiled_in_training_loads_uncompiled(name, tmp_path, monkeypatch):
+    """torch.compile traces every call of the network, the penalty's too; without Inductor, which would take minutes."""
+    compile_ = torch.nn.Module.compile
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda module, mode: compile_(module, backend="eager"))
+    compiled, gradients = training_step(backbone=name, compile_model=True)
+    plain, expected = training_step(backbone=name)
+    for got, wanted in zip(gradients, expected, strict=True):
+        torch.testing.assert_close(got, wanted, rtol=1e-2, atol=1e-4)
+    compiled.save_pretrained(tmp_path)
+    loaded = CDPPolicy.from_pretrained(tmp_path, config=plain.config)
+    assert loaded.state_dict().keys() == plain.state_dict().keys()
+    weights = plain.diffusion.state_dict()
+    assert all(torch.equal(value, weights[key]) for key, value in loaded.diffusion.state_dict().items())
+
+
+def test_gradient_checkpointing_changes_no_gradient():
+    _, gradients = training_step(gradient_checkpointing=True)
+    _, expected = training_step()
+    for got, wanted in zip(gradients, expected, strict=True):
+        torch.testing.assert_close(got, wanted)
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_bfloat16_autocast(name):
+    """The penalty keeps full precision; the diffusion loss does not, and both reach the weights."""
+    torch.manual_seed(0)
+    policy = CDPPolicy(make_config(backbone=name, contraction_margin=0.9)).train()
+    batch = make_batch(policy.config)
+    torch.manual_seed(1)
+    _, plain = policy(batch)
+    torch.manual_seed(1)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss, mixed = policy(batch)
+    loss.backward()
+    assert mixed["expansion_rate"] == plain["expansion_rate"] and mixed["diffusion_loss"] != plain["diffusion_loss"]
+    assert all(p.grad.isfinite().all() for p in policy.get_optim_params())
