@@ -18,6 +18,7 @@ from draccus.utils import ParsingError
 from .checkpoints.files import written_whole
 from .checkpoints.folders import PROCESSORS, CheckpointSource, checkpoint_folder
 from .errors import SettingError
+from .policy.build import built_for_loading
 from .policy.modeling_cdp import CDPPolicy
 
 __all__ = ["ExportConfig", "averaged_only", "export"]
@@ -62,7 +63,8 @@ def averaged_only(policy: CDPPolicy) -> CDPPolicy:
     config = dataclasses.replace(policy.config, ema_decay=0.0, pretrained_path=None)
     weights = {name: value for name, value in policy.state_dict().items() if not name.startswith("ema.")}
     weights |= {f"diffusion.{name}": value for name, value in policy.ema.module.state_dict().items()}
-    exported = CDPPolicy(config)
+    with built_for_loading(config):
+        exported = CDPPolicy(config)
     exported.load_state_dict(weights)
     return exported.to(config.device).eval()
 

@@ -38,7 +38,7 @@ def make_config(config_class=CDPConfig, images: bool = False, **settings):
     """A policy config small enough for a test: 16 steps of 2 actions, a network of two stages."""
     observed = {"observation.state": feature("STATE", STATE_DIM)}
     if images:
-        observed |= {f"observation.images.{name}": feature("VISUAL", 3, 24, 32) for name in ("top", "wrist")}
+        observed |= {f"observation.images.{name}": feature("VISUAL", 3, 36, 40) for name in ("top", "wrist")}
         encoder = {"pretrained_backbone_weights": None, "use_group_norm": True}
         settings = encoder | {"use_separate_rgb_encoder_per_camera": False} | settings
     else:

@@ -78,9 +78,10 @@ def own_name(name: str) -> str:
 def load_complete(policy: nn.Module, weights: Mapping[str, Tensor], file: Path) -> None:
     """Load all weights of a policy.
 
-    Two things may differ. The moving average: a policy without one leaves the checkpoint's unused; a policy with one
-    starts it from the weights of a checkpoint that has none. And the state of the rate control: a policy with
-    `contraction.weight: auto` begins it anew where the checkpoint has none, any other leaves it unused.
+    Two things may differ. The moving average: a policy without one takes the checkpoint's as its weights, for these
+    are what acts; a policy with one starts it from the weights of a checkpoint that has none. And the state of the rate
+    control: a policy with `contraction.weight: auto` begins it anew where the checkpoint has none, any other leaves it
+    unused.
 
     Args:
         policy: built from the checkpoint's config, or one of the same network.
@@ -93,9 +94,10 @@ def load_complete(policy: nn.Module, weights: Mapping[str, Tensor], file: Path) 
     wanted = policy.state_dict()
     stored = {own_name(name): name for name in weights}
     if policy.ema is None:
+        stored |= {_of_weights(k): stored[k] for k in stored if k.startswith(EMA_PREFIX) and k != EMA_COUNT}
         stored = _without(EMA_PREFIX, stored)
     elif not _has(EMA_PREFIX, stored):
-        stored |= {k: stored[_followed(k)] for k in wanted if _followed(k) in stored}
+        stored |= {k: stored[_of_weights(k)] for k in wanted if _of_weights(k) in stored}
         wanted = _without(EMA_COUNT, wanted)
     if policy.rate_control is None:
         stored = _without(CONTROL_PREFIX, stored)
@@ -113,7 +115,7 @@ def _without(prefix: str, named: dict) -> dict:
     return {name: value for name, value in named.items() if not name.startswith(prefix)}
 
 
-def _followed(key: str) -> str:
+def _of_weights(key: str) -> str:
     """Name of the weight that the moving average `key` follows: ema.module.x -> diffusion.x."""
     return key.replace("ema.module.", "diffusion.", 1)
 

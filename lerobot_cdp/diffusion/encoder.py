@@ -1,38 +1,71 @@
 """From observations to the condition of the network: LeRobot's encoders, cameras of any size."""
 
 import torch
+import torchvision
 from einops import rearrange
 from lerobot.policies.diffusion.configuration_diffusion import DiffusionConfig
-from lerobot.policies.diffusion.modeling_diffusion import DiffusionRgbEncoder, SpatialSoftmax
+from lerobot.policies.diffusion.modeling_diffusion import DiffusionRgbEncoder, SpatialSoftmax, _replace_submodules
 from lerobot.policies.utils import get_output_shape
 from lerobot.utils.constants import OBS_ENV_STATE, OBS_IMAGES, OBS_STATE
 from torch import Tensor, nn
+from torchvision.transforms import CenterCrop, RandomCrop, Resize
 from torchvision.transforms.v2.functional import resize
 
-__all__ = ["ObservationEncoder", "RgbEncoder", "stack_cameras"]
+from ..errors import SettingError
+from .picture import N_STAGES, seen_size
 
-N_STAGES = 4  # of a ResNet; what comes before them divides the picture's sides by 4
+__all__ = ["ObservationEncoder", "RgbEncoder", "stack_cameras"]
 
 
 class RgbEncoder(DiffusionRgbEncoder):
     """LeRobot's ResNet with spatial softmax, cut after some of its four stages.
 
     After k of them the map that the softmax looks for places on has 1 / 2^(k + 1) of the picture's sides: all four
-    leave 3 x 4 places of a picture of 96 x 128, two leave 12 x 16.
+    leave 3 x 4 places of a picture of 96 x 128, two leave 12 x 16. The cut comes first: LeRobot's own `__init__` would
+    send a picture through all four, which small ones do not survive.
 
     Args:
         config: LeRobot's settings of the ResNet, and the cameras.
         n_stages: k, in [1, 4].
+
+    Raises:
+        SettingError: if pretrained weights are not here and cannot be downloaded.
     """
 
     def __init__(self, config: DiffusionConfig, n_stages: int):
-        super().__init__(config)
-        if n_stages == N_STAGES:
-            return
-        self.backbone = self.backbone[: len(self.backbone) - N_STAGES + n_stages]
-        picture = config.crop_shape or config.resize_shape or next(iter(config.image_features.values())).shape[1:]
-        feature_map = get_output_shape(self.backbone, (1, 3, *picture))[1:]
+        nn.Module.__init__(self)
+        picture = next(iter(config.image_features.values())).shape[1:]
+        size = seen_size(picture, config.resize_shape, config.crop_shape)
+        self.resize = None if config.resize_shape is None else Resize(config.resize_shape)
+        self.do_crop = config.crop_shape is not None
+        if self.do_crop:
+            self.center_crop = CenterCrop(size)
+            self.maybe_random_crop = RandomCrop(size) if config.crop_is_random else self.center_crop
+        resnet = list(_resnet(config).children())[:-2]  # without its pooling and its classes
+        self.backbone = nn.Sequential(*resnet[: len(resnet) - N_STAGES + n_stages])
+        if config.use_group_norm:
+            self.backbone = _replace_submodules(
+                self.backbone,
+                predicate=lambda module: isinstance(module, nn.BatchNorm2d),
+                func=lambda norm: nn.GroupNorm(norm.num_features // 16, norm.num_features),
+            )
+        feature_map = get_output_shape(self.backbone.eval(), (1, 3, *size))[1:]
+        self.backbone.train()
         self.pool = SpatialSoftmax(feature_map, num_kp=config.spatial_softmax_num_keypoints)
+        self.feature_dim = 2 * config.spatial_softmax_num_keypoints
+        self.out = nn.Linear(self.feature_dim, self.feature_dim)
+        self.relu = nn.ReLU()
+
+
+def _resnet(config: DiffusionConfig) -> nn.Module:
+    try:
+        return getattr(torchvision.models, config.vision_backbone)(weights=config.pretrained_backbone_weights)
+    except OSError as error:  # of which urllib's and huggingface_hub's are kinds
+        raise SettingError(
+            f"`pretrained_backbone_weights` must be here, or be downloaded once. Got "
+            f"{config.pretrained_backbone_weights!r} and no connection ({error}). Connect, copy the file into "
+            f"{torch.hub.get_dir()}/checkpoints, or train from scratch by --policy.pretrained_backbone_weights=null."
+        ) from error
 
 
 class ObservationEncoder(nn.Module):

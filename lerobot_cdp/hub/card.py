@@ -95,7 +95,7 @@ def make_card(facts: Facts) -> ModelCard:
         title=title,
         repo_id=repo_id,
         license=license_,
-        features=(config.input_features or {}) | (config.output_features or {}),
+        features=config.observed_features | (config.output_features or {}),
         cameras=list(shapes),
         widths={name: shape[2] for name, shape in shapes.items()},
         heights={name: shape[1] for name, shape in shapes.items()},

@@ -6,7 +6,41 @@ from torch import Tensor
 
 from .configuration_cdp import CDPConfig
 
-__all__ = ["check_actions", "check_chunk", "check_finite", "check_observation"]
+__all__ = ["check_actions", "check_chunk", "check_features", "check_finite", "check_observation", "with_axes"]
+
+
+def with_axes(batch: dict[str, Tensor], config: CDPConfig, time_axis: bool = True) -> dict[str, Tensor]:
+    """A shallow copy of a batch in which features of one number have their axis: LeRobot's dataset drops it.
+
+    Args:
+        batch: of such a feature (B, T) when stacked over time, else (B,).
+        config: names the features.
+        time_axis: whether the batch is stacked over time.
+    """
+    features = {**config.input_features, **config.output_features}
+    single = [key for key, ft in features.items() if tuple(ft.shape) == (1,) and isinstance(batch.get(key), Tensor)]
+    return batch | {key: batch[key].unsqueeze(-1) for key in single if batch[key].ndim == 1 + time_axis}
+
+
+def check_features(stored: dict, config: CDPConfig) -> None:
+    """Check that a policy has the sizes of the checkpoint that it takes its weights from.
+
+    Args:
+        stored: of the checkpoint's `config.json`; {} where there is none.
+        config: of the policy.
+
+    Raises:
+        ValueError: naming each feature of another size, and both sizes.
+    """
+    wanted = {**config.input_features, **config.output_features}
+    known = {**(stored.get("input_features") or {}), **(stored.get("output_features") or {})}
+    differ = [
+        f"`{key}` must have shape {tuple(known[key]['shape'])}. Got {tuple(feature.shape)}"
+        for key, feature in wanted.items()
+        if key in known and tuple(known[key]["shape"]) != tuple(feature.shape)
+    ]
+    if differ:
+        raise ValueError(f"{'; '.join(differ)}: a checkpoint goes on with data of the sizes that it was trained on.")
 
 
 def check_observation(batch: dict[str, Tensor], config: CDPConfig, time_axis: bool) -> None:

@@ -1,13 +1,16 @@
 """Settings of the Contractive Diffusion Policy: those of LeRobot's `diffusion`, and 15 of its own."""
 
+import logging
 from dataclasses import dataclass, field, fields
 
-from lerobot.configs import NormalizationMode, PreTrainedConfig
+from lerobot.configs import FeatureType, NormalizationMode, PolicyFeature, PreTrainedConfig
 from lerobot.policies.diffusion.configuration_diffusion import DiffusionConfig
 from lerobot.policies.rtc import RTCConfig
+from lerobot.utils.constants import OBS_ENV_STATE, OBS_STATE
 
 from ..contraction import LOSSES
 from ..contraction.rate_control import BASE_WEIGHT
+from ..diffusion.picture import map_size, most_stages, seen_size
 from ..errors import SettingError, require
 from .schema import SCHEMA_VERSION, SchemaVersion
 
@@ -84,8 +87,10 @@ class CDPConfig(DiffusionConfig):
     Args:
         normalization_mapping: As LeRobot's, and `ENV` (`observation.environment_state`) to [-1, 1] as well. LeRobot's
             diffusion feeds it to the network in its raw unit, pixels for PushT.
-        drop_n_last_frames: Frames at the end of each episode that start no training sample. Computed as
-            horizon − n_action_steps − n_obs_steps + 1 when not given, once: a checkpoint keeps its number.
+        drop_n_last_frames: Frames at the end of each episode that start no training sample. When not given, those whose
+            executed actions would be padding, horizon − n_action_steps − n_obs_steps + 1, but at most 7, LeRobot's
+            number: short episodes must not vanish. Computed once: a checkpoint keeps its number.
+        do_mask_loss_for_padding: Whether actions beyond the end of an episode are left out of the loss (default).
         backbone: Network: `unet` (LeRobot's), `mlp` (residual, over the flattened chunk) or `dit` (LeRobot's diffusion
             transformer); see `diffusion.backbones`. Settings of the others must be left alone.
         hidden_dim: Width of `mlp` (512 when not given) or of a token of `dit` (384; a multiple of 32).
@@ -131,6 +136,7 @@ class CDPConfig(DiffusionConfig):
         }
     )
     drop_n_last_frames: int | None = None
+    do_mask_loss_for_padding: bool = True
 
     backbone: str = "unet"
     hidden_dim: int | None = None
@@ -166,9 +172,11 @@ class CDPConfig(DiffusionConfig):
         self._check_ranges()
         self._check_network()
         self._check_solver()
+        self._check_pictures()
         self._check_by_lerobot()
         if self.drop_n_last_frames is None:
-            self.drop_n_last_frames = self.horizon - self.n_action_steps - self.n_obs_steps + 1
+            padded = self.horizon - self.n_action_steps - self.n_obs_steps + 1
+            self.drop_n_last_frames = min(padded, DiffusionConfig.drop_n_last_frames)
         if self.push_to_hub is None:
             self.push_to_hub = self.repo_id is not None
 
@@ -239,6 +247,22 @@ class CDPConfig(DiffusionConfig):
             # diffusers' thresholding, its only way to clip, divides by the range.
             self._require("clip_sample_range", self.clip_sample_range == 1, "1.0 with DPMSolver++")
 
+    def _check_pictures(self) -> None:
+        default = type(self)
+        is_other = self.vision_backbone != default.vision_backbone
+        if is_other and self.pretrained_backbone_weights == default.pretrained_backbone_weights:  # not a user's choice
+            self.pretrained_backbone_weights = f"{_title(self.vision_backbone)}_Weights.IMAGENET1K_V1"
+        weights = self.pretrained_backbone_weights
+        is_known = weights is None or weights.startswith(f"{_title(self.vision_backbone)}_Weights.")
+        must_be = f"null or weights of vision_backbone = {self.vision_backbone}"
+        self._require("pretrained_backbone_weights", is_known, must_be)
+        if self.resize_shape is None:
+            self._require("crop_ratio", self.crop_ratio == 1, "1.0 without a resize_shape, whose share it is")
+        elif self.crop_shape is not None:
+            cropped = tuple(int(side * self.crop_ratio) for side in self.resize_shape)
+            is_that = self.crop_ratio < 1 and tuple(self.crop_shape) == cropped
+            self._require("crop_shape", is_that, "None with a resize_shape, of which crop_ratio is kept")
+
     def _check_ranges(self) -> None:
         for name in ("n_obs_steps", "n_action_steps", "num_train_timesteps"):
             self._require(name, getattr(self, name) >= 1, "at least 1")
@@ -264,6 +288,31 @@ class CDPConfig(DiffusionConfig):
             raise ValueError(f"`output_features` must hold 'action'. Got {sorted(self.output_features or [])}.")
         for key, feature in self.image_features.items():
             self._check_camera(key, feature.shape)
+        if self.image_features:
+            self._check_encoder(next(iter(self.image_features.values())).shape[1:])
+
+    def _check_encoder(self, picture: tuple[int, int]) -> None:
+        """The ResNet must leave a map with places to tell apart, and its weights must be its own."""
+        size = seen_size(picture, self.resize_shape, self.crop_shape)
+        most, unit = most_stages(size), f"pictures of {size[0]} x {size[1]}"
+        if self.vision_stages > most:
+            rows, columns = map_size(size, self.vision_stages)
+            must_be = f"at most {most} with {unit}" if most else f"used with larger pictures than {size[0]} x {size[1]}"
+            raise SettingError(
+                f"`vision_stages` must be {must_be}: the encoder would look for places on a map of {rows} x {columns}. "
+                f"Got {self.vision_stages}."
+            )
+        if self.use_group_norm and self.pretrained_backbone_weights is not None:
+            raise SettingError(
+                "`pretrained_backbone_weights` must be null with use_group_norm = true, which would replace what they "
+                f"were trained with. Got {self.pretrained_backbone_weights!r}."
+            )
+        seen = size[0] * size[1] / (picture[0] * picture[1])
+        if self.resize_shape is None and seen < 0.5:
+            logging.warning(
+                "`crop_shape` = %s shows the network %.0f %% of each picture of %s x %s: set `resize_shape` and "
+                "`crop_ratio` to show it all.", tuple(self.crop_shape), 100 * seen, *picture,
+            )  # fmt: skip
 
     def _check_camera(self, key: str, shape: tuple[int, int, int]) -> None:
         """Cameras share the encoder's input size: by themselves, or resized."""
@@ -280,6 +329,13 @@ class CDPConfig(DiffusionConfig):
             raise ValueError(f"`crop_shape` must fit into `{key}`, {shape[1:]}. Got {tuple(self.crop_shape)}.")
 
     @property
+    def observed_features(self) -> dict[str, PolicyFeature]:
+        """The inputs that the network sees; others in a dataset are ignored."""
+        vectors = (OBS_STATE, OBS_ENV_STATE)
+        inputs = (self.input_features or {}).items()
+        return {key: feature for key, feature in inputs if key in vectors or feature.type is FeatureType.VISUAL}
+
+    @property
     def penalty_range(self) -> tuple[float, float]:
         """`contraction.timestep_range`, or the one of the prediction type where that is not given."""
         default = EVERYWHERE if self.prediction_type == "velocity" else NEXT_TO_NOISE
@@ -289,6 +345,11 @@ class CDPConfig(DiffusionConfig):
     def chunk_size(self) -> int:
         """Length of a predicted chunk, under the name that LeRobot's sample weighting asks for."""
         return self.horizon
+
+
+def _title(vision_backbone: str) -> str:
+    """As torchvision names the weights: resnet18 -> ResNet18."""
+    return vision_backbone.replace("resnet", "ResNet")
 
 
 def _tuples_for_lists(config: object) -> None:

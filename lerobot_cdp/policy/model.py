@@ -4,11 +4,12 @@ The loss on the `unet` is LeRobot's to the bit for `epsilon` and `sample`; other
 reduction are added.
 """
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from lerobot.utils.constants import ACTION
+from lerobot.utils.constants import ACTION, OBS_STATE
 from torch import Tensor, nn
 
 from ..acting.monitor import contraction_factor, neighbour
@@ -102,6 +103,18 @@ class CDPDiffusionModel(nn.Module):
             prefix: what the chunk is to agree with.
             rest: (1 or B, R, A) actions not executed yet, for a warm start.
         """
+        with self._half_precision(batch[OBS_STATE].device.type):
+            return self._generate_actions(batch, noise, prefix, rest)
+
+    def _half_precision(self, device_type: str) -> AbstractContextManager:
+        """What a network in bfloat16 or float16 asks for; the solver's state stays in float32."""
+        dtype = next(self.backbone.parameters()).dtype
+        is_half = dtype in (torch.bfloat16, torch.float16)
+        return torch.autocast(device_type, dtype) if is_half else nullcontext()
+
+    def _generate_actions(
+        self, batch: dict[str, Tensor], noise: Tensor | None, prefix: Prefix | None, rest: Tensor | None
+    ) -> Chunk:
         condition = self.encoder(batch)
         start, skip = self.config.sampling_temperature * self._noise(noise, condition), 0
         if rest is not None and self.config.warm_start > 0:
@@ -115,7 +128,8 @@ class CDPDiffusionModel(nn.Module):
     def _noise(self, noise: Tensor | None, condition: Tensor) -> Tensor:
         shape = (len(condition), self.config.horizon, *self.config.action_feature.shape)
         if noise is None:
-            return torch.randn(shape, device=condition.device, dtype=condition.dtype)
+            dtype = torch.promote_types(condition.dtype, torch.float32)
+            return torch.randn(shape, device=condition.device, dtype=dtype)
         if noise.shape != shape:
             raise ValueError(f"`noise` must have shape {shape} (batch, horizon, action). Got {tuple(noise.shape)}.")
         return noise

@@ -17,6 +17,7 @@ import torch
 from httpx import TransportError
 from huggingface_hub import ModelCard
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from lerobot.configs import PreTrainedConfig
 from lerobot.policies.diffusion.modeling_diffusion import DiffusionPolicy
 from lerobot.policies.pretrained import PreTrainedPolicy
 from lerobot.policies.utils import populate_queues
@@ -25,15 +26,17 @@ from torch import Tensor, nn
 
 from ..acting.monitor import check_contraction, hold_unsafe
 from ..acting.real_time import Prefix, make_prefix, strip_padding
+from ..checkpoints.files import read_json
 from ..checkpoints.weights import StoredWeights, check_download, load_complete
 from ..contraction import PenaltyValue, RateControl
 from ..diffusion.encoder import stack_cameras
 from ..errors import explain
 from ..hub.card import DatasetFacts, Facts, make_card
 from ..hub.push import push_trained
-from .build import make_penalty
-from .checks import check_actions, check_chunk, check_finite, check_observation
+from .build import built_for_loading, make_penalty
+from .checks import check_actions, check_chunk, check_features, check_finite, check_observation, with_axes
 from .configuration_cdp import AUTO, CDPConfig
+from .data_review import review_data
 from .ema import EMA
 from .model import CDPDiffusionModel, Chunk
 
@@ -51,7 +54,8 @@ class CDPPolicy(DiffusionPolicy):
 
     Args:
         config: its features decide what is observed and acted on.
-        **kwargs: `dataset_stats` and `dataset_meta`, which LeRobot passes to every policy; not needed here.
+        **kwargs: `dataset_meta`, which LeRobot passes at the start of a training: what in it will not be learned from
+            is said. `dataset_stats`, which LeRobot passes as well, is not needed.
 
     Raises:
         ValueError: if the config is another policy's, or its features do not fit it.
@@ -63,11 +67,12 @@ class CDPPolicy(DiffusionPolicy):
     _fsdp_wrap_modules = ("DiffusionConditionalResidualBlock1d",)
 
     def __init__(self, config: CDPConfig, **kwargs):
-        if not isinstance(config, CDPConfig):
-            raise ValueError(f"`type` of the policy config must be 'cdp'. Got {config.type!r}.")
+        _check_type(config)
         # Not DiffusionPolicy.__init__: it would build LeRobot's model first, and ours in its place.
         PreTrainedPolicy.__init__(self, config)
         config.validate_features()
+        if kwargs.get("dataset_meta") is not None:
+            review_data(config, kwargs["dataset_meta"])
         self.diffusion = CDPDiffusionModel(config)
         self.ema = EMA(self.diffusion, config.ema_decay) if config.ema_decay > 0 else None
         self.rate_control = RateControl() if config.contraction.weight == AUTO else None
@@ -111,6 +116,7 @@ class CDPPolicy(DiffusionPolicy):
         """
         if reduction not in ("mean", "none"):
             raise ValueError(f"`reduction` must be one of ['mean', 'none']. Got {reduction!r}.")
+        batch = with_axes(batch, self.config)
         check_observation(batch, self.config, time_axis=True)
         check_actions(batch, self.config)
         batch = stack_cameras(batch, self.config, time_axis=True)
@@ -172,6 +178,20 @@ class CDPPolicy(DiffusionPolicy):
     def get_optim_params(self):
         """The parameters to train: not the moving average."""
         return [p for p in self.diffusion.parameters() if p.requires_grad]
+
+    def wrap_with_peft(self, *args, **kwargs) -> nn.Module:
+        """LeRobot's; the adapter is added to the averaged weights, and has no average of its own."""
+        if self.ema is not None:
+            logging.info("PEFT: the adapter is added to the averaged weights, and trained without an average.")
+            self.diffusion.load_state_dict(self.ema.module.state_dict())
+            self.ema, self.config.ema_decay = None, 0.0
+        return super().wrap_with_peft(*args, **kwargs)
+
+    def _get_default_peft_targets(self) -> dict[str, list[str]]:
+        """What adapters are added to unless `--peft.target_modules` says: the backbone's linear and 1-D conv layers."""
+        layers = self.diffusion.backbone.named_modules()
+        names = [name for name, layer in layers if type(layer) in (nn.Linear, nn.Conv1d)]
+        return {"target_modules": [f"diffusion.backbone.{name}" for name in names]}
 
     # ------------------------------------------------------------------ inference
 
@@ -268,6 +288,7 @@ class CDPPolicy(DiffusionPolicy):
 
     def _observe(self, batch: dict[str, Tensor]) -> None:
         """Add a single observation to the history."""
+        batch = with_axes(batch, self.config, time_axis=False)
         check_observation(batch, self.config, time_axis=False)
         populate_queues(self._queues, stack_cameras(batch, self.config, time_axis=False), exclude_keys=[ACTION])
 
@@ -333,7 +354,9 @@ class CDPPolicy(DiffusionPolicy):
         return self.contraction_log[CONTRACTION_LOG.index("contracting_share")].item() if was_evaluated else None
 
     @classmethod
-    def from_pretrained(cls, pretrained_name_or_path: str | Path, **kwargs) -> "CDPPolicy":
+    def from_pretrained(
+        cls, pretrained_name_or_path: str | Path, *, config: CDPConfig | None = None, **kwargs
+    ) -> "CDPPolicy":
         """LeRobot's, with what to do where the Hub is the problem.
 
         Raises:
@@ -341,7 +364,12 @@ class CDPPolicy(DiffusionPolicy):
             ValueError: if its weights are not complete, or damaged.
         """
         try:
-            return super().from_pretrained(pretrained_name_or_path, **kwargs)
+            if config is None:
+                stored = {name: value for name, value in kwargs.items() if name != "strict"}
+                config = PreTrainedConfig.from_pretrained(pretrained_name_or_path, **stored)
+            _check_type(config)
+            with built_for_loading(config):
+                return super().from_pretrained(pretrained_name_or_path, config=config, **kwargs)
         except (HfHubHTTPError, HFValidationError, TransportError, FileNotFoundError) as error:
             source = str(pretrained_name_or_path)
             raise FileNotFoundError(f"No checkpoint at {source!r}: {explain(error, source)}.") from error
@@ -350,5 +378,11 @@ class CDPPolicy(DiffusionPolicy):
     def _load_as_safetensor(cls, model: "CDPPolicy", model_file: str, map_location: str, strict: bool):
         file = Path(model_file)
         check_download(file)
+        check_features(read_json(file.with_name("config.json")), model.config)
         load_complete(model, StoredWeights(file), file)
         return model
+
+
+def _check_type(config: PreTrainedConfig) -> None:
+    if not isinstance(config, CDPConfig):
+        raise ValueError(f"`type` of the policy config must be 'cdp'. Got {config.type!r}.")

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import default_collate
 
 from ..errors import SettingError, explain
+from ..policy.checks import with_axes
 from .plan import NEIGHBOUR_DRAWS, SPREAD_DRAWS, Plan, measure, own_solver, summarise
 
 __all__ = ["DatasetSource", "batches", "choose_frames", "measure_policy", "open_dataset"]
@@ -85,10 +86,13 @@ def choose_frames(dataset: LeRobotDataset, policy: PreTrainedConfig, n: int, see
     return list(sampler)[:n]
 
 
-def batches(dataset: LeRobotDataset, frames: list[int], preprocessor) -> Iterator[dict[str, Tensor]]:
+def batches(
+    dataset: LeRobotDataset, frames: list[int], preprocessor, policy: PreTrainedConfig
+) -> Iterator[dict[str, Tensor]]:
     """The observations at `frames`, normalised, BATCH_SIZE at a time."""
     for start in range(0, len(frames), BATCH_SIZE):
-        yield preprocessor(default_collate([dataset[i] for i in frames[start : start + BATCH_SIZE]]))
+        batch = preprocessor(default_collate([dataset[i] for i in frames[start : start + BATCH_SIZE]]))
+        yield with_axes(batch, policy)
 
 
 # ------------------------------------------------------------------ report
@@ -117,7 +121,7 @@ def measure_policy(config: PreTrainedConfig, source: DatasetSource, n_observatio
     path = str(config.pretrained_path)
     preprocessor, _ = make_pre_post_processors(config, pretrained_path=path, preprocessor_overrides=device)
     plan = Plan.of(policy)
-    raw = measure(policy, plan, batches(dataset, frames, preprocessor), n_observations, seed)
+    raw = measure(policy, plan, batches(dataset, frames, preprocessor, config), n_observations, seed)
     return {"settings": describe(policy, plan, source, n_observations, seed), "measures": summarise(raw, plan)}
 
 
