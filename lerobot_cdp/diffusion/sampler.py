@@ -23,7 +23,7 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor
 
-__all__ = ["FlowMatchEulerScheduler", "make_scheduler", "sample", "with_steps"]
+__all__ = ["FlowMatchEulerScheduler", "follow", "make_scheduler", "sample", "with_steps"]
 
 
 class FlowMatchEulerScheduler(FlowMatchEulerDiscreteScheduler):
@@ -76,11 +76,19 @@ def make_scheduler(name: str, clip: float | None, **process: object) -> Schedule
     return {"DDIM": DDIMScheduler, "DDPM": DDPMScheduler}[name](**process, **clipping)
 
 
-def with_steps(scheduler: SchedulerMixin, num_inference_steps: int) -> SchedulerMixin:
-    """A copy of the scheduler with its steps laid: `timesteps` (num_inference_steps,), from noise to data."""
+def with_steps(scheduler: SchedulerMixin, num_inference_steps: int, skip: int = 0) -> SchedulerMixin:
+    """A copy of the scheduler with its steps laid: `timesteps` (num_inference_steps,), from noise to data.
+
+    Args:
+        scheduler: as `make_scheduler` gives it; it is not changed.
+        num_inference_steps: steps.
+        skip: steps that will be left out at the beginning.
+    """
     scheduler = copy.copy(scheduler)  # shallow: `set_timesteps` replaces all that a solver changes on its way
     # On the CPU, as are the scheduler's tables: indexing them with device tensors would wait for the device.
     scheduler.set_timesteps(num_inference_steps)
+    if hasattr(scheduler, "set_begin_index"):  # else it searches for each timestep among its own
+        scheduler.set_begin_index(skip)
     return scheduler
 
 
@@ -105,11 +113,26 @@ def sample(
     Returns:
         (B, T, A) normalised actions; the same `noise` gives the same actions, but for `DDPM`.
     """
-    scheduler = with_steps(scheduler, num_inference_steps)
+    scheduler = with_steps(scheduler, num_inference_steps, skip)
+    return follow(network, scheduler, scheduler.timesteps[skip:].tolist(), noise, generator)
+
+
+def follow(
+    network: Callable[[Tensor, Tensor], Tensor],
+    scheduler: SchedulerMixin,
+    timesteps: list[float],
+    x_t: Tensor,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Take the steps of a scheduler from `with_steps`; its state moves along. See `sample`.
+
+    Args:
+        timesteps: of the scheduler, as plain numbers, which `torch.export` follows.
+        x_t: (B, T, A) at the first of them.
+    """
     stochastic = {"generator": generator} if isinstance(scheduler, DDPMScheduler) else {}
-    x_t = noise
-    for t in scheduler.timesteps[skip:]:
-        output = network(x_t, torch.full(x_t.shape[:1], t.item(), device=x_t.device))
+    for t in timesteps:
+        output = network(x_t, torch.full(x_t.shape[:1], t, device=x_t.device))
         # A copy: multistep solvers keep it, and CUDA graphs of a compiled network write the next one over it. In the
         # precision of x_t, which autocast must not lower.
         output = output.to(x_t.dtype, copy=True)

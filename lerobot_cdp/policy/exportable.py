@@ -1,0 +1,56 @@
+"""A policy's sampling as one graph with a fixed number of network evaluations, for `torch.export` and ONNX."""
+
+import copy
+
+from torch import Tensor, nn
+
+from ..acting.smoothing import smoothed
+from ..diffusion.encoder import stack_cameras
+from ..diffusion.sampler import follow, with_steps
+from ..errors import require
+from .modeling_cdp import CDPPolicy
+
+__all__ = ["ExportableSampler"]
+
+EXPORTABLE = ("DDIM", "FlowMatchEuler")
+
+
+class ExportableSampler(nn.Module):
+    """(normalised observations, noise (B, horizon, A)) -> normalised action chunk (B, n_action_steps, A).
+
+        sampler = ExportableSampler(policy)
+        program = torch.export.export(sampler, (observations, noise))
+        torch.onnx.export(program).save("policy.onnx")            (needs onnx and onnxscript)
+
+    It gives what `predict_action_chunk` gives of the same noise. `observations` are a dict of `observation.*` with
+    n_obs_steps in dim 1. Normalisation stays outside, and so does what a robot needs between chunks (queue, warm start, monitor).
+
+    Args:
+        policy: in eval mode.
+
+    Raises:
+        SettingError: if its solver is not DDIM or FlowMatchEuler: DDPM draws noise at every step, and what diffusers'
+            DPM-Solver++ decides on the way no graph can hold.
+    """
+
+    def __init__(self, policy: CDPPolicy):
+        super().__init__()
+        config = policy.config
+        solver = config.noise_scheduler_type
+        require(solver in EXPORTABLE, "noise_scheduler_type", f"one of {list(EXPORTABLE)} in an export", solver)
+        self.config, self.model = config, policy.acting_model
+        # Laid here: a graph has no place for what a scheduler works out on the way.
+        self.scheduler = with_steps(self.model.solver, config.num_inference_steps)
+        self.timesteps = self.scheduler.timesteps.tolist()
+
+    def forward(self, observations: dict[str, Tensor], noise: Tensor) -> Tensor:
+        condition = self.model.encoder(stack_cameras(observations, self.config, time_axis=True))
+
+        def network(x_t: Tensor, timesteps: Tensor) -> Tensor:
+            return self.model.backbone(x_t, timesteps, condition)
+
+        start = self.config.sampling_temperature * noise
+        steps = follow(network, copy.copy(self.scheduler), self.timesteps, start)
+        chunk = smoothed(steps, self.config.smoothing)
+        current = self.config.n_obs_steps - 1
+        return chunk[:, current : current + self.config.n_action_steps]
