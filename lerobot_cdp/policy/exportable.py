@@ -23,7 +23,8 @@ class ExportableSampler(nn.Module):
         torch.onnx.export(program).save("policy.onnx")            (needs onnx and onnxscript)
 
     It gives what `predict_action_chunk` gives of the same noise. `observations` are a dict of `observation.*` with
-    n_obs_steps in dim 1. Normalisation stays outside, and so does what a robot needs between chunks (queue, warm start, monitor).
+    n_obs_steps in dim 1. Normalisation stays outside, and so does what a robot needs between chunks: queue, warm start,
+    monitor.
 
     Args:
         policy: in eval mode.
