@@ -1,6 +1,7 @@
-"""What went wrong with the Hub, in one line that says what to do."""
+"""Errors for people: one line that names what must be changed, and what to do where the Hub is the problem."""
 
 import httpx
+from draccus.utils import ParsingError
 from huggingface_hub import constants
 from huggingface_hub.errors import (
     HfHubHTTPError,
@@ -12,11 +13,24 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-__all__ = ["HUB_ERRORS", "explain", "first_line"]
+__all__ = ["HUB_ERRORS", "SettingError", "explain", "first_line", "require"]
 
 # Whatever huggingface_hub raises; it wraps a failed upload in a RuntimeError.
 HUB_ERRORS = (HfHubHTTPError, HFValidationError, httpx.HTTPError, OSError, RuntimeError)
 LOG_IN = "`hf auth login`, or set HF_TOKEN to a token of https://huggingface.co/settings/tokens"
+
+
+class SettingError(ParsingError):
+    """A setting is not what it must be.
+
+    Not a ValueError: of those, draccus tells a user at the command line only that the config "couldn't" be made.
+    """
+
+
+def require(holds: bool, name: str, must_be: str, got: object) -> None:
+    """Raise a SettingError that names the setting, what it must be and what it is, unless it holds."""
+    if not holds:
+        raise SettingError(f"`{name}` must be {must_be}. Got {got!r}.")
 
 
 def first_line(error: BaseException) -> str:

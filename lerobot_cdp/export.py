@@ -3,7 +3,7 @@
     python -m lerobot_cdp.export --policy.path=outputs/train/pusht_keypoints --output_dir=outputs/exported
 
 The weights that were trained and their average are both in a checkpoint, for a training to go on. Acting takes the
-average; in the export it is what the policy is made of, with `use_ema` false.
+average; in the export it is what the policy is made of, with `ema_decay` 0.
 """
 
 import dataclasses
@@ -15,8 +15,9 @@ from pathlib import Path
 import draccus
 from draccus.utils import ParsingError
 
-from .policy.configuration_cdp import SettingError
-from .checkpoints.folders import PROCESSORS, CheckpointSource, checkpoint_folder, written_whole
+from .checkpoints.files import written_whole
+from .checkpoints.folders import PROCESSORS, CheckpointSource, checkpoint_folder
+from .errors import SettingError
 from .policy.modeling_cdp import CDPPolicy
 
 __all__ = ["ExportConfig", "averaged_only", "export"]
@@ -57,10 +58,10 @@ def averaged_only(policy: CDPPolicy) -> CDPPolicy:
         SettingError: if it has none.
     """
     if policy.ema is None:
-        raise SettingError("`use_ema` of the policy must be true: it has no averaged weights to export. Got False.")
-    config = dataclasses.replace(policy.config, use_ema=False, pretrained_path=None)
+        raise SettingError("`ema_decay` of the policy must be above 0: it has no averaged weights to export. Got 0.")
+    config = dataclasses.replace(policy.config, ema_decay=0.0, pretrained_path=None)
     weights = {name: value for name, value in policy.state_dict().items() if not name.startswith("ema.")}
-    weights |= {f"diffusion.{name}": value for name, value in policy.ema.model.state_dict().items()}
+    weights |= {f"diffusion.{name}": value for name, value in policy.ema.module.state_dict().items()}
     exported = CDPPolicy(config)
     exported.load_state_dict(weights)
     return exported.to(config.device).eval()

@@ -10,21 +10,29 @@ training state, no logs, nothing else that lies in the folder.
 """
 
 import dataclasses
+import hashlib
+import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import draccus
 from draccus.utils import ParsingError
-from huggingface_hub import HfApi
+from huggingface_hub import HfApi, ModelCard
+from lerobot.configs import PreTrainedConfig
+from lerobot.datasets import LeRobotDatasetMetadata
 
-from .policy.configuration_cdp import SettingError
-from .hub.bundle import ALLOWED, bundle_files, write_bundle
-from .errors import HUB_ERRORS, explain
-from .hub.evaluation import Evaluation, read_evaluation
+from .checkpoints.files import read_json, write_bytes, write_json
 from .checkpoints.folders import CheckpointSource, checkpoint_folder
+from .errors import HUB_ERRORS, SettingError, explain
+from .export import averaged_only
+from .hub.bundle import ALLOWED, CARD, EVALUATION, PLOT, REPORT, VIDEO, bundle_files, checkpoint_files, start_bundle
+from .hub.card import DatasetFacts, Facts, make_card
+from .hub.evaluation import Evaluation, read_evaluation
 from .hub.push import check_remote_type
-from .report.data import DatasetSource
+from .policy.configuration_cdp import CDPConfig
+from .policy.modeling_cdp import CDPPolicy
+from .report.data import DatasetSource, measure_policy
 
 __all__ = ["PublishConfig", "publish"]
 
@@ -80,8 +88,138 @@ def publish(config: PublishConfig) -> str | None:
     if config.environment is not None:
         evaluation = dataclasses.replace(evaluation, environment=config.environment)
     source = checkpoint_folder(config.policy)
-    write_bundle(config.output_dir, source, config, evaluation)
+    _announce(config, source, evaluation)
+    write_bundle(config, source, evaluation)
     return _send(config) if config.push else None
+
+
+def write_bundle(config: PublishConfig, source: Path, evaluation: Evaluation) -> None:
+    """Write all that is to be sent into `config.output_dir`; see `publish`."""
+    folder = config.output_dir
+    policy_config = _read_config(source)
+    policy = CDPPolicy.from_pretrained(source, config=policy_config)  # whole, or an error
+    start_bundle(folder, source)
+    if config.ema_only:
+        averaged_only(policy).save_pretrained(folder)
+    report = _report(folder, source, policy_config, config)
+    if report is None:
+        (folder / REPORT).unlink(missing_ok=True)
+    else:
+        write_bytes(folder / PLOT, _plot(report))
+    if evaluation.numbers is not None:
+        write_json(folder / EVALUATION, evaluation.numbers)
+    if evaluation.video is not None:
+        shutil.copyfile(evaluation.video, folder / VIDEO)
+    _card(policy, source, config, evaluation, report).save(folder / CARD)
+
+
+def _announce(config: PublishConfig, source: Path, evaluation: Evaluation) -> None:
+    """Say what will be sent before the minutes that a measurement may take."""
+    print(f"To {config.repo_id}, in one commit:")
+    for file in checkpoint_files(source):
+        print(f"  {_size(file):>10}  {file.name}")
+    made = [CARD]
+    if evaluation.numbers is not None:
+        made.append(EVALUATION)
+    if evaluation.video is not None:
+        made.append(VIDEO)
+    if config.n_observations:
+        made += [REPORT, PLOT]
+    print(f"  {'':>10}  {', '.join(made)}")
+    if config.n_observations:
+        print(f"Measuring contraction on {config.n_observations} observations (--n_observations=0 leaves it out) …")
+
+
+def _read_config(source: Path) -> CDPConfig:
+    config = PreTrainedConfig.from_pretrained(source)
+    if not isinstance(config, CDPConfig):
+        raise SettingError(f"`policy.path` must be a checkpoint of type 'cdp'. Got one of type {config.type!r}.")
+    config.pretrained_path = source
+    return config
+
+
+# ------------------------------------------------------------------ report
+
+
+def _report(folder: Path, source: Path, policy_config: CDPConfig, config: PublishConfig) -> dict | None:
+    """The contraction report; the one of the same measurement, left by an earlier call, is kept."""
+    if not config.n_observations:
+        return None
+    dataset = config.dataset or _training_data(source)
+    with (source / "model.safetensors").open("rb") as weights:
+        digest = hashlib.file_digest(weights, "sha256").hexdigest()
+    wanted = {
+        "weights": digest,
+        "measurement": {
+            "dataset": dataset.repo_id, "episodes": dataset.episodes, "n_observations": config.n_observations,
+            "seed": config.seed,
+        },
+    }  # fmt: skip
+    earlier = read_json(folder / REPORT)
+    if all(earlier.get(name) == value for name, value in wanted.items()):
+        return earlier
+    measured = measure_policy(policy_config, dataset, config.n_observations, config.seed)
+    measured["settings"]["policy"] = config.repo_id  # not a path of this machine
+    report = {"kind": "contraction report", **wanted, **measured}
+    write_json(folder / REPORT, report)  # at once: an interruption later on does not lose it
+    return report
+
+
+def _training_data(source: Path) -> DatasetSource:
+    trained_on = read_json(source / "train_config.json").get("dataset")
+    if not trained_on:
+        raise SettingError(
+            "`dataset.repo_id` must be given where the checkpoint has no `train_config.json`, or n_observations = 0: "
+            "contraction is measured on observations."
+        )
+    root = trained_on.get("root")
+    return DatasetSource(trained_on["repo_id"], Path(root) if root else None, trained_on.get("episodes"))
+
+
+def _plot(report: dict) -> bytes:
+    try:
+        from .report.plots import overview
+    except ModuleNotFoundError as error:
+        raise SettingError(
+            "`n_observations` must be 0 without matplotlib. Install it by `pip install 'lerobot_policy_cdp[plots]'`."
+        ) from error
+    return overview(report)
+
+
+# ------------------------------------------------------------------ card
+
+
+def _card(
+    policy: CDPPolicy, source: Path, config: PublishConfig, evaluation: Evaluation, report: dict | None
+) -> ModelCard:
+    train = read_json(source / "train_config.json")
+    average = {"ema_decay": 0.0} if config.ema_only else {}
+    return make_card(
+        Facts(
+            config=dataclasses.replace(policy.config, repo_id=config.repo_id, **average),
+            train=train,
+            dataset=_dataset_facts(train.get("dataset")),
+            trained_share=policy.trained_share,
+            report=report,
+            results=evaluation.results,
+            environment=evaluation.environment,
+            plot=None if report is None else PLOT,
+            video=None if evaluation.video is None else VIDEO,
+        )
+    )
+
+
+def _dataset_facts(trained_on: dict | None) -> DatasetFacts | None:
+    """What the dataset itself says, where it is at hand."""
+    if not trained_on:
+        return None
+    try:
+        return DatasetFacts.of(LeRobotDatasetMetadata(trained_on["repo_id"], root=trained_on.get("root")))
+    except (*HUB_ERRORS, ValueError):
+        return DatasetFacts(trained_on["repo_id"])
+
+
+# ------------------------------------------------------------------ the Hub
 
 
 def _send(config: PublishConfig) -> str:
@@ -105,13 +243,8 @@ def _send(config: PublishConfig) -> str:
         ) from error
 
 
-def _listing(folder: Path) -> str:
-    files = bundle_files(folder)
-    lines = [f"{_size(file.stat().st_size):>10}  {file.name}" for file in files]
-    return "\n".join([*lines, f"{_size(sum(file.stat().st_size for file in files)):>10}  in {len(files)} files"])
-
-
-def _size(n_bytes: int) -> str:
+def _size(file: Path) -> str:
+    n_bytes = file.stat().st_size
     return f"{n_bytes / 1e6:.1f} MB" if n_bytes >= 1e5 else f"{n_bytes / 1e3:.1f} kB"
 
 
@@ -121,11 +254,12 @@ def main() -> None:
         address = publish(config)
     except (ParsingError, ValueError, FileNotFoundError) as error:
         sys.exit(f"error: {error}")
-    print(_listing(config.output_dir))
+    files = bundle_files(config.output_dir)
+    print(f"{len(files)} files, {sum(file.stat().st_size for file in files) / 1e6:.1f} MB, in {config.output_dir}.")
     if address:
         print(f"Published: {address}")
     else:
-        print(f"Nothing was sent. Look at {config.output_dir}; --push=true sends it to {config.repo_id}.")
+        print(f"Nothing was sent. Look at {config.output_dir / CARD}; --push=true sends it all to {config.repo_id}.")
 
 
 if __name__ == "__main__":

@@ -20,9 +20,11 @@ from lerobot.configs import PreTrainedConfig
 from lerobot.policies.diffusion.configuration_diffusion import DiffusionConfig
 from torch import Tensor
 
+from .checkpoints.files import written_whole
+from .checkpoints.folders import PROCESSORS, CheckpointSource, checkpoint_folder
 from .checkpoints.weights import StoredWeights, load_complete
-from .policy.configuration_cdp import CDPConfig, SettingError
-from .checkpoints.folders import PROCESSORS, CheckpointSource, checkpoint_folder, written_whole
+from .errors import SettingError
+from .policy.configuration_cdp import CDPConfig
 from .policy.modeling_cdp import CDPPolicy
 from .policy.processor_cdp import make_cdp_pre_post_processors
 

@@ -9,12 +9,12 @@ import logging
 import torch
 from torch import Tensor
 
-__all__ = ["UnsafeChunkError", "check_contraction", "contraction_factor", "hold_unsafe", "twin"]
+__all__ = ["UnsafeChunkError", "check_contraction", "contraction_factor", "hold_unsafe", "neighbour"]
 
-DISTANCE = 0.01  # of a twin's start, per number of a chunk; the noise has 1
+DISTANCE = 0.01  # between the two starts, per number of a chunk; the noise has 1
 
 
-def twin(noise: Tensor) -> Tensor:
+def neighbour(noise: Tensor) -> Tensor:
     """A start close to `noise` (B, T, A), in a direction that looks random but touches no random state."""
     direction = noise.flip(1)  # again normal noise, nearly independent
     return noise + DISTANCE * direction
@@ -24,8 +24,8 @@ def contraction_factor(starts: Tensor, ends: Tensor) -> Tensor:
     """‖difference of the ends‖ / ‖difference of the starts‖, (B,).
 
     Args:
-        starts: (2 B, T, A), starts and then their twins.
-        ends: (2 B, T, A), the chunks sampled from them.
+        starts: (2 B, T, A), starts and then their neighbours.
+        ends: (2 B, T, A), the chunks that they lead to.
     """
     before, after = (torch.linalg.vector_norm((x - y).flatten(1), dim=1) for x, y in (starts.chunk(2), ends.chunk(2)))
     return after / before

@@ -16,17 +16,13 @@ plan.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from lerobot.policies.rtc import RTCConfig, RTCProcessor
 from torch import Tensor
 
-from ..contraction import denoiser_coefficients
-from ..contraction.products import expand
-
-if TYPE_CHECKING:
-    from ..diffusion.process import Process
+from ..contraction import denoiser_coefficients, expand
+from ..diffusion.process import Process
 
 __all__ = ["Prefix", "guided", "make_prefix", "strip_padding"]
 
@@ -85,7 +81,7 @@ def make_prefix(left_over: Tensor, inference_delay: int, rtc: RTCConfig, horizon
     return Prefix(actions, weights, rtc.max_guidance_weight)
 
 
-def guided(network: Network, process: "Process", prefix: Prefix, limit: float | None) -> Network:
+def guided(network: Network, process: Process, prefix: Prefix, limit: float | None) -> Network:
     """A network whose predictions lead to chunks that agree with the prefix, for any solver.
 
     Args:
@@ -104,7 +100,7 @@ def guided(network: Network, process: "Process", prefix: Prefix, limit: float | 
             x = x_t.detach().clone().requires_grad_()
             x_0 = c_skip * x + c_out * network(x, timesteps)
         estimate = _clip(x_0.detach(), limit)
-        # With a monitor x_t holds starts and their twins.
+        # With a monitor x_t holds two starts for each observation.
         actions = prefix.actions.repeat(len(x_t) // len(prefix.actions), 1, 1)
         error = prefix.weights * (actions - estimate)
         (pull,) = torch.autograd.grad(x_0, x, error)

@@ -6,14 +6,11 @@ The steps above t are left out: fewer network evaluations, and a chunk close to 
 t: the more noise, the more of x̂_0 is forgotten.
 """
 
-from typing import TYPE_CHECKING
-
 import torch
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from ..diffusion.process import Process
+from ..diffusion.process import Process
 
 __all__ = ["start_from", "steps_to_skip"]
 
@@ -30,7 +27,7 @@ def steps_to_skip(scheduler: SchedulerMixin, share: float) -> int:
     return min(above, len(scheduler.timesteps) - 1)
 
 
-def start_from(rest: Tensor, noise: Tensor, process: "Process", timestep: Tensor, current: int) -> Tensor:
+def start_from(rest: Tensor, noise: Tensor, process: Process, timestep: Tensor, current: int) -> Tensor:
     """x_t, (B, T, A), of the rest of the last chunk.
 
     Args:

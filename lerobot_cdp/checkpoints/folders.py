@@ -1,19 +1,14 @@
-"""Checkpoints as folders: found here or on the Hub, and written whole or not at all."""
+"""Checkpoints as folders, found here or on the Hub."""
 
-import os
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
 
+from ..errors import HUB_ERRORS, SettingError, explain
 from .weights import check_download
-from ..policy.configuration_cdp import SettingError
-from ..errors import HUB_ERRORS, explain
 
-__all__ = ["PROCESSORS", "CheckpointSource", "checkpoint_folder", "written_whole"]
+__all__ = ["PROCESSORS", "CheckpointSource", "checkpoint_folder"]
 
 PROCESSORS = ("policy_preprocessor", "policy_postprocessor")
 LAST = Path("checkpoints", "last", "pretrained_model")
@@ -50,21 +45,3 @@ def checkpoint_folder(source: CheckpointSource) -> Path:
     for file in downloaded.glob("*.safetensors"):
         check_download(file)
     return downloaded
-
-
-@contextmanager
-def written_whole(folder: Path) -> Iterator[Path]:
-    """Gives a folder to write to, which takes the name of `folder` when all went well, and else is gone.
-
-    Raises:
-        SettingError: if `folder` exists.
-    """
-    if folder.exists():
-        raise SettingError(f"`output_dir` must not exist yet. Got {str(folder)!r}.")
-    partial = folder.with_name(f"{folder.name}.partial-{os.getpid()}")
-    partial.mkdir(parents=True)
-    try:
-        yield partial
-        os.replace(partial, folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)

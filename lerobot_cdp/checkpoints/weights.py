@@ -4,18 +4,14 @@ import hashlib
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
-
-if TYPE_CHECKING:
-    from ..policy.modeling_cdp import CDPPolicy
+from torch import Tensor, nn
 
 __all__ = ["StoredWeights", "check_download", "load_complete", "own_name"]
 
-EMA_PREFIX, CONTROL_PREFIX = "ema.", "rate_control."
+EMA_PREFIX, EMA_COUNT, CONTROL_PREFIX = "ema.", "ema.n_averaged", "rate_control."
 
 
 class StoredWeights(Mapping[str, Tensor]):
@@ -71,20 +67,20 @@ def check_download(file: Path) -> None:
 
 
 def own_name(name: str) -> str:
-    """The name in `cdp` of a weight that has its name in LeRobot's `diffusion` (or in an early version of `cdp`)."""
+    """The name in `cdp` of a weight that has its name in LeRobot's `diffusion`."""
     name = name.replace("unet._orig_mod.", "unet.")  # trained by LeRobot with `compile_model`
-    name = re.sub(r"^(diffusion|ema\.model)\.unet\.", r"\1.backbone.", name)
+    name = re.sub(r"^diffusion\.unet\.", "diffusion.backbone.", name)
     # One encoder for each camera has a number, one for all of them has none.
-    name = re.sub(r"^(diffusion|ema\.model)\.rgb_encoder\.(?!\d)", r"\1.rgb_encoder.0.", name)
-    return re.sub(r"^(diffusion|ema\.model)\.rgb_encoder\.", r"\1.encoder.rgb_encoders.", name)
+    name = re.sub(r"^diffusion\.rgb_encoder\.(?!\d)", "diffusion.rgb_encoder.0.", name)
+    return re.sub(r"^diffusion\.rgb_encoder\.", "diffusion.encoder.rgb_encoders.", name)
 
 
-def load_complete(policy: "CDPPolicy", weights: Mapping[str, Tensor], file: Path) -> None:
+def load_complete(policy: nn.Module, weights: Mapping[str, Tensor], file: Path) -> None:
     """Load all weights of a policy.
 
     Two things may differ. The moving average: a policy without one leaves the checkpoint's unused; a policy with one
     starts it from the weights of a checkpoint that has none. And the state of the rate control: a policy with
-    `contraction_weight: auto` begins it anew where the checkpoint has none, any other leaves it unused.
+    `contraction.weight: auto` begins it anew where the checkpoint has none, any other leaves it unused.
 
     Args:
         policy: built from the checkpoint's config, or one of the same network.
@@ -99,7 +95,8 @@ def load_complete(policy: "CDPPolicy", weights: Mapping[str, Tensor], file: Path
     if policy.ema is None:
         stored = _without(EMA_PREFIX, stored)
     elif not _has(EMA_PREFIX, stored):
-        stored |= {k: stored[_averaged(k)] for k in wanted if k.startswith(EMA_PREFIX) and _averaged(k) in stored}
+        stored |= {k: stored[_followed(k)] for k in wanted if _followed(k) in stored}
+        wanted = _without(EMA_COUNT, wanted)
     if policy.rate_control is None:
         stored = _without(CONTROL_PREFIX, stored)
     elif not _has(CONTROL_PREFIX, stored):
@@ -116,9 +113,9 @@ def _without(prefix: str, named: dict) -> dict:
     return {name: value for name, value in named.items() if not name.startswith(prefix)}
 
 
-def _averaged(key: str) -> str:
-    """Name of the weight that the moving average `key` follows: ema.model.x -> diffusion.x."""
-    return key.replace("ema.model.", "diffusion.", 1)
+def _followed(key: str) -> str:
+    """Name of the weight that the moving average `key` follows: ema.module.x -> diffusion.x."""
+    return key.replace("ema.module.", "diffusion.", 1)
 
 
 @torch.no_grad()

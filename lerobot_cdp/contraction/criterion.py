@@ -22,6 +22,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from .products import expand
+
 __all__ = ["RateOperator", "denoiser_coefficients", "rate_operator", "signal_and_noise"]
 
 
@@ -47,8 +49,7 @@ class RateOperator:
 
     def __call__(self, jacobian_product: Tensor, v: Tensor) -> Tensor:
         """R_t v from J_f v (or sym(R_t) v from sym(J_f) v); both (B, ...)."""
-        dims = (-1,) + (1,) * (v.ndim - 1)
-        return self.shift.view(dims) * v + self.scale.view(dims) * jacobian_product
+        return expand(self.shift, v) * v + expand(self.scale, v) * jacobian_product
 
 
 def signal_and_noise(scheduler: Scheduler, timesteps: Tensor) -> tuple[Tensor, Tensor]:

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 __all__ = [
-    "JACOBIAN_PRODUCTS", "autodiff", "batch_dot", "dense_jacobian", "differentiable_product", "expand",
-    "finite_difference", "full_precision", "symmetric", "transposed",
+    "METHODS", "autodiff", "batch_dot", "dense_jacobian", "differentiable_product", "expand", "finite_difference",
+    "full_precision", "symmetric", "transposed", "unit_directions",
 ]  # fmt: skip
 
-JACOBIAN_PRODUCTS = ("finite_difference", "autodiff")
+METHODS = ("finite_difference", "autodiff")
 
 Network = Callable[[Tensor], Tensor]
 Product = Callable[[Tensor], Tensor]
@@ -28,12 +28,18 @@ Product = Callable[[Tensor], Tensor]
 
 def batch_dot(a: Tensor, b: Tensor) -> Tensor:
     """Inner product of each batch element: (B, ...), (B, ...) -> (B,)."""
-    return (a * b).flatten(1).sum(1)
+    return torch.linalg.vecdot(a.flatten(1), b.flatten(1))
 
 
 def expand(per_sample: Tensor, like: Tensor) -> Tensor:
     """(B,) -> (B, 1, ..., 1), to broadcast against `like`."""
     return per_sample.view(-1, *(1,) * (like.ndim - 1))
+
+
+def unit_directions(like: Tensor, n_draws: int, generator: torch.Generator | None = None) -> Tensor:
+    """Random directions, (n_draws, *like.shape), uniform on the sphere: of each draw every sample has length 1."""
+    draws = torch.randn((n_draws, *like.shape), dtype=like.dtype, device=like.device, generator=generator)
+    return torch.nn.functional.normalize(draws.flatten(2), dim=2).view_as(draws)
 
 
 @contextmanager

@@ -1,7 +1,7 @@
-"""`contraction_weight: auto`: the weight γ follows two constraints during training instead of a sweep.
+"""`weight: auto`: the weight γ follows two constraints during training instead of a sweep.
 
-    contraction   the share of samples that contract is at least `target`
-    diversity     sampled chunks differ as much as the data does: at least `floor`
+    contraction   the share of samples that contract is at least TARGET
+    diversity     sampled chunks differ as much as the data does: at least FLOOR
 
 Diversity compares two chunks a, b sampled for one observation with the demonstrated x_0:
 
@@ -13,7 +13,7 @@ the two terms of the energy score, Gneiting and Raftery 2007).
 
 The weight follows the one that is nearer to being broken (a diversity above 1 counts as 1):
 
-    γ = BASE_WEIGHT · exp(GAIN · min(target − share, diversity − floor))
+    γ = BASE_WEIGHT · exp(GAIN · min(TARGET − share, diversity − FLOOR))
 
 γ is BASE_WEIGHT where the nearer one just holds. It grows while too few samples contract, but no further than diversity
 allows, and falls steeply once modes are in danger. Nothing is summed up over the training: where the target is out of
@@ -23,11 +23,10 @@ reach, as between narrow modes, an integral would raise γ until modes are lost,
 import torch
 from torch import Tensor, nn
 
-from .products import batch_dot
-
-__all__ = ["RateControl", "distances"]
+__all__ = ["BASE_WEIGHT", "RateControl", "distances"]
 
 BASE_WEIGHT = 0.01  # the default of a fixed weight
+TARGET, FLOOR = 0.9, 0.8
 GAIN = 10.0  # a drive of 0.23 changes γ by a factor of 10
 SMOOTHING = 0.9  # of the running means: a few samples at a time are noisy
 PROBE_EVERY = 10  # evaluations of the penalty between two probes of the diversity
@@ -35,20 +34,14 @@ PROBE_EVERY = 10  # evaluations of the penalty between two probes of the diversi
 
 def distances(a: Tensor, b: Tensor) -> Tensor:
     """Euclidean distances of (B, ...) and (B, ...), (B,)."""
-    return batch_dot(a - b, a - b).sqrt()
+    return torch.linalg.vector_norm((a - b).flatten(1), dim=1)
 
 
 class RateControl(nn.Module):
-    """The weight γ by what drives it, all in buffers: a checkpoint resumes where it was.
+    """The weight γ by what drives it, all in buffers: a checkpoint resumes where it was."""
 
-    Args:
-        target: in (0, 1), share of samples that are to contract.
-        floor: in [0, 1), least diversity.
-    """
-
-    def __init__(self, target: float, floor: float):
+    def __init__(self):
         super().__init__()
-        self.target, self.floor = target, floor
         self.register_buffer("n_evaluations", torch.zeros((), dtype=torch.int64))
         # Running means, and how much of them is there yet: share, 1; spread, error.
         self.register_buffer("share_sum", torch.zeros(2))
@@ -56,15 +49,15 @@ class RateControl(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """γ, a scalar > 0, at most BASE_WEIGHT · exp(GAIN · (1 − floor))."""
-        drive = torch.minimum(self.target - self.share, self.diversity.clamp(max=1) - self.floor)
+        """γ, a scalar > 0, at most BASE_WEIGHT · exp(GAIN · (1 − FLOOR))."""
+        drive = torch.minimum(TARGET - self.share, self.diversity.clamp(max=1) - FLOOR)
         return BASE_WEIGHT * (GAIN * drive).exp()
 
     @property
     def share(self) -> Tensor:
         """Running mean of the share of samples that contract; the target before there is one."""
         contracting, counted = self.share_sum
-        return (contracting + 1e-6 * self.target) / (counted + 1e-6)
+        return (contracting + 1e-6 * TARGET) / (counted + 1e-6)
 
     @property
     def diversity(self) -> Tensor:

@@ -2,13 +2,12 @@
 
 import torch
 from einops import rearrange
+from lerobot.policies.diffusion.configuration_diffusion import DiffusionConfig
 from lerobot.policies.diffusion.modeling_diffusion import DiffusionRgbEncoder, SpatialSoftmax
 from lerobot.policies.utils import get_output_shape
 from lerobot.utils.constants import OBS_ENV_STATE, OBS_IMAGES, OBS_STATE
 from torch import Tensor, nn
 from torchvision.transforms.v2.functional import resize
-
-from ..policy.configuration_cdp import CDPConfig
 
 __all__ = ["ObservationEncoder", "RgbEncoder", "stack_cameras"]
 
@@ -16,17 +15,21 @@ N_STAGES = 4  # of a ResNet; what comes before them divides the picture's sides 
 
 
 class RgbEncoder(DiffusionRgbEncoder):
-    """LeRobot's ResNet with spatial softmax, cut after `config.vision_stages` of its four stages.
+    """LeRobot's ResNet with spatial softmax, cut after some of its four stages.
 
     After k of them the map that the softmax looks for places on has 1 / 2^(k + 1) of the picture's sides: all four
     leave 3 x 4 places of a picture of 96 x 128, two leave 12 x 16.
+
+    Args:
+        config: LeRobot's settings of the ResNet, and the cameras.
+        n_stages: k, in [1, 4].
     """
 
-    def __init__(self, config: CDPConfig):
+    def __init__(self, config: DiffusionConfig, n_stages: int):
         super().__init__(config)
-        if config.vision_stages == N_STAGES:
+        if n_stages == N_STAGES:
             return
-        self.backbone = self.backbone[: len(self.backbone) - N_STAGES + config.vision_stages]
+        self.backbone = self.backbone[: len(self.backbone) - N_STAGES + n_stages]
         picture = config.crop_shape or config.resize_shape or next(iter(config.image_features.values())).shape[1:]
         feature_map = get_output_shape(self.backbone, (1, 3, *picture))[1:]
         self.pool = SpatialSoftmax(feature_map, num_kp=config.spatial_softmax_num_keypoints)
@@ -35,20 +38,19 @@ class RgbEncoder(DiffusionRgbEncoder):
 class ObservationEncoder(nn.Module):
     """State, environment state and cameras over `n_obs_steps`, as one vector (B, C).
 
-    Vectors go in as they are; images through LeRobot's ResNet with spatial softmax. With
-    `config.freeze_vision_encoder` the ResNet stays as it was loaded, running statistics included.
+    Vectors go in as they are; images through LeRobot's ResNet with spatial softmax.
+
+    Args:
+        config: names the features; LeRobot's settings of the ResNet.
+        vision_stages: stages of the ResNet that are used, in [1, 4].
     """
 
-    def __init__(self, config: CDPConfig):
+    def __init__(self, config: DiffusionConfig, vision_stages: int = N_STAGES):
         super().__init__()
-        self.config = config
+        self.image_features, self.env_state_feature = config.image_features, config.env_state_feature
         n_cameras = len(config.image_features)
-        self.rgb_encoders = nn.ModuleList()
-        if n_cameras:
-            shared = not config.use_separate_rgb_encoder_per_camera
-            self.rgb_encoders.extend(RgbEncoder(config) for _ in range(1 if shared else n_cameras))
-        for encoder in self.rgb_encoders:
-            encoder.backbone.requires_grad_(not config.freeze_vision_encoder)
+        n_encoders = n_cameras if config.use_separate_rgb_encoder_per_camera else min(n_cameras, 1)
+        self.rgb_encoders = nn.ModuleList(RgbEncoder(config, vision_stages) for _ in range(n_encoders))
         vectors = filter(None, (config.robot_state_feature, config.env_state_feature))
         width = sum(feature.shape[0] for feature in vectors)
         width += sum(self._encoder_of(camera).feature_dim for camera in range(n_cameras))
@@ -57,19 +59,12 @@ class ObservationEncoder(nn.Module):
     def _encoder_of(self, camera: int) -> RgbEncoder:
         return self.rgb_encoders[camera if len(self.rgb_encoders) > 1 else 0]
 
-    def train(self, mode: bool = True) -> "ObservationEncoder":
-        super().train(mode)
-        if self.config.freeze_vision_encoder:
-            for encoder in self.rgb_encoders:
-                encoder.backbone.eval()
-        return self
-
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
         """Encode `observation.*`, each (B, n_obs_steps, …), cameras stacked by `stack_cameras`: -> (B, C)."""
         features = [batch[OBS_STATE]]
-        if self.config.image_features:
+        if self.image_features:
             features.append(self._encode_images(batch[OBS_IMAGES]))
-        if self.config.env_state_feature:
+        if self.env_state_feature:
             features.append(batch[OBS_ENV_STATE])
         return torch.cat(features, dim=-1).flatten(1)
 
@@ -83,7 +78,7 @@ class ObservationEncoder(nn.Module):
         return rearrange(features, "n (b s) f -> b s (n f)", b=batch)
 
 
-def stack_cameras(batch: dict[str, Tensor], config: CDPConfig, time_axis: bool) -> dict[str, Tensor]:
+def stack_cameras(batch: dict[str, Tensor], config: DiffusionConfig, time_axis: bool) -> dict[str, Tensor]:
     """A shallow copy of the batch with all cameras under `observation.images`.
 
     Args:

@@ -1,9 +1,9 @@
 """The forward process x_t = α_t x_0 + σ_t ε, from data (t = 0) to noise, and what a network predicts in it.
 
-| `prediction_type`                   | process                             | timesteps          | a prediction is     |
-| ----------------------------------- | ----------------------------------- | ------------------ | ------------------- |
-| `epsilon`, `sample`, `v_prediction` | variance preserving, α² + σ² = 1    | integers 0 … T − 1 | ε, x_0, α ε − σ x_0 |
-| `velocity`                          | flow matching, α = 1 − σ, σ = t / T | reals in [1, T]    | ε − x_0             |
+| `prediction_type`   | process                             | timesteps          | a prediction is |
+| ------------------- | ----------------------------------- | ------------------ | --------------- |
+| `epsilon`, `sample` | variance preserving, α² + σ² = 1    | integers 0 … T − 1 | ε, x_0          |
+| `velocity`          | flow matching, α = 1 − σ, σ = t / T | reals in [1, T]    | ε − x_0         |
 
 T is `num_train_timesteps`. A network sees the timestep as it is: numbers of the same size in both processes.
 """
@@ -14,37 +14,21 @@ import torch
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor
 
-from ..policy.configuration_cdp import CDPConfig
-from ..contraction import signal_and_noise
-from ..contraction.products import expand
-from .sampler import FlowMatchEulerScheduler, make_scheduler
+from ..contraction import Process as ContractionProcess
+from ..contraction import expand, signal_and_noise
+from .sampler import FlowMatchEulerScheduler
 
-__all__ = ["FlowMatching", "Process", "VariancePreserving", "make_process"]
+__all__ = ["FlowMatching", "Process", "VariancePreserving"]
 
 
-class Process(Protocol):
-    """A forward process.
+class Process(ContractionProcess, Protocol):
+    """A forward process, and what a network learns in it.
 
     Attributes:
-        name: `vp` or `flow`, as `contraction.rate_operator` knows it.
-        prediction_type: what the network predicts.
         scheduler: a first-order deterministic solver of the reverse process.
     """
 
-    name: str
-    prediction_type: str
     scheduler: SchedulerMixin
-
-    def draw_timesteps(
-        self, n: int, share: float, device: torch.device, generator: torch.Generator | None = None, above: float = 0
-    ) -> Tensor:
-        """(n,) timesteps, uniform over the `share`, in (0, 1], of least noise, without the `above`, in [0, share)."""
-
-    def signal_and_noise(self, timesteps: Tensor) -> tuple[Tensor, Tensor]:
-        """α_t and σ_t, each (B,), of timesteps (B,)."""
-
-    def add_noise(self, x_0: Tensor, epsilon: Tensor, timesteps: Tensor) -> Tensor:
-        """x_t (B, T, A)."""
 
     def target(self, x_0: Tensor, epsilon: Tensor, timesteps: Tensor) -> Tensor:
         """What the network is to predict at x_t, (B, T, A)."""
@@ -71,11 +55,7 @@ class VariancePreserving:
         return self.scheduler.add_noise(x_0, epsilon, timesteps)
 
     def target(self, x_0, epsilon, timesteps):
-        if self.prediction_type == "epsilon":
-            return epsilon
-        if self.prediction_type == "sample":
-            return x_0
-        return self.scheduler.get_velocity(x_0, epsilon, timesteps)
+        return epsilon if self.prediction_type == "epsilon" else x_0
 
 
 class FlowMatching:
@@ -105,10 +85,3 @@ class FlowMatching:
 
     def target(self, x_0, epsilon, timesteps):
         return epsilon - x_0
-
-
-def make_process(config: CDPConfig) -> Process:
-    """The process that `config.prediction_type` belongs to."""
-    if config.prediction_type == "velocity":
-        return FlowMatching(make_scheduler("FlowMatchEuler", config))
-    return VariancePreserving(make_scheduler("DDIM", config))

@@ -4,11 +4,11 @@
 | ---------------------- | -------------------------------------------------- | ------------------- | ------------- |
 | `DDIM`                 | DDIM with η = 0, first order                       | variance preserving | yes           |
 | `DPMSolver++`          | DPM-Solver++ 2M, second-order multistep            | variance preserving | yes           |
-| `UniPC`                | UniPC, second-order predictor-corrector            | variance preserving | yes           |
 | `DDPM`                 | ancestral sampling, for comparison                 | variance preserving | no            |
 | `FlowMatchEuler`       | Euler                                              | flow matching       | yes           |
 """
 
+import copy
 from collections.abc import Callable
 
 import numpy as np
@@ -18,15 +18,12 @@ from diffusers import (
     DDPMScheduler,
     DPMSolverMultistepScheduler,
     FlowMatchEulerDiscreteScheduler,
-    UniPCMultistepScheduler,
 )
 from diffusers.configuration_utils import register_to_config
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor
 
-from ..policy.configuration_cdp import CDPConfig
-
-__all__ = ["FlowMatchEulerScheduler", "make_scheduler", "sample"]
+__all__ = ["FlowMatchEulerScheduler", "make_scheduler", "sample", "with_steps"]
 
 
 class FlowMatchEulerScheduler(FlowMatchEulerDiscreteScheduler):
@@ -60,27 +57,31 @@ class FlowMatchEulerScheduler(FlowMatchEulerDiscreteScheduler):
         return super().step(model_output, timestep, sample)
 
 
-def make_scheduler(name: str, config: CDPConfig) -> SchedulerMixin:
-    """The diffusers scheduler that `name`, a `noise_scheduler_type`, stands for, on the process of the config."""
-    process = {
-        "num_train_timesteps": config.num_train_timesteps,
-        "beta_start": config.beta_start,
-        "beta_end": config.beta_end,
-        "beta_schedule": config.beta_schedule,
-        "prediction_type": config.prediction_type,
-        "timestep_spacing": config.timestep_spacing,
-    }
-    clip = {"clip_sample": config.clip_sample, "clip_sample_range": config.clip_sample_range}
-    # Thresholding at the quantile 1 with a maximum of 1 is plain clipping to [-1, 1].
-    threshold = {"thresholding": config.clip_sample, "dynamic_thresholding_ratio": 1.0, "sample_max_value": 1.0}
-    makers = {
-        "DDIM": lambda: DDIMScheduler(**process, **clip),
-        "DDPM": lambda: DDPMScheduler(**process, **clip),
-        "DPMSolver++": lambda: DPMSolverMultistepScheduler(**process, **threshold, solver_order=2),
-        "UniPC": lambda: UniPCMultistepScheduler(**process, **threshold, solver_order=2),
-        "FlowMatchEuler": lambda: FlowMatchEulerScheduler(config.num_train_timesteps, **clip),
-    }
-    return makers[name]()
+def make_scheduler(name: str, clip: float | None, **process: object) -> SchedulerMixin:
+    """A diffusers scheduler.
+
+    Args:
+        name: a `noise_scheduler_type` of the table above.
+        clip: estimates of x_0 are clipped to ± this, in units of the normalised actions; None: not clipped.
+        **process: `num_train_timesteps`; but for `FlowMatchEuler` also `prediction_type`, `timestep_spacing`,
+            `beta_schedule`, `beta_start` and `beta_end`, as diffusers has them.
+    """
+    clipping = {"clip_sample": clip is not None, "clip_sample_range": clip or 1.0}
+    if name == "FlowMatchEuler":
+        return FlowMatchEulerScheduler(**process, **clipping)
+    if name == "DPMSolver++":
+        # Thresholding at the quantile 1 with a maximum of 1 is plain clipping to [-1, 1].
+        threshold = {"thresholding": clip is not None, "dynamic_thresholding_ratio": 1.0, "sample_max_value": 1.0}
+        return DPMSolverMultistepScheduler(**process, **threshold, solver_order=2)
+    return {"DDIM": DDIMScheduler, "DDPM": DDPMScheduler}[name](**process, **clipping)
+
+
+def with_steps(scheduler: SchedulerMixin, num_inference_steps: int) -> SchedulerMixin:
+    """A copy of the scheduler with its steps laid: `timesteps` (num_inference_steps,), from noise to data."""
+    scheduler = copy.copy(scheduler)  # shallow: `set_timesteps` replaces all that a solver changes on its way
+    # On the CPU, as are the scheduler's tables: indexing them with device tensors would wait for the device.
+    scheduler.set_timesteps(num_inference_steps)
+    return scheduler
 
 
 def sample(
@@ -95,7 +96,7 @@ def sample(
 
     Args:
         network: (x_t (B, T, A), timesteps (B,)) -> (B, T, A), of the scheduler's prediction type.
-        scheduler: as `make_scheduler` gives it; its state is reset.
+        scheduler: as `make_scheduler` gives it. It is not changed: calls side by side do not disturb each other.
         noise: (B, T, A), standard normal, x at the first timestep; after a `skip`, x at the first one that is left.
         num_inference_steps: network evaluations.
         generator: used by `DDPM` alone, for the noise it adds at every step.
@@ -104,8 +105,7 @@ def sample(
     Returns:
         (B, T, A) normalised actions; the same `noise` gives the same actions, but for `DDPM`.
     """
-    # On the CPU, as are the scheduler's tables: indexing them with device tensors would wait for the device.
-    scheduler.set_timesteps(num_inference_steps)
+    scheduler = with_steps(scheduler, num_inference_steps)
     stochastic = {"generator": generator} if isinstance(scheduler, DDPMScheduler) else {}
     x_t = noise
     for t in scheduler.timesteps[skip:]:

@@ -5,6 +5,7 @@ place is observed instead, and a step takes two milliseconds: for training and c
 simulation is imported when an environment is made (`transfer_cube_env`): it takes two seconds.
 """
 
+import functools
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,9 +14,11 @@ from lerobot.configs import FeatureType, PolicyFeature
 from lerobot.envs.configs import EnvConfig
 from lerobot.utils.constants import ACTION, OBS_ENV_STATE, OBS_STATE
 
-__all__ = ["N_JOINTS", "N_PLACES", "TransferCubeConfig"]
+from ..errors import SettingError
+from .vector import vector_env
 
-TASK = "AlohaTransferCubeState-v0"
+__all__ = ["N_JOINTS", "N_PLACES", "TransferCubeConfig", "make_transfer_cube"]
+
 N_JOINTS, N_PLACES = 14, 3  # of both arms, jaws included; where the cube is
 
 
@@ -24,7 +27,7 @@ N_JOINTS, N_PLACES = 14, 3  # of both arms, jaws included; where the cube is
 class TransferCubeConfig(EnvConfig):
     """`--env.type=aloha_transfer_cube`. The cube lies elsewhere in every episode."""
 
-    task: str | None = TASK
+    task: str | None = "AlohaTransferCubeState-v0"
     fps: int = 50
     episode_length: int = 400
     render_mode: str = "rgb_array"
@@ -38,11 +41,27 @@ class TransferCubeConfig(EnvConfig):
     features_map: dict[str, str] = field(
         default_factory=lambda: {ACTION: ACTION, "agent_pos": OBS_STATE, "environment_state": OBS_ENV_STATE}
     )
-    package_name = "lerobot_cdp"
 
     @property
     def gym_kwargs(self) -> dict[str, Any]:
-        return {"render_mode": self.render_mode, "max_episode_steps": self.episode_length}
+        return {"render_mode": self.render_mode}
+
+    def create_envs(self, n_envs: int, use_async_envs: bool = False) -> dict:
+        make = functools.partial(make_transfer_cube, self.episode_length, **self.gym_kwargs)
+        return {self.type: {0: vector_env(make, n_envs, use_async_envs)}}
 
 
-gym.register(f"lerobot_cdp/{TASK}", entry_point="lerobot_cdp.envs.transfer_cube_env:TransferCubeEnv")
+def make_transfer_cube(episode_length: int = TransferCubeConfig.episode_length, **settings: Any) -> gym.Env:
+    """One environment.
+
+    Raises:
+        SettingError: if the extra `aloha` is not installed.
+    """
+    try:
+        from .transfer_cube_env import TransferCubeEnv
+    except ModuleNotFoundError as error:
+        raise SettingError(
+            "`env.type` = aloha_transfer_cube needs the extra `aloha`: pip install 'lerobot_policy_cdp[aloha]'. "
+            f"Got {error}."
+        ) from error
+    return gym.wrappers.TimeLimit(TransferCubeEnv(**settings), episode_length)

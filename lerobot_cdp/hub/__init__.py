@@ -1,4 +1,1 @@
-"""What others need of a checkpoint: a config that stays readable (`schema`), a card, and pushes that are whole.
-
-Imports nothing: `configuration_cdp` needs `schema`, and the other modules need the policy.
-"""
+"""What goes to the Hub: the model card, and pushes that are whole."""

@@ -3,12 +3,11 @@
 At the end of a training it says what is known then; `publish` adds what was measured and evaluated.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib.resources import files
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
-
-from ..policy.configuration_cdp import CDPConfig
+from lerobot.configs import PreTrainedConfig
 
 __all__ = ["DatasetFacts", "Facts", "TaskResult", "make_card"]
 
@@ -16,10 +15,8 @@ ROBOT, TASK, NAME = "ROBOT", "YOUR TASK", "USER/NAME"  # placeholders, where not
 TRAINING_SETTINGS = ("steps", "batch_size", "seed")
 POLICY_SETTINGS = (
     "backbone", "prediction_type", "noise_scheduler_type", "num_inference_steps", "sampling_temperature",
-    "n_obs_steps", "horizon", "n_action_steps", "contraction_weight", "contraction_loss", "contraction_points",
-    "contraction_margin", "contraction_timestep_range", "contraction_start", "use_ema",
+    "n_obs_steps", "horizon", "n_action_steps", "ema_decay",
 )  # fmt: skip
-UNITS = {"MIN_MAX": "half the action range", "MEAN_STD": "standard deviations of the actions"}
 
 
 @dataclass(frozen=True)
@@ -65,7 +62,7 @@ class Facts:
         video: path of a video there.
     """
 
-    config: CDPConfig
+    config: PreTrainedConfig
     train: dict = field(default_factory=dict)
     dataset: DatasetFacts | None = None
     trained_share: float | None = None
@@ -117,7 +114,8 @@ def make_card(facts: Facts) -> ModelCard:
 
 def _settings(facts: Facts) -> dict[str, object]:
     training = {name: facts.train[name] for name in TRAINING_SETTINGS if name in facts.train}
-    return training | {name: getattr(facts.config, name) for name in POLICY_SETTINGS}
+    penalty = {f"contraction.{name}": value for name, value in asdict(facts.config.contraction).items()}
+    return training | {name: getattr(facts.config, name) for name in POLICY_SETTINGS} | penalty
 
 
 def _eval_results(results: tuple[TaskResult, ...]) -> list[EvalResult]:
@@ -156,5 +154,5 @@ def _contraction(report: dict) -> dict:
         "factor": f"{measures['factor']['50']:.3g}",
         "factor_95": f"{measures['factor']['95']:.3g}",
         "spread": f"{measures['spread']['mean']:.3g}",
-        "unit": UNITS.get(settings["action_normalization"], "the policy's unit of actions"),
+        "unit": settings["action_unit"],
     }

@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..policy.configuration_cdp import SettingError
+from ..errors import SettingError
 from .card import TaskResult
 
 __all__ = ["Evaluation", "read_evaluation"]

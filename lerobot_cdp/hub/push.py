@@ -11,20 +11,16 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
 
 from huggingface_hub import HfApi, hf_hub_download
 from huggingface_hub.errors import RemoteEntryNotFoundError
 from lerobot.common.train_utils import get_step_checkpoint_dir
 from lerobot.configs.train import TrainPipelineConfig
+from lerobot.policies import PreTrainedPolicy
 from lerobot.utils.constants import PRETRAINED_MODEL_DIR
 from torch import Tensor
 
-from ..policy.configuration_cdp import SettingError
-from ..errors import HUB_ERRORS, explain
-
-if TYPE_CHECKING:
-    from ..policy.modeling_cdp import CDPPolicy
+from ..errors import HUB_ERRORS, SettingError, explain
 
 __all__ = ["check_remote_type", "push_trained"]
 
@@ -32,7 +28,7 @@ MODEL_FILES = ("*.safetensors", "*.json", "*.yaml", "*.md")  # what LeRobot uplo
 
 
 def push_trained(
-    policy: "CDPPolicy", cfg: TrainPipelineConfig, state_dict: Mapping[str, Tensor] | None, dataset_meta
+    policy: PreTrainedPolicy, cfg: TrainPipelineConfig, state_dict: Mapping[str, Tensor] | None, dataset_meta
 ) -> None:
     """Push a policy that was trained to `policy.config.repo_id`; see `PreTrainedPolicy.push_model_to_hub`.
 

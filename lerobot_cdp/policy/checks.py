@@ -61,7 +61,7 @@ def check_finite(loss: Tensor, batch: dict[str, Tensor]) -> None:
             raise ValueError(f"`{key}` must be finite. Got NaN or inf in {bad} of {len(value)} samples.")
     raise ValueError(
         f"the loss must be finite. Got {loss.item()} on finite inputs: the weights have diverged; "
-        "lower `optimizer_lr` or `contraction_weight`."
+        "lower `optimizer_lr` or `contraction.weight`."
     )
 
 

@@ -11,17 +11,16 @@ import torch.nn.functional as F
 from lerobot.utils.constants import ACTION
 from torch import Tensor, nn
 
-from ..diffusion.backbones import make_backbone
-from .configuration_cdp import CDPConfig
-from ..acting.monitor import contraction_factor, twin
-from ..diffusion.encoder import ObservationEncoder
-from ..diffusion.process import make_process
+from ..acting.monitor import contraction_factor, neighbour
 from ..acting.real_time import Prefix, guided
-from ..diffusion.sampler import make_scheduler, sample
 from ..acting.smoothing import smoothed
 from ..acting.warm_start import start_from, steps_to_skip
+from ..diffusion.encoder import ObservationEncoder
+from ..diffusion.sampler import sample, with_steps
+from .build import make_backbone, make_process, make_solver
+from .configuration_cdp import CDPConfig
 
-__all__ = ["CDPDiffusionModel", "DiffusionLoss"]
+__all__ = ["CDPDiffusionModel", "Chunk", "DiffusionLoss"]
 
 
 @dataclass(frozen=True)
@@ -37,17 +36,30 @@ class DiffusionLoss:
     mean: Tensor
 
 
+@dataclass(frozen=True)
+class Chunk:
+    """What one call of the sampler gives.
+
+    Attributes:
+        actions: (B, T, A), normalised.
+        contraction_factor: (B,) how far apart two chunks ended whose sampling began close together, see
+            `acting.monitor`; None where it is not measured.
+    """
+
+    actions: Tensor
+    contraction_factor: Tensor | None = None
+
+
 class CDPDiffusionModel(nn.Module):
     """What a `CDPConfig` describes: any backbone on any process."""
 
     def __init__(self, config: CDPConfig):
         super().__init__()
         self.config = config
-        self.encoder = ObservationEncoder(config)
+        self.encoder = ObservationEncoder(config, config.vision_stages)
         self.backbone = make_backbone(config, self.encoder.condition_dim)
         self.process = make_process(config)
-        self.solver = make_scheduler(config.noise_scheduler_type, config)
-        self.contraction_factor: Tensor | None = None  # (B,) of the latest chunks, where it is monitored
+        self.solver = make_solver(config)
 
     def compute_loss(self, batch: dict[str, Tensor], condition: Tensor) -> DiffusionLoss:
         """Diffusion loss at random timesteps.
@@ -80,7 +92,7 @@ class CDPDiffusionModel(nn.Module):
         noise: Tensor | None = None,
         prefix: Prefix | None = None,
         rest: Tensor | None = None,
-    ) -> Tensor:
+    ) -> Chunk:
         """The chunk from the current observation on, (B, horizon − n_obs_steps + 1, A) normalised.
 
         Args:
@@ -95,8 +107,10 @@ class CDPDiffusionModel(nn.Module):
         if rest is not None and self.config.warm_start > 0:
             start, skip = self._warm_start(rest, start)
         current = self.config.n_obs_steps - 1  # the chunk begins with the oldest observation
-        chunk = smoothed(self.conditional_sample(condition, start, prefix=prefix, skip=skip), self.config.smoothing)
-        return (chunk if prefix is None else prefix.blend(chunk))[:, current:]
+        chunk = self.conditional_sample(condition, start, prefix=prefix, skip=skip)
+        actions = smoothed(chunk.actions, self.config.smoothing)
+        actions = actions if prefix is None else prefix.blend(actions)
+        return Chunk(actions[:, current:], chunk.contraction_factor)
 
     def _noise(self, noise: Tensor | None, condition: Tensor) -> Tensor:
         shape = (len(condition), self.config.horizon, *self.config.action_feature.shape)
@@ -108,10 +122,10 @@ class CDPDiffusionModel(nn.Module):
 
     def _warm_start(self, rest: Tensor, noise: Tensor) -> tuple[Tensor, int]:
         """Where sampling begins, and the solver's steps that this leaves out."""
-        self.solver.set_timesteps(self.config.num_inference_steps)
-        skip = steps_to_skip(self.solver, self.config.warm_start)
+        solver = with_steps(self.solver, self.config.num_inference_steps)
+        skip = steps_to_skip(solver, self.config.warm_start)
         current = self.config.n_obs_steps - 1
-        return start_from(rest, noise, self.process, self.solver.timesteps[skip], current), skip
+        return start_from(rest, noise, self.process, solver.timesteps[skip], current), skip
 
     def conditional_sample(
         self,
@@ -120,7 +134,7 @@ class CDPDiffusionModel(nn.Module):
         generator: torch.Generator | None = None,
         prefix: Prefix | None = None,
         skip: int = 0,
-    ) -> Tensor:
+    ) -> Chunk:
         """Sample whole chunks, (B, horizon, A) normalised.
 
         Args:
@@ -130,14 +144,11 @@ class CDPDiffusionModel(nn.Module):
             prefix: what the chunks are to agree with.
             skip: steps of the solver left out at the beginning.
         """
-        starts = start
-        if self.config.monitor_contraction:
-            starts = torch.cat([start, twin(start)])
-            condition = condition.repeat(2, 1)
-        chunks = self._solve(condition, starts, generator, prefix, skip)
-        if self.config.monitor_contraction:
-            self.contraction_factor = contraction_factor(starts, chunks)
-        return chunks[: len(start)]
+        if self.config.max_contraction_factor is None:
+            return Chunk(self._solve(condition, start, generator, prefix, skip))
+        starts = torch.cat([start, neighbour(start)])
+        chunks = self._solve(condition.repeat(2, 1), starts, generator, prefix, skip)
+        return Chunk(chunks[: len(start)], contraction_factor(starts, chunks))
 
     def _solve(
         self,

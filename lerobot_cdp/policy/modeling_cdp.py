@@ -23,26 +23,27 @@ from lerobot.policies.utils import populate_queues
 from lerobot.utils.constants import ACTION, OBS_STATE
 from torch import Tensor, nn
 
-from .checks import check_actions, check_chunk, check_finite, check_observation
-from ..checkpoints.weights import StoredWeights, check_download, load_complete
-from .configuration_cdp import AUTO, CDPConfig
-from ..contraction import ContractionPenalty, PenaltyValue, RateControl
-from .model import CDPDiffusionModel
-from .ema import EMA
-from ..hub.card import DatasetFacts, Facts, make_card
-from ..errors import explain
-from ..hub.push import push_trained
 from ..acting.monitor import check_contraction, hold_unsafe
-from ..diffusion.encoder import stack_cameras
 from ..acting.real_time import Prefix, make_prefix, strip_padding
+from ..checkpoints.weights import StoredWeights, check_download, load_complete
+from ..contraction import PenaltyValue, RateControl
+from ..diffusion.encoder import stack_cameras
+from ..errors import explain
+from ..hub.card import DatasetFacts, Facts, make_card
+from ..hub.push import push_trained
+from .build import make_penalty
+from .checks import check_actions, check_chunk, check_finite, check_observation
+from .configuration_cdp import AUTO, CDPConfig
+from .ema import EMA
+from .model import CDPDiffusionModel, Chunk
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # LeRobot's, and heavy
     from lerobot.configs.train import TrainPipelineConfig
     from lerobot.datasets import LeRobotDatasetMetadata
 
 __all__ = ["CDPPolicy"]
 
-CONTRACTION_LOG = ("contraction_loss", "expansion_rate", "contracting_share")
+CONTRACTION_LOG = ("penalty", "expansion_rate", "contracting_share")
 
 
 class CDPPolicy(DiffusionPolicy):
@@ -68,21 +69,9 @@ class CDPPolicy(DiffusionPolicy):
         PreTrainedPolicy.__init__(self, config)
         config.validate_features()
         self.diffusion = CDPDiffusionModel(config)
-        self.ema = EMA(self.diffusion, config.ema_decay, config.ema_power) if config.use_ema else None
-        self.rate_control = (
-            RateControl(config.contraction_target, config.contraction_diversity)
-            if config.contraction_weight == AUTO
-            else None
-        )
-        self.penalty = ContractionPenalty(
-            loss=config.contraction_loss,
-            points=config.contraction_points,
-            margin=config.contraction_margin,
-            timestep_range=config.contraction_timestep_range,
-            batch_share=config.contraction_batch_share,
-            n_products=config.contraction_products,
-            product=config.contraction_product,
-        )
+        self.ema = EMA(self.diffusion, config.ema_decay) if config.ema_decay > 0 else None
+        self.rate_control = RateControl() if config.contraction.weight == AUTO else None
+        self.penalty = make_penalty(config)
         self.register_buffer("n_updates", torch.zeros((), dtype=torch.int64))
         # The latest values: LeRobot's logger wants the same keys at every step.
         self.register_buffer("contraction_log", torch.zeros(len(CONTRACTION_LOG)))
@@ -92,21 +81,13 @@ class CDPPolicy(DiffusionPolicy):
 
     def _compile(self, mode: str) -> None:
         # In place: a wrapped module would rename its weights in the checkpoint.
-        for model in filter(None, (self.diffusion, self.ema and self.ema.model)):
+        for model in {self.diffusion, self.acting_model}:
             model.backbone.compile(mode=mode)
 
     @property
     def acting_model(self) -> CDPDiffusionModel:
         """The network that acts: the moving average where there is one."""
-        return self.diffusion if self.ema is None else self.ema.model
-
-    @property
-    def contraction_factor(self) -> Tensor | None:
-        """Of each chunk sampled last, (B,): distance to its twin at the end over that at the start (see `monitor`).
-
-        Below 1 sampling contracts. None before the first chunk, and without `monitor_contraction`.
-        """
-        return self.acting_model.contraction_factor
+        return self.diffusion if self.ema is None else self.ema.module
 
     # ------------------------------------------------------------------ training
 
@@ -121,8 +102,8 @@ class CDPPolicy(DiffusionPolicy):
             reduction: `mean`, or `none` for one loss per sample, (B,), as LeRobot's sample weighting asks.
 
         Returns:
-            The loss and numbers to log: `diffusion_loss`; with γ > 0 also `contraction_loss` (unweighted),
-            `expansion_rate` (mean ρ) and `contracting_share` of the samples, as last computed; with γ = `auto` also
+            The loss and numbers to log: `diffusion_loss`; with γ > 0 also the unweighted `penalty`, `expansion_rate`
+            (mean ρ) and `contracting_share` of the samples, as last computed; with γ = `auto` also
             `contraction_weight` and `diversity`.
 
         Raises:
@@ -136,7 +117,7 @@ class CDPPolicy(DiffusionPolicy):
         model = self.diffusion if self.training else self.acting_model
         condition = model.encoder(batch)
         penalty, log = None, {}
-        if self.config.contraction_weight != 0 and self.training:
+        if self.config.contraction.weight != 0 and self.training:
             # Before the diffusion loss: the graph of neither is in memory while the other is computed.
             penalty = self._evaluate_penalty(batch[ACTION], condition)
             log = self._contraction_numbers()
@@ -150,8 +131,8 @@ class CDPPolicy(DiffusionPolicy):
 
     def _evaluate_penalty(self, x_0: Tensor, condition: Tensor) -> tuple[PenaltyValue, float | Tensor] | None:
         """The penalty and its weight on every k-th step, else None."""
-        step, every = int(self.n_updates), self.config.contraction_every
-        since = step - self.config.contraction_start
+        step, every = int(self.n_updates), self.config.contraction.every
+        since = step - self.config.contraction.start
         if since < 0 or since % every:
             return None
         # Drawn from a generator of its own: a resumed run repeats it, and γ does not change the diffusion noise.
@@ -160,7 +141,7 @@ class CDPPolicy(DiffusionPolicy):
         share = (value.rate < 0).float().mean()
         self.contraction_log.copy_(torch.stack([value.loss, value.rate.mean(), share]))
         if self.rate_control is None:
-            return value, self.config.contraction_weight * every
+            return value, self.config.contraction.weight * every
         weight = self.rate_control.weight
         if self.rate_control.wants_probe:
             self._probe_diversity(x_0[: len(value.rate)], condition[: len(value.rate)], generator)
@@ -172,7 +153,7 @@ class CDPPolicy(DiffusionPolicy):
         """Sample two chunks for each observation and show them to the rate control."""
         noise = torch.randn((2 * len(x_0), *x_0.shape[1:]), device=x_0.device, generator=generator)
         chunks = self.diffusion.conditional_sample(condition.repeat(2, 1), noise, generator)
-        self.rate_control.probe(*chunks.chunk(2), x_0)
+        self.rate_control.probe(*chunks.actions.chunk(2), x_0)
 
     def _contraction_numbers(self) -> dict[str, float]:
         """What is logged of contraction, the same keys at every step."""
@@ -185,11 +166,11 @@ class CDPPolicy(DiffusionPolicy):
     def update(self) -> None:
         """LeRobot's hook after each optimizer step: move the average."""
         if self.ema is not None:
-            self.ema.update(self.diffusion, int(self.n_updates))
+            self.ema.update_parameters(self.diffusion)
         self.n_updates += 1
 
     def get_optim_params(self):
-        """The parameters to train: no moving average, nothing frozen."""
+        """The parameters to train: not the moving average."""
         return [p for p in self.diffusion.parameters() if p.requires_grad]
 
     # ------------------------------------------------------------------ inference
@@ -199,6 +180,7 @@ class CDPPolicy(DiffusionPolicy):
         super().reset()
         self._rest: Tensor | None = None  # (B, R, A) of the last chunk, which `select_action` will not execute
         self._last_action: Tensor | None = None  # (B, A)
+        self.contraction_factor: Tensor | None = None  # (B,) of the latest chunks, where it is measured
 
     def supports_rtc(self) -> bool:
         """LeRobot asks before it lets `predict_action_chunk` plan in the background (real-time chunking)."""
@@ -241,14 +223,16 @@ class CDPPolicy(DiffusionPolicy):
         if rtc is None and prev_chunk_left_over is not None:
             raise ValueError("`prev_chunk_left_over` must be None without an `rtc_config`. Got a tensor.")
         if rtc is None or not rtc.enabled:
-            chunk = self._sample(stacked, noise)[:, : self.config.n_action_steps]
+            chunk = self._sample(stacked, noise)
+            actions = chunk.actions[:, : self.config.n_action_steps]
         else:
             rest, prefix = strip_padding(prev_chunk_left_over), None
             if rest is not None:
                 prefix = make_prefix(rest, inference_delay, rtc, self.config.horizon, self.config.n_obs_steps - 1)
             chunk = self._sample(stacked, noise, prefix, rest)
-        check_contraction(self.contraction_factor, self.config.max_contraction_factor)
-        return chunk
+            actions = chunk.actions
+        check_contraction(chunk.contraction_factor, self.config.max_contraction_factor)
+        return actions
 
     @torch.no_grad()
     def select_action(self, batch: dict[str, Tensor], noise: Tensor | None = None) -> Tensor:
@@ -266,21 +250,21 @@ class CDPPolicy(DiffusionPolicy):
         self._observe(batch)
         if not self._queues[ACTION]:
             sampled = self._sample(self._history(), noise, rest=self._rest)
-            chunk = self._hold_unsafe(sampled)
-            actions, rest = chunk.tensor_split([self.config.n_action_steps], dim=1)
+            held = self._hold_unsafe(sampled)
+            actions, rest = held.tensor_split([self.config.n_action_steps], dim=1)
             self._queues[ACTION].extend(actions.transpose(0, 1))
             # A pose that is held is no plan: a warm start from it would lean to staying there.
-            self._rest = rest if chunk is sampled and rest.shape[1] else None
+            self._rest = rest if held is sampled.actions and rest.shape[1] else None
         self._last_action = self._queues[ACTION].popleft()
         return self._last_action
 
-    def _hold_unsafe(self, chunk: Tensor) -> Tensor:
-        """The chunk, with the last action in place of those that do not contract as asked."""
-        factor, limit = self.contraction_factor, self.config.max_contraction_factor
+    def _hold_unsafe(self, chunk: Chunk) -> Tensor:
+        """The actions, with the last one in place of those that do not contract as asked."""
+        factor, limit = chunk.contraction_factor, self.config.max_contraction_factor
         if self._last_action is None:
             check_contraction(factor, limit)
-            return chunk
-        return hold_unsafe(chunk, self._last_action, factor, limit)
+            return chunk.actions
+        return hold_unsafe(chunk.actions, self._last_action, factor, limit)
 
     def _observe(self, batch: dict[str, Tensor]) -> None:
         """Add a single observation to the history."""
@@ -297,12 +281,13 @@ class CDPPolicy(DiffusionPolicy):
         noise: Tensor | None,
         prefix: Prefix | None = None,
         rest: Tensor | None = None,
-    ) -> Tensor:
+    ) -> Chunk:
         """A finite chunk, (B, horizon − n_obs_steps + 1, A), from the current observation on."""
         chunk = self.acting_model.generate_actions(stacked, noise, prefix, rest)
-        check_chunk(chunk, stacked)
-        if self.config.monitor_contraction and self.config.max_contraction_factor is None:
-            logging.info("Contraction factor of this chunk: %.3g.", self.contraction_factor.max().item())
+        check_chunk(chunk.actions, stacked)
+        self.contraction_factor = chunk.contraction_factor
+        if chunk.contraction_factor is not None:
+            logging.info("Contraction factor of this chunk: %.3g.", chunk.contraction_factor.max().item())
         return chunk
 
     # ------------------------------------------------------------------ checkpoints and the Hub
@@ -343,7 +328,8 @@ class CDPPolicy(DiffusionPolicy):
     @property
     def trained_share(self) -> float | None:
         """Share of contracting points when the penalty was last evaluated; None if it never was."""
-        was_evaluated = self.config.contraction_weight != 0 and self.n_updates > self.config.contraction_start
+        contraction = self.config.contraction
+        was_evaluated = contraction.weight != 0 and self.n_updates > contraction.start
         return self.contraction_log[CONTRACTION_LOG.index("contracting_share")].item() if was_evaluated else None
 
     @classmethod

@@ -13,13 +13,14 @@ from lerobot.policies.diffusion.modeling_diffusion import DiffusionPolicy
 from torch import Tensor
 from torch.utils.data import default_collate
 
-from ..policy.configuration_cdp import SettingError
-from ..errors import explain
-from .plan import SPREAD_DRAWS, TWIN_DRAWS, Protocol, measure, own_solver, summarise
+from ..errors import SettingError, explain
+from .plan import NEIGHBOUR_DRAWS, SPREAD_DRAWS, Plan, measure, own_solver, summarise
 
 __all__ = ["DatasetSource", "batches", "choose_frames", "measure_policy", "open_dataset"]
 
 BATCH_SIZE = 64  # observations measured at once
+# What 1 is, of actions that were normalised so.
+UNITS = {"MIN_MAX": "half the action range", "MEAN_STD": "standard deviations of the actions"}
 
 
 @dataclass
@@ -115,33 +116,33 @@ def measure_policy(config: PreTrainedConfig, source: DatasetSource, n_observatio
     device = {"device_processor": {"device": config.device}}
     path = str(config.pretrained_path)
     preprocessor, _ = make_pre_post_processors(config, pretrained_path=path, preprocessor_overrides=device)
-    protocol = Protocol.of(policy)
-    raw = measure(policy, protocol, batches(dataset, frames, preprocessor), n_observations, seed)
-    return {"settings": describe(policy, protocol, source, n_observations, seed), "measures": summarise(raw, protocol)}
+    plan = Plan.of(policy)
+    raw = measure(policy, plan, batches(dataset, frames, preprocessor), n_observations, seed)
+    return {"settings": describe(policy, plan, source, n_observations, seed), "measures": summarise(raw, plan)}
 
 
-def describe(
-    policy: DiffusionPolicy, protocol: Protocol, source: DatasetSource, n_observations: int, seed: int
-) -> dict:
+def describe(policy: DiffusionPolicy, plan: Plan, source: DatasetSource, n_observations: int, seed: int) -> dict:
     """The `settings` of `report.json`: plain data."""
     config = policy.config
+    normalization = config.normalization_mapping["ACTION"].value
     names = ("prediction_type", "num_train_timesteps", "clip_sample", "n_obs_steps", "horizon", "n_action_steps")
     return {
         "policy": str(config.pretrained_path),
         "policy_type": config.type,
-        "contraction_weight": getattr(config, "contraction_weight", 0),
+        "contraction_weight": config.contraction.weight if config.type == "cdp" else 0,
         **{name: getattr(config, name) for name in names},
         "policy_solver": config.noise_scheduler_type,
         "solver": own_solver(policy)[0],
-        "n_steps": protocol.n_steps,
-        "timestep_spacing": protocol.solver.config.get("timestep_spacing", "uniform"),
+        "n_steps": plan.n_steps,
+        "timestep_spacing": plan.solver.config.get("timestep_spacing", "uniform"),
         "parameters": sum(p.numel() for p in policy.diffusion.parameters()),
-        "action_normalization": config.normalization_mapping["ACTION"].value,
+        "action_normalization": normalization,
+        "action_unit": UNITS.get(normalization, "the policy's unit of actions"),
         "dataset": source.repo_id,
         "episodes": source.episodes,
         "n_observations": n_observations,
         "seed": seed,
-        "n_products": protocol.n_products,
-        "twin_draws": TWIN_DRAWS,
+        "n_products": plan.n_products,
+        "neighbour_draws": NEIGHBOUR_DRAWS,
         "spread_draws": SPREAD_DRAWS,
     }

@@ -8,11 +8,10 @@ from lerobot.policies.diffusion.modeling_diffusion import DiffusionPolicy
 from lerobot.utils.constants import ACTION, OBS_IMAGES
 from torch import Tensor, nn
 
-from ..contraction import LocalRate, bind, rate_operator
-from ..contraction.products import full_precision
-from ..policy.modeling_cdp import CDPPolicy
+from ..contraction import LocalRate, bind, full_precision, rate_operator
 from ..diffusion.encoder import stack_cameras
 from ..diffusion.process import Process, VariancePreserving
+from ..policy.modeling_cdp import CDPPolicy
 
 __all__ = [
     "N_PRODUCTS",

@@ -16,18 +16,17 @@ from diffusers import DDIMScheduler
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor
 
-from ..contraction import denoiser_coefficients
-from ..contraction.products import expand
-from ..diffusion.process import Process
-from ..diffusion.sampler import sample
 from ..acting.warm_start import start_from
+from ..contraction import denoiser_coefficients, expand
+from ..diffusion.process import Process
+from ..diffusion.sampler import sample, with_steps
 from .expansion import Expansion, Network, expansion_at
 
 __all__ = [
+    "Factor",
     "Solver",
-    "Twins",
     "binned_expansion",
-    "deterministic_twins",
+    "finite_time_factor",
     "injected_error",
     "noise_spread",
     "policy_solver",
@@ -69,8 +68,8 @@ def binned_expansion(
 
 
 @dataclass(frozen=True)
-class Twins:
-    """How the distance of two nearby noise draws changes on the way to actions.
+class Factor:
+    """How the distance of two neighbouring noise draws changes on the way to actions.
 
     Attributes:
         factor: (B,) distance of the actions / distance of the draws, over the whole chunk; < 1 contracts.
@@ -82,8 +81,8 @@ class Twins:
 
 
 @torch.no_grad()
-def deterministic_twins(network: Network, solve: Solver, noise: Tensor, generator: torch.Generator) -> Twins:
-    """Finite-time contraction: a draw and its twin, 1e-3 √d away in a random direction, solved side by side.
+def finite_time_factor(network: Network, solve: Solver, noise: Tensor, generator: torch.Generator) -> Factor:
+    """Finite-time contraction: a draw and its neighbour, 1e-3 √d away in a random direction, solved side by side.
 
     The square of the factor averages over directions to ‖J‖_F² / d, J = ∂(actions)/∂(noise).
 
@@ -96,7 +95,7 @@ def deterministic_twins(network: Network, solve: Solver, noise: Tensor, generato
     actions, near, nearer = solve(network, torch.cat([noise, noise + step, noise + step / 2])).chunk(3)
     factor, factor_at_half = rms(near - actions) / 1e-3, rms(nearer - actions) / 0.5e-3
     tiny = torch.finfo(noise.dtype).tiny  # a factor of 0 at both distances, of a denoiser that ignores x_t, is linear
-    return Twins(factor, ((factor + tiny) / (factor_at_half + tiny) - 1).abs())
+    return Factor(factor, ((factor + tiny) / (factor_at_half + tiny) - 1).abs())
 
 
 @torch.no_grad()
@@ -220,9 +219,9 @@ def warm_start_levels(scheduler: SchedulerMixin, n_steps: int) -> tuple[list[int
 
     Up to MOST_LEVELS of them, evenly.
     """
-    scheduler.set_timesteps(n_steps)
+    timesteps = with_steps(scheduler, n_steps).timesteps
     skips = sorted({n_steps - round(n_steps * i / MOST_LEVELS) for i in range(1, MOST_LEVELS + 1)} - {n_steps})
-    shares = [scheduler.timesteps[skip].item() / scheduler.config.num_train_timesteps for skip in skips]
+    shares = [timesteps[skip].item() / scheduler.config.num_train_timesteps for skip in skips]
     # Rounded up: a share is one of the timesteps at and below it.
     levels = {skip: math.ceil(100 * share - 1e-3) / 100 for skip, share in zip(skips, shares, strict=True)}
     legal = {skip: share for skip, share in levels.items() if 0 < share < 1}
@@ -246,8 +245,9 @@ def warm_start_memory(
     noise, direction = (torch.randn(x_0.shape, generator=generator, dtype=x_0.dtype).to(x_0.device) for _ in range(2))
     error = 1e-3 * direction / expand(rms(direction), x_0)
     memory = [x_0.new_empty(0, len(x_0))]
+    timesteps = with_steps(scheduler, n_steps).timesteps
     for skip in warm_start_levels(scheduler, n_steps)[0]:
-        t = scheduler.timesteps[skip]
+        t = timesteps[skip]
         starts = [start_from(chunk, noise, process, t, current=0) for chunk in (x_0, x_0 + error)]
         right, wrong = sample(network, scheduler, torch.cat(starts), n_steps, skip=skip).chunk(2)
         memory.append(rms(wrong - right).unsqueeze(0) / 1e-3)

@@ -11,16 +11,16 @@ from lerobot.utils.constants import ACTION
 from torch import Tensor
 from tqdm import tqdm
 
-from ..policy.configuration_cdp import SettingError
-from ..contraction.products import full_precision
+from ..contraction import full_precision
 from ..diffusion.process import Process
+from ..errors import SettingError
 from . import measures
 from .expansion import N_PRODUCTS, Network, acting_model, acting_network, process_of
 
-__all__ = ["SPREAD_DRAWS", "TWIN_DRAWS", "Protocol", "measure", "own_solver", "summarise"]
+__all__ = ["NEIGHBOUR_DRAWS", "SPREAD_DRAWS", "Plan", "measure", "own_solver", "summarise"]
 
 N_BINS = 20  # of timesteps
-TWIN_DRAWS = 4  # pairs of nearby noise draws per observation
+NEIGHBOUR_DRAWS = 4  # noise draws per observation that get a neighbour
 SPREAD_DRAWS = 16  # noise draws per observation
 ERROR_STEPS = (2, 3, 5, 10, 20, 50)
 REFERENCE_STEPS = 1000
@@ -41,7 +41,7 @@ def own_solver(policy: DiffusionPolicy) -> tuple[str, SchedulerMixin, int]:
 
 
 @dataclass(frozen=True)
-class Protocol:
+class Plan:
     """What is measured of one policy: its process, its own solver, and how much of each.
 
     Attributes:
@@ -62,7 +62,7 @@ class Protocol:
     n_products: int
 
     @classmethod
-    def of(cls, policy: DiffusionPolicy) -> "Protocol":
+    def of(cls, policy: DiffusionPolicy) -> "Plan":
         config = policy.config
         _, solver, n_steps = own_solver(policy)
         first, n_timesteps = config.n_obs_steps - 1, config.num_train_timesteps
@@ -79,7 +79,7 @@ class Protocol:
     @property
     def evaluations(self) -> int:
         """Network evaluations per observation."""
-        own = self.n_steps * (3 * TWIN_DRAWS + SPREAD_DRAWS + 1 + len(ERROR_SIZES))
+        own = self.n_steps * (3 * NEIGHBOUR_DRAWS + SPREAD_DRAWS + 1 + len(ERROR_SIZES))
         grids = 1 if self.process.name == "flow" else 2
         skips, _ = measures.warm_start_levels(self.solver, self.n_steps)
         own += sum(2 * (self.n_steps - skip) for skip in skips)
@@ -98,12 +98,12 @@ class Protocol:
         reference = measures.reference_solution(network, self.process, draws[0], REFERENCE_STEPS)
         errors = measures.solver_error(network, self.process, draws[0], reference, self.executed, self.error_steps)
         bins = measures.binned_expansion(network, self.process, x_0, self.n_bins, self.n_products, generator)
-        twins = measures.deterministic_twins(network, solve, draws[:TWIN_DRAWS].flatten(0, 1), generator)
+        factor = measures.finite_time_factor(network, solve, draws[:NEIGHBOUR_DRAWS].flatten(0, 1), generator)
         return {
             "margin": torch.stack([e.margin for e in bins]),
             "rate": torch.stack([e.rate for e in bins]),
-            "factor": twins.factor,
-            "nonlinearity": twins.nonlinearity,
+            "factor": factor.factor,
+            "nonlinearity": factor.nonlinearity,
             "spread": measures.noise_spread(network, solve, draws, self.executed),
             "warm_start_memory": measures.warm_start_memory(
                 network, self.process, self.solver, self.n_steps, x_0, generator
@@ -116,10 +116,10 @@ class Protocol:
 
 
 @torch.no_grad()
-def measure(policy: DiffusionPolicy, protocol: Protocol, observations: Iterator[dict], n: int, seed: int) -> dict:
+def measure(policy: DiffusionPolicy, plan: Plan, observations: Iterator[dict], n: int, seed: int) -> dict:
     """The measurements for all n observations, each (..., n or n·draws), on the CPU."""
     parts = []
-    with tqdm(total=n * protocol.evaluations, desc="network evaluations", unit_scale=True, mininterval=1) as bar:
+    with tqdm(total=n * plan.evaluations, desc="network evaluations", unit_scale=True, mininterval=1) as bar:
         for batch in observations:
             network = acting_network(policy, batch)
 
@@ -129,7 +129,7 @@ def measure(policy: DiffusionPolicy, protocol: Protocol, observations: Iterator[
 
             generator = torch.Generator().manual_seed(seed + len(parts))
             with full_precision(batch[ACTION].device.type):
-                parts.append(protocol.measure(counted, batch[ACTION], generator))
+                parts.append(plan.measure(counted, batch[ACTION], generator))
     return {name: torch.cat([part[name].cpu() for part in parts], dim=-1) for name in parts[0]}
 
 
@@ -149,9 +149,9 @@ def quantiles(values: Tensor) -> dict[str, list]:
     }
 
 
-def summarise(raw: dict[str, Tensor], protocol: Protocol) -> dict:
+def summarise(raw: dict[str, Tensor], plan: Plan) -> dict:
     """The `measures` of `report.json`: plain data."""
-    edges = torch.linspace(0, protocol.process.scheduler.config.num_train_timesteps, protocol.n_bins + 1).round()
+    edges = torch.linspace(0, plan.process.scheduler.config.num_train_timesteps, plan.n_bins + 1).round()
     return {
         "expansion": {
             "timesteps": ((edges[:-1] + edges[1:] - 1) / 2).tolist(),
@@ -162,7 +162,7 @@ def summarise(raw: dict[str, Tensor], protocol: Protocol) -> dict:
         "factor": quantiles(raw["factor"]) | {"nonlinearity": quantiles(raw["nonlinearity"])},
         "spread": quantiles(raw["spread"]) | {"mean": raw["spread"].mean().item()},
         "solver_error": {
-            "steps": protocol.error_steps,
+            "steps": plan.error_steps,
             "reference_steps": REFERENCE_STEPS,
             "grids": {
                 name.removeprefix(ERROR_PREFIX): quantiles(error)
@@ -171,21 +171,21 @@ def summarise(raw: dict[str, Tensor], protocol: Protocol) -> dict:
             },
         },
         "injected_error": {"sizes": list(ERROR_SIZES), "change": quantiles(raw["injected_error"])},
-        "warm_start": _warm_start(raw["warm_start_memory"], protocol),
+        "warm_start": _warm_start(raw["warm_start_memory"], plan),
     }
 
 
-def _warm_start(memory: Tensor, protocol: Protocol) -> dict:
+def _warm_start(memory: Tensor, plan: Plan) -> dict:
     """The setting `warm_start` at each level, what is left of an error there, and the lowest one that halves it.
 
     Halves, for 95 % of the observations: then errors of chunk after chunk add up to at most twice one of them.
     """
-    skips, shares = measures.warm_start_levels(protocol.solver, protocol.n_steps)
+    skips, shares = measures.warm_start_levels(plan.solver, plan.n_steps)
     left = quantiles(memory)
     halved = [share for share, most in zip(shares, left["95"], strict=True) if most <= 0.5]
     return {
         "share": shares,
-        "evaluations": [protocol.n_steps - skip for skip in skips],
+        "evaluations": [plan.n_steps - skip for skip in skips],
         "memory": left,
         "suggested": min(halved, default=None),
     }

@@ -11,7 +11,6 @@ from matplotlib.ticker import LogLocator, NullFormatter
 __all__ = ["PLOTS", "Plot", "action_unit", "label", "overview"]
 
 COLORS = ("#0072B2", "#D55E00")  # this policy, the compared one
-UNITS = {"MIN_MAX": "half the action range", "MEAN_STD": "standard deviations of the actions"}
 
 
 def label(report: dict) -> str:
@@ -23,7 +22,7 @@ def label(report: dict) -> str:
 
 def action_unit(report: dict) -> str:
     """What 1 is, of the normalised actions."""
-    return UNITS.get(report["settings"]["action_normalization"], "the policy's unit of actions")
+    return report["settings"]["action_unit"]
 
 
 def _fan(axes: Axes, x: list[float], percent: dict[str, list], color: str, name: str, style: str = "-") -> None:

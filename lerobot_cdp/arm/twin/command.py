@@ -14,7 +14,7 @@ from pathlib import Path
 
 import draccus
 
-from ...policy.configuration_cdp import SettingError
+from ...errors import SettingError
 from .faults import Faults
 
 __all__ = ["TwinConfig", "main"]

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from ...policy.configuration_cdp import SettingError
+from ...errors import SettingError
 
 __all__ = ["Faults"]
 

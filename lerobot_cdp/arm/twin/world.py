@@ -6,7 +6,8 @@ import mujoco
 import numpy as np
 from lerobot_env_so101.pick_place_env import _MIN_CARRY_RISE
 
-from ...envs.pick_place import PickPlaceConfig, PickPlaceEnv
+from ...envs.pick_place import PickPlaceConfig
+from ...envs.pick_place_env import PickPlaceEnv
 from .servo import Servo
 
 __all__ = ["JOINTS", "World"]

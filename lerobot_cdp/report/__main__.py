@@ -1,6 +1,6 @@
 """What contraction does to a trained policy, `cdp` or LeRobot's `diffusion`, on real observations, as one web page.
 
-    python eval/contraction_report.py \\
+    python -m lerobot_cdp.report \\
         --policy.path=outputs/train/pusht_keypoints/checkpoints/last/pretrained_model \\
         --dataset.repo_id=lerobot/pusht_keypoints --output_dir=outputs/report
 
@@ -11,16 +11,15 @@ lerobot-eval, for example another solver.
 
 import sys
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 
 from lerobot.configs import PreTrainedConfig, parser
 
-from cells import write_json
-from lerobot_cdp.policy.configuration_cdp import SettingError
-from lerobot_cdp.errors import first_line
-from lerobot_cdp.report.data import DatasetSource, measure_policy
-from provenance import provenance
-from report_page import read_report, write_page
+from ..checkpoints.files import write_json, write_text
+from ..errors import SettingError, first_line
+from .data import DatasetSource, measure_policy
+from .page import KIND, page, read_report
 
 __all__ = ["ContractionReportConfig", "main", "make_report"]
 
@@ -89,9 +88,10 @@ def make_report(cfg: ContractionReportConfig) -> dict:
     """Measure the policy and write `report.json` and `report.html`; return what is in the first."""
     other = None if cfg.compare is None else read_report(cfg.compare)
     measured = measure_policy(cfg.policy, cfg.dataset, cfg.n_observations, cfg.seed)
-    report = {"kind": "contraction report", **measured, "provenance": provenance()}
+    versions = {name: version(name) for name in ("lerobot_policy_cdp", "lerobot", "torch", "diffusers")}
+    report = {"kind": KIND, **measured, "versions": versions}
     write_json(cfg.output_dir / "report.json", report)
-    write_page(cfg.output_dir / "report.html", report, other)
+    write_text(cfg.output_dir / "report.html", page(report, other))
     return report
 
 

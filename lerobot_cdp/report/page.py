@@ -1,17 +1,18 @@
 """The page of the contraction report: a table and five explained plots, all in one HTML file."""
 
 import base64
-import html
 import json
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 
-from lerobot_cdp.policy.configuration_cdp import SettingError
-from lerobot_cdp.report.plots import PLOTS, action_unit, label
+from jinja2 import Environment
 
-__all__ = ["page", "read_report", "summary", "write_page"]
+from ..errors import SettingError
+from .plots import PLOTS, action_unit, label
+
+__all__ = ["KIND", "page", "read_report", "summary"]
 
 KIND = "contraction report"
 # Policies that differ in these are not measured alike.
@@ -29,7 +30,7 @@ def read_report(path: Path) -> dict:
     """
     try:
         report = json.loads(path.read_text())
-        if report["kind"] == KIND and "warm_start" in report["measures"]:
+        if report["kind"] == KIND and "action_unit" in report["settings"]:
             return report
         reason = f"of kind {report['kind']!r}, or of an earlier version"
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -103,28 +104,7 @@ def summary(report: dict, other: dict | None) -> list[tuple[str, str, float | No
     return rows
 
 
-def _table(report: dict, other: dict | None) -> str:
-    heads = ["", "unit", label(report)] + ([label(other), "ratio"] if other else [])
-    lines = ["<tr>" + "".join(f"<th>{html.escape(head)}</th>" for head in heads) + "</tr>"]
-    for name, unit, *numbers in summary(report, other):
-        cells = [f"<td>{html.escape(name)}</td><td>{html.escape(unit)}</td>"]
-        cells += [f'<td class="n">{_number(x)}</td>' for x in numbers[: 3 if other else 1]]
-        lines.append(f"<tr>{''.join(cells)}</tr>")
-    return f"<table>{''.join(lines)}</table>"
-
-
-def _number(x: float | None) -> str:
-    return "–" if x is None else f"{x:.3g}"
-
-
 # ------------------------------------------------------------------ page
-
-STYLE = """
-body { max-width: 60rem; margin: 2rem auto; padding: 0 1rem; font: 16px/1.5 sans-serif; color: #222; }
-table { border-collapse: collapse; } td, th { padding: .25rem .7rem; border-bottom: 1px solid #ddd; text-align: left; }
-td.n { text-align: right; font-variant-numeric: tabular-nums; } img { max-width: 100%; } h2 { margin-top: 2.5rem; }
-.note { background: #fff4d6; padding: .5rem 1rem; } .small { color: #666; font-size: 85%; }
-"""
 
 
 def _method(report: dict) -> list[str]:
@@ -136,10 +116,10 @@ def _method(report: dict) -> list[str]:
         f"Margin = −ρ / (α b): ρ is the expansion rate of the sampling ODE per unit of log(α/σ), the largest "
         f"eigenvalue of its symmetrised Jacobian, estimated from below with {s['n_products']} Jacobian products at "
         f"noised demonstrations. Line: median; bands: middle half and middle 90 % of the observations.",
-        f"{s['twin_draws']} draws per observation, each with a twin at a distance of 0.001 per number in a random "
-        f"direction, both solved by {solver}; the whole chunk is compared. At half the distance the factor differs by "
-        f"{curvature:.2g} % (median): where this is small, the factor is that of the solver's Jacobian. Box: middle "
-        f"half; whiskers: middle 90 %.",
+        f"{s['neighbour_draws']} draws per observation, each with a neighbour at a distance of 0.001 per number in a "
+        f"random direction, both solved by {solver}; the whole chunk is compared. At half the distance the factor "
+        f"differs by {curvature:.2g} % (median): where this is small, the factor is that of the solver's Jacobian. "
+        f"Box: middle half; whiskers: middle 90 %.",
         f"{s['spread_draws']} draws per observation, {solver}; the executed actions. Box and whiskers: over "
         f"observations.",
         f"Root mean square over the executed actions, against the probability-flow ODE of the same network from the "
@@ -152,7 +132,7 @@ def _method(report: dict) -> list[str]:
     ]
 
 
-def _notes(reports: list[dict]) -> str:
+def _notes(reports: list[dict]) -> list[str]:
     """Warnings: a policy not measured with its own solver, policies not measured alike."""
     notes = [
         f"{label(report)} acts with {s['policy_solver']}, whose noise at every step hides what becomes of a small "
@@ -164,42 +144,22 @@ def _notes(reports: list[dict]) -> str:
     differ = [f"{name}: {first[name]} / {last[name]}" for name in SHARED_SETTINGS if first[name] != last[name]]
     if differ:
         notes.append(f"Compare with care, these differ: {'; '.join(differ)}.")
-    return "".join(f'<p class="note">{html.escape(note)}</p>' for note in notes)
+    return notes
 
 
-def _details(report: dict) -> str:
-    rows = report["settings"] | report["provenance"]
-    cells = (f"<tr><td>{html.escape(k)}</td><td>{html.escape(str(v))}</td></tr>" for k, v in rows.items())
-    return f"<h3>{html.escape(label(report))}</h3><table>{''.join(cells)}</table>"
-
-
-def page(report: dict, other: dict | None) -> str:
+def page(report: dict, other: dict | None = None) -> str:
     """The page as one HTML document that refers to nothing outside it."""
     reports = [report] + ([other] if other else [])
-    settings = report["settings"]
-    sections = []
-    for plot, method in zip(PLOTS, _method(report), strict=True):
-        image = base64.b64encode(plot.png(reports)).decode()
-        title = html.escape(plot.title)
-        sections.append(
-            f'<h2>{title}</h2><img alt="{title}" src="data:image/png;base64,{image}">'
-            f'<p>{html.escape(plot.good)} {html.escape(plot.bad)}</p><p class="small">{html.escape(method)}</p>'
-        )
-    return (
-        f'<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><title>Contraction report</title>'
-        f"<style>{STYLE}</style></head><body><h1>Contraction report</h1>"
-        f"<p>A diffusion policy turns a noise draw into an action by solving an ODE. Where that ODE contracts, nearby "
-        f"solutions approach each other, and errors of the network and of the solver fade; where it expands, they "
-        f"grow. Measured for <b>{html.escape(label(report))}</b> on {settings['n_observations']} observations of "
-        f"{html.escape(settings['dataset'])}.</p>"
-        f"{_table(report, other)}{_notes(reports)}{''.join(sections)}"
-        f'<div class="small"><h2>Settings</h2>{"".join(map(_details, reports))}</div></body></html>\n'
+    plots = [
+        {"plot": plot, "method": method, "png": base64.b64encode(plot.png(reports)).decode()}
+        for plot, method in zip(PLOTS, _method(report), strict=True)
+    ]
+    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    template = environment.from_string(files(__package__).joinpath("page.html").read_text(encoding="utf-8"))
+    return template.render(
+        reports=reports,
+        labels=[label(report) for report in reports],
+        rows=summary(report, other),
+        notes=_notes(reports),
+        plots=plots,
     )
-
-
-def write_page(path: Path, report: dict, other: dict | None = None) -> None:
-    """Write the page; the file is either complete or absent, whenever the process dies."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
-    partial.write_text(page(report, other), encoding="utf-8")
-    os.replace(partial, path)
