@@ -22,7 +22,7 @@ from tqdm import tqdm
 from eval.policies import chunk_latency, load_policy
 from eval.provenance import provenance
 from lerobot_cdp.checkpoints.files import write_json
-from lerobot_cdp.errors import SettingError
+from lerobot_cdp.errors import SettingError, require
 
 from .cells import Cell, Evaluation
 from .grids import GRIDS
@@ -70,10 +70,8 @@ def run(cfg: BenchmarkConfig) -> bool:
 
 def _chosen(cfg: BenchmarkConfig) -> list[tuple[Cell, list[Evaluation]]]:
     """The evaluations that the filter finds, by cell."""
-    if cfg.grid not in GRIDS:
-        raise SettingError(f"`grid` must be one of {sorted(GRIDS)}. Got {cfg.grid!r}.")
-    if cfg.jobs < 1:
-        raise SettingError(f"`jobs` must be at least 1. Got {cfg.jobs}.")
+    require(cfg.grid in GRIDS, "grid", f"one of {sorted(GRIDS)}", cfg.grid)
+    require(cfg.jobs >= 1, "jobs", "at least 1", cfg.jobs)
     try:
         wanted = re.compile(cfg.filter)
     except re.error as error:
@@ -81,8 +79,7 @@ def _chosen(cfg: BenchmarkConfig) -> list[tuple[Cell, list[Evaluation]]]:
     grid = GRIDS[cfg.grid]
     found = [(cell, [e for e in grid.scored(cell) if wanted.search(f"{cell.name}/{e.name}")]) for cell in grid.cells]
     chosen = [(cell, evaluations) for cell, evaluations in found if evaluations]
-    if not chosen:
-        raise SettingError(f"`filter` must match a cell of {[c.name for c in grid.cells]}. Got {cfg.filter!r}.")
+    require(chosen, "filter", f"found in a name like {found[0][0].name}/{grid.scored(found[0][0])[0].name}", cfg.filter)
     return chosen
 
 

@@ -21,8 +21,11 @@ pytest.importorskip("lerobot_env_so101", reason="the extra `so101` is not instal
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
 from lerobot_env_so101.scripted.pick_place import Phase, PickPlaceController
 
-import record_so101
-from record_so101 import ENV, FEATURES, Push, RecordConfig, demonstrate, draw_push, moves, record
+from data import record_so101
+from data.record_so101 import ENV, FEATURES, Push, demonstrate, draw_push, moves, record
+from data.record_so101 import SO101RecordConfig as RecordConfig
+from lerobot_cdp.envs.pick_place import make_pick_place
+from lerobot_cdp.errors import SettingError
 
 
 def content(folder):
@@ -37,7 +40,7 @@ def content_only(folder):
 
 @pytest.fixture(scope="module")
 def env():
-    env = gym.make(ENV.gym_id, disable_env_checker=True, **ENV.gym_kwargs)
+    env = make_pick_place(**ENV.gym_kwargs)
     yield env
     env.close()
 
@@ -155,7 +158,7 @@ def test_interrupted_recording_ends_with_the_same_bytes(config, tmp_path, monkey
     process.kill()
     process.join()
     assert process.exitcode == -9 and not again.root.exists()
-    (partial / "unfinished-1").write_bytes(b"cut off while it was written")
+    (partial / ".seed_1.npz.partial-1").write_bytes(b"cut off while it was written")
 
     def interrupt(self):
         raise KeyboardInterrupt
@@ -219,7 +222,7 @@ def test_foreign_folder_is_refused(tmp_path, no_simulation, folder):
 )
 def test_setting_out_of_range_is_refused(tmp_path, change):
     ((name, value),) = change.items()
-    with pytest.raises(ValueError, match=rf"`{name}` must be (at least [01]|in \[0, 1\]). Got {value}."):
+    with pytest.raises(SettingError, match=rf"`{name}` must be (at least [01]|in \[0, 1\]). Got {value}."):
         record(RecordConfig(root=tmp_path / "dataset", **change))
     assert not any(tmp_path.iterdir())
 
