@@ -8,29 +8,21 @@ evaluation; and `<grid>.parquet`, the table of all (see results.py), from which 
 To train a policy again, delete its folder.
 """
 
-import logging
 import re
 import sys
-import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import draccus
-from lerobot.utils.import_utils import register_third_party_plugins
 from tqdm import tqdm
 
-from eval.policies import chunk_latency, load_policy
-from eval.provenance import provenance
-from lerobot_cdp.checkpoints.files import write_json
 from lerobot_cdp.errors import SettingError, require
 
 from .cells import Cell, Evaluation
 from .grids import GRIDS
 from .jobs import run_side_by_side
 from .results import collect, summary, write_table
-from .rollouts import run_episodes
-from .tasks import TASKS
-from .training import train
+from .work import run_cell
 
 __all__ = ["BenchmarkConfig", "run"]
 
@@ -81,42 +73,6 @@ def _chosen(cfg: BenchmarkConfig) -> list[tuple[Cell, list[Evaluation]]]:
     chosen = [(cell, evaluations) for cell, evaluations in found if evaluations]
     require(chosen, "filter", f"found in a name like {found[0][0].name}/{grid.scored(found[0][0])[0].name}", cfg.filter)
     return chosen
-
-
-def run_cell(folder: Path, datasets_dir: Path | None, cell: Cell, evaluations: list[Evaluation]) -> bool:
-    """Do what is missing of one cell and return whether it succeeded: an error must not stop the others."""
-    try:
-        register_third_party_plugins()  # in every process: this is how LeRobot finds the type `cdp`
-        checkpoint = folder / cell.name / "checkpoint"
-        for evaluation in evaluations:
-            path = folder / cell.name / f"{evaluation.name}.json"
-            if path.exists():
-                continue
-            if not checkpoint.exists():
-                train(cell, datasets_dir, checkpoint)
-            write_json(path, evaluate(cell, evaluation, checkpoint))
-    except SettingError as error:
-        logging.error("cell %s failed: %s", cell.name, error)
-        return False
-    except Exception:
-        logging.exception("cell %s failed", cell.name)
-        return False
-    return True
-
-
-def evaluate(cell: Cell, evaluation: Evaluation, checkpoint: Path) -> dict:
-    """Return the result of one evaluation, as plain data."""
-    start = time.perf_counter()
-    policy = load_policy(checkpoint, evaluation.settings)
-    episodes = run_episodes(*policy, TASKS[cell.task].env, evaluation)
-    return {
-        "cell": asdict(cell),
-        "evaluation": asdict(evaluation),
-        "episodes": episodes,
-        "chunk_latency_s": chunk_latency(policy[0]),
-        "evaluation_seconds": time.perf_counter() - start,
-        **provenance(),
-    }
 
 
 if __name__ == "__main__":

@@ -2,14 +2,17 @@
 
 import json
 import logging
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
 from lerobot.envs.configs import PushtEnv
 
-from eval.benchmark import __main__ as benchmark
+from eval.benchmark import work
 from eval.benchmark.__main__ import BenchmarkConfig, run
 from eval.benchmark.cells import Grid, Policy
 from eval.benchmark.grids import CAMERA, GRIDS
@@ -56,7 +59,7 @@ def test_a_run_writes_its_results_and_resumes(tiny, monkeypatch, capsys):
     # A second run trains nothing, scores only what is missing, and finds the same.
     first, second = found
     second.unlink()
-    monkeypatch.setattr(benchmark, "train", lambda *args: pytest.fail("trained again"))
+    monkeypatch.setattr(work, "train", lambda *args: pytest.fail("trained again"))
     untouched = first.stat().st_mtime_ns
     assert run(tiny)
     assert first.stat().st_mtime_ns == untouched
@@ -135,3 +138,14 @@ def test_a_checkpoint_is_lerobots(tiny):
     assert policy.config.num_inference_steps == 4
     observation = {"observation.state": torch.zeros(2), "observation.environment_state": torch.zeros(16)}
     assert postprocessor(policy.select_action(preprocessor(observation))).shape == (1, 2)
+
+
+def test_the_command_works_in_several_processes(tmp_path):
+    """As far as they can without a dataset."""
+    command = [sys.executable, "-m", "eval.benchmark", "--jobs=2", "--filter=γ_0-52", f"--results_dir={tmp_path}"]
+    command += [f"--datasets_dir={tmp_path}"]
+    (tmp_path / "pusht_keypoints").touch()
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[3], check=False)
+    assert done.returncode == 1
+    assert done.stderr.count("cell epsilon_γ_0-52") == done.stderr.count("cell velocity_γ_0-52") == 1
+    assert "a process was killed" not in done.stderr
