@@ -22,7 +22,7 @@ def run_side_by_side(work: Callable[..., bool], tasks: list[tuple], jobs: int) -
     threads = max(1, torch.get_num_threads() // jobs)
     spawn = multiprocessing.get_context("spawn")  # a forked process cannot use CUDA
     with ProcessPoolExecutor(jobs, spawn, _start_worker, (threads,)) as pool:
-        interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)  # which the workers inherit: Ctrl-C is for this process
+        interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)  # the workers inherit it: Ctrl-C is for this process
         futures = [pool.submit(work, *task) for task in tasks]
         signal.signal(signal.SIGINT, interrupt)
         try:
