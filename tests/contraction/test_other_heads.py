@@ -11,7 +11,6 @@ from lerobot.policies.multi_task_dit.configuration_multi_task_dit import MultiTa
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from lerobot_cdp.contraction import contraction_loss, dense_jacobian
-
 from tests.conftest import feature
 
 T, A = 4, 2
