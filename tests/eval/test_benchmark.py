@@ -29,7 +29,7 @@ import training
 from benchmark import BenchmarkConfig
 from cells import Cell, write_folder, write_json
 from grids import AS_IT_COMES, FROM_SCRATCH, GRIDS, SHARES, Grid, quick
-from lerobot_cdp.policy.configuration_cdp import SettingError
+from lerobot_cdp.errors import SettingError
 from memory_dataset import MemoryDataset, load_memory_dataset
 from provenance import provenance
 from stress import Stress

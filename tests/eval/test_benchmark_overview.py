@@ -11,7 +11,7 @@ from benchmark import BenchmarkConfig, result_path
 from benchmark_overview import AS_IT_COMES, RIVAL, OverviewConfig, View, overview
 from cells import Cell
 from grids import GRIDS, Evaluation, Grid
-from lerobot_cdp.policy.configuration_cdp import SettingError
+from lerobot_cdp.errors import SettingError
 from stress import Stress
 
 ROOT = Path(__file__).parents[2]

@@ -14,7 +14,7 @@ from benchmark_report import ReportConfig
 from benchmark_rows import Row
 from cells import Cell
 from grids import AS_IT_COMES, EMA_RIVAL, GRIDS, Grid
-from lerobot_cdp.policy.configuration_cdp import SettingError
+from lerobot_cdp.errors import SettingError
 from stress import Stress
 from tasks import TASKS
 

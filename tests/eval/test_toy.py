@@ -10,7 +10,7 @@ import math
 import pytest
 import torch
 
-from lerobot_cdp.policy.configuration_cdp import SettingError
+from lerobot_cdp.errors import SettingError
 from lerobot_cdp.diffusion.sampler import sample
 from toy import ROWS, SWEEP, ToyConfig, compare, interval, main
 from toy_measures import REFERENCE_STEPS, energy_distance, flow, mode_shares, modes_kept, spectrum, variance_parts
