@@ -9,7 +9,6 @@ from lerobot.policies.rtc import RTCConfig
 from lerobot_cdp.acting.monitor import UnsafeChunkError, contraction_factor, neighbour
 from lerobot_cdp.diffusion.sampler import sample
 from lerobot_cdp.policy.modeling_cdp import CDPPolicy
-
 from tests.closed_forms import SOLVERS, as_network, first_order_gain, make_process, make_solver, signal_and_noise
 from tests.conftest import make_batch, make_config, make_observation
 

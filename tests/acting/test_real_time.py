@@ -14,7 +14,6 @@ from lerobot_cdp.contraction import denoiser_coefficients
 from lerobot_cdp.contraction.products import dense_jacobian
 from lerobot_cdp.diffusion.sampler import sample
 from lerobot_cdp.policy.modeling_cdp import CDPPolicy
-
 from tests.closed_forms import PREDICTIONS, SOLVERS, as_network, make_process, make_solver, signal_and_noise
 from tests.conftest import make_batch, make_config, make_observation, symmetric_matrix
 
@@ -159,7 +158,9 @@ def test_without_actions_left_it_is_plain_sampling_to_the_bit(prediction, left_o
 @pytest.mark.parametrize("monitor", [False, True])
 def test_the_chunk_goes_on_from_what_is_being_executed(prediction, monitor):
     """A backbone with the denoiser of unit Gaussian data: the actions that bind come out in the rows returned first."""
-    policy = make_policy(prediction_type=prediction, clip_sample_range=5.0, max_contraction_factor=float("inf") if monitor else None)
+    policy = make_policy(
+        prediction_type=prediction, clip_sample_range=5.0, max_contraction_factor=float("inf") if monitor else None
+    )
     model = policy.acting_model
     network = as_network(unit_gaussian, model.process)
     model.backbone.forward = lambda x_t, t, condition: network(x_t, t)

@@ -9,7 +9,6 @@ from lerobot_cdp.acting.real_time import Prefix
 from lerobot_cdp.acting.smoothing import smoothed
 from lerobot_cdp.policy.model import Chunk
 from lerobot_cdp.policy.modeling_cdp import CDPPolicy
-
 from tests.conftest import make_batch, make_config
 
 PASSES = [1, 2, 5]

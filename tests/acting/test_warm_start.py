@@ -7,7 +7,6 @@ from lerobot.policies.rtc import RTCConfig
 from lerobot_cdp.acting.warm_start import start_from, steps_to_skip
 from lerobot_cdp.diffusion.sampler import sample, with_steps
 from lerobot_cdp.policy.modeling_cdp import CDPPolicy
-
 from tests.closed_forms import (
     SOLVERS,
     as_network,

@@ -8,10 +8,9 @@ from lerobot.policies.multi_task_dit import modeling_multi_task_dit as multi_tas
 from lerobot.policies.multi_task_dit.configuration_multi_task_dit import MultiTaskDiTConfig
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from lerobot_cdp.contraction import contraction_loss, dense_jacobian
-
 from docs import contractive_multi_task_dit
 from docs.contractive_multi_task_dit import ContractiveMultiTaskDiTPolicy
+from lerobot_cdp.contraction import contraction_loss, dense_jacobian
 from tests.conftest import feature
 
 T, A = 4, 2

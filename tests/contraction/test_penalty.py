@@ -14,7 +14,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from lerobot_cdp.contraction import LOSSES, ContractionPenalty, bind, contraction_loss, rate_operator
 from lerobot_cdp.contraction.products import METHODS
-
 from tests.closed_forms import PREDICTIONS, make_process
 
 B, T, A, C = 3, 2, 2, 3

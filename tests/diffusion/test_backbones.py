@@ -7,7 +7,6 @@ from lerobot_cdp.contraction import autodiff, bind, dense_jacobian, finite_diffe
 from lerobot_cdp.policy.build import make_backbone
 from lerobot_cdp.policy.configuration_cdp import BACKBONE_SETTINGS, SOLVERS, ContractionConfig
 from lerobot_cdp.policy.modeling_cdp import CDPPolicy
-
 from tests.conftest import make_batch, make_config, make_observation
 
 B, T, C = 3, 8, 7

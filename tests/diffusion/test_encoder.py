@@ -7,7 +7,6 @@ from lerobot.policies.diffusion.modeling_diffusion import DiffusionModel
 
 from lerobot_cdp.diffusion.encoder import ObservationEncoder, RgbEncoder, stack_cameras
 from lerobot_cdp.policy.modeling_cdp import CDPPolicy
-
 from tests.conftest import feature, make_batch, make_config, make_observation
 
 SIZES = {"top": (3, 48, 40), "wrist": (3, 24, 32)}

@@ -5,7 +5,6 @@ import torch
 
 from lerobot_cdp.contraction import denoiser_coefficients
 from lerobot_cdp.diffusion.sampler import sample
-
 from tests.closed_forms import (
     PREDICTIONS,
     SOLVERS,

@@ -14,7 +14,6 @@ from lerobot_cdp.policy.modeling_cdp import CDPPolicy
 from lerobot_cdp.report import measures
 from lerobot_cdp.report.expansion import acting_network, process_of
 from lerobot_cdp.report.plan import own_solver, quantiles
-
 from tests.closed_forms import (
     as_network,
     first_order_gain,

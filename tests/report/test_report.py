@@ -17,7 +17,6 @@ from lerobot_cdp.report import data, plan
 from lerobot_cdp.report.__main__ import ContractionReportConfig, make_report
 from lerobot_cdp.report.data import DatasetSource
 from lerobot_cdp.report.page import read_report, summary
-
 from tests.conftest import feature
 
 TINY = {"horizon": 8, "n_action_steps": 4, "down_dims": [8, 16], "n_groups": 4, "device": "cpu"}
