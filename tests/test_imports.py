@@ -70,7 +70,7 @@ def imports_of(name: str) -> set[str]:
 
 
 def floor_of(name: str) -> int:
-    part = (name.split(".") + [""])[1]
+    part = [*name.split("."), ""][1]
     return FLOORS.index(part) if part in FLOORS else len(FLOORS)
 
 

@@ -186,6 +186,20 @@ def test_a_policy_that_knows_one_plan_goes_over_into_it(prediction):
     torch.testing.assert_close(chunk[0], expected, rtol=0, atol=1e-3)
 
 
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+def test_an_estimate_outside_of_the_range_guides_as_the_clipped_one(prediction):
+    """One step from noise, where β alone is the gain: D = 5 + mean(x)/2 over the rows is 1 once it is clipped."""
+    policy = make_policy(prediction_type=prediction, num_inference_steps=1)
+    network = as_network(lambda x, alpha, sigma: 5 + 0.5 * x.mean(1, keepdim=True) + 0 * x, policy.acting_model.process)
+    policy.acting_model.backbone.forward = lambda x_t, t, condition: network(x_t, t)
+    left_over, weights = torch.full((5, 2), 0.5), [1, 1, 3 / 4, 2 / 4, 1 / 4]
+    given = {"inference_delay": 2, "prev_chunk_left_over": left_over}
+    chunk = policy.predict_action_chunk(make_observation(policy.config, 1, None), **given)
+    beta, jacobian = policy.config.rtc_config.max_guidance_weight, 0.5 / 16
+    free = 1 + beta * jacobian * sum(weights) * (0.5 - 1)
+    torch.testing.assert_close(chunk[0, 5:], torch.full((10, 2), free), rtol=0, atol=1e-2)
+
+
 @pytest.mark.parametrize("images", [False, True])
 def test_a_caller_in_inference_mode_gets_the_same_chunk(images):
     policy = make_policy(images)
