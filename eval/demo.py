@@ -18,12 +18,12 @@ from pathlib import Path
 
 import draccus
 import torch
-from lerobot.configs.train import TrainPipelineConfig
-
 from demo_report import plot, table
-from lerobot_cdp.report.expansion import expansion
+from lerobot.configs.train import TrainPipelineConfig
 from memory_dataset import load_memory_dataset
 from rollouts import chunk_latency, load_policy
+
+from lerobot_cdp.report.expansion import expansion
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PRESET = REPOSITORY / "configs" / "policy" / "so101_pick_place.yaml"

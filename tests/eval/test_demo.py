@@ -2,15 +2,14 @@
 
 import json
 
+import demo
 import draccus
 import pytest
+from demo import SHARED_SETTINGS, DemoConfig, eval_command, measure, run, train_command, trained_steps
+from demo_report import plot, table
 from lerobot.configs.train import TrainPipelineConfig
 from lerobot.datasets import LeRobotDatasetMetadata
 from lerobot.policies import make_policy, make_policy_config, make_pre_post_processors
-
-import demo
-from demo import SHARED_SETTINGS, DemoConfig, eval_command, measure, run, train_command, trained_steps
-from demo_report import plot, table
 
 
 def parse(command):

@@ -1,0 +1,151 @@
+"""A run of the benchmark trains, scores, resumes, and makes a table."""
+
+import json
+import logging
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from lerobot.envs.configs import PushtEnv
+
+from eval.benchmark import work
+from eval.benchmark.__main__ import BenchmarkConfig, run
+from eval.benchmark.cells import Grid, Policy
+from eval.benchmark.grids import CAMERA, GRIDS
+from eval.benchmark.stress import Stress
+from eval.benchmark.tasks import TASKS, Task
+from eval.benchmark.training import train
+from eval.policies import load_policy
+from lerobot_cdp.errors import SettingError
+
+NETWORK = {"horizon": 8, "n_action_steps": 4, "down_dims": [8, 16], "n_groups": 4}
+PLAIN = Policy("diffusion, epsilon", "diffusion", {})
+
+
+@pytest.fixture
+def tiny(datasets_dir, tmp_path, monkeypatch):
+    """Settings of a run of the grid `tiny`: one policy of three steps, 2 and 3 evaluations."""
+    env = PushtEnv(obs_type="environment_state_agent_pos", episode_length=6)
+    monkeypatch.setitem(TASKS, "tiny", Task("local/tiny", env, 3))
+    monkeypatch.setattr(Grid, "scored", without_ddpm)
+    grid = Grid("tiny", {3: [PLAIN]}, 3, NETWORK, (2, 3), batch_size=4, seeds=1, starts=2)
+    monkeypatch.setitem(GRIDS, "tiny", grid)
+    return BenchmarkConfig("tiny", tmp_path / "results", datasets_dir)
+
+
+def without_ddpm(self, cell, scored=Grid.scored):
+    """100 evaluations take long."""
+    return [evaluation for evaluation in scored(self, cell) if evaluation.solver != "ddpm"]
+
+
+def results(cfg) -> dict:
+    return {path: json.loads(path.read_text()) for path in sorted(cfg.results_dir.glob("*/*/*.json"))}
+
+
+def test_a_run_writes_its_results_and_resumes(tiny, monkeypatch, capsys):
+    assert run(tiny)
+    found = results(tiny)
+    assert [result["evaluation"]["evaluations"] for result in found.values()] == [2, 3]
+    for result in found.values():
+        assert [(e["start"], e["steps"]) for e in result["episodes"]] == [(100_000, 6), (100_001, 6)]
+    table = pd.read_parquet(tiny.results_dir / "tiny.parquet")
+    assert table["start"].tolist() == 2 * [100_000, 100_001] and set(table["policy"]) == {PLAIN.label}
+    assert capsys.readouterr().out.endswith(f"{tiny.results_dir / 'tiny.parquet'}\n")
+
+    # A second run trains nothing, scores only what is missing, and finds the same.
+    first, second = found
+    second.unlink()
+    monkeypatch.setattr(work, "train", lambda *args: pytest.fail("trained again"))
+    untouched = first.stat().st_mtime_ns
+    assert run(tiny)
+    assert first.stat().st_mtime_ns == untouched
+    assert results(tiny)[second]["episodes"] == found[second]["episodes"]
+
+
+def test_a_filter_chooses_evaluations(tiny):
+    assert run(replace(tiny, filter="/ddim3"))
+    assert [path.name.split("-")[0] for path in results(tiny)] == ["ddim3"]
+
+
+def test_stress_reaches_the_policy(tiny, monkeypatch):
+    stress = Stress("score error", sample_error=0.5)
+    monkeypatch.setitem(GRIDS, "tiny", replace(GRIDS["tiny"], stressed=3, stresses=(stress,), evaluations=(3,)))
+    assert run(tiny)
+    calm, stressed = results(tiny).values()
+    assert stressed["evaluation"]["stress"]["name"] == "score error"
+    assert [e["jerk"] for e in calm["episodes"]] != [e["jerk"] for e in stressed["episodes"]]
+
+
+def test_a_policy_that_sees_a_camera(tiny, filmed, monkeypatch):
+    monkeypatch.setitem(TASKS, "filmed", Task("local/filmed", PushtEnv(episode_length=6), 3))
+    settings = {"prediction_type": "velocity", "contraction": {"weight": 0.01, "every": 1}}
+    grid = replace(GRIDS["tiny"], task="filmed", policies={3: [Policy("velocity, γ = 0.01", "cdp", settings)]})
+    monkeypatch.setitem(GRIDS, "filmed", replace(grid, shared=NETWORK | CAMERA, evaluations=(2,)))
+    assert run(replace(tiny, grid="filmed", datasets_dir=filmed.parent))
+    assert set(pd.read_parquet(tiny.results_dir / "filmed.parquet")["solver"]) == {"euler"}
+
+
+def test_a_failing_cell_does_not_stop_the_others(tiny, monkeypatch, caplog):
+    broken = Policy("broken", "diffusion", {"no_such_setting": 1})
+    monkeypatch.setitem(GRIDS, "tiny", replace(GRIDS["tiny"], policies={3: [broken, PLAIN]}, evaluations=(2,)))
+    assert not run(tiny)
+    assert [result["cell"]["policy"] for result in results(tiny).values()] == [PLAIN.label]
+    assert "cell broken-3-seed0" in caplog.text
+
+
+def test_training_is_reproducible_and_differs_by_its_seed(tiny, tmp_path):
+    def weights(name: str, seed: int) -> bytes:
+        train(replace(GRIDS["tiny"].cells[0], seed=seed), tiny.datasets_dir, tmp_path / name)
+        return (tmp_path / name / "model.safetensors").read_bytes()
+
+    assert weights("a", 0) == weights("b", 0) != weights("c", 1)
+    record = json.loads((tmp_path / "a" / "training.json").read_text())
+    assert record["history"][-1]["steps"] == 3 and record["parameters"] > 0
+
+
+def test_a_dataset_of_another_size(tiny, monkeypatch, caplog):
+    monkeypatch.setitem(TASKS, "tiny", replace(TASKS["tiny"], demonstrations=9))
+    assert not run(tiny)
+    assert "`datasets_dir` must be with local/tiny of 9 demonstrations. Got 3." in caplog.text
+
+
+def test_a_dataset_that_must_be_recorded_first(tiny, monkeypatch, caplog):
+    monkeypatch.setitem(TASKS, "tiny", replace(TASKS["tiny"], recorder="data.record"))
+    empty = tiny.results_dir / "empty"
+    assert not run(replace(tiny, datasets_dir=empty))
+    command = f"`python -m data.record --n_episodes=3 --root={empty}/tiny`"
+    assert f"`datasets_dir` must hold tiny, which {command} records. Got {str(empty)!r} without it." in caplog.text
+    assert all(record.exc_info is None for record in caplog.records if record.levelno >= logging.ERROR)
+
+
+@pytest.mark.parametrize("setting,value", [("grid", "none"), ("jobs", 0), ("filter", "nothing"), ("filter", "(")])
+def test_wrong_settings(tiny, setting, value):
+    with pytest.raises(SettingError) as error:
+        run(replace(tiny, **{setting: value}))
+    message = str(error.value)
+    assert message.startswith(f"`{setting}` must be") and f"Got {value!r}" in message
+    assert not tiny.results_dir.exists()
+
+
+def test_a_checkpoint_is_lerobots(tiny):
+    assert run(replace(tiny, filter="/ddim2"))
+    (checkpoint,) = tiny.results_dir.glob("*/*/checkpoint")
+    policy, preprocessor, postprocessor = load_policy(checkpoint, {"num_inference_steps": 4})
+    assert policy.config.num_inference_steps == 4
+    observation = {"observation.state": torch.zeros(2), "observation.environment_state": torch.zeros(16)}
+    assert postprocessor(policy.select_action(preprocessor(observation))).shape == (1, 2)
+
+
+def test_the_command_works_in_several_processes(tmp_path):
+    """As far as they can without a dataset."""
+    command = [sys.executable, "-m", "eval.benchmark", "--jobs=2", "--filter=γ_0-52", f"--results_dir={tmp_path}"]
+    command += [f"--datasets_dir={tmp_path}"]
+    (tmp_path / "pusht_keypoints").touch()
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[3], check=False)
+    assert done.returncode == 1
+    assert done.stderr.count("cell epsilon_γ_0-52") == done.stderr.count("cell velocity_γ_0-52") == 1
+    assert "a process was killed" not in done.stderr
