@@ -54,6 +54,12 @@ def as_network(denoiser, process):
     return network
 
 
+def give_denoiser(model, denoiser):
+    """Make the backbone of a CDPDiffusionModel the network of `denoiser`, whatever it observes."""
+    network = as_network(denoiser, model.process)
+    model.backbone.forward = lambda x_t, timesteps, condition: network(x_t, timesteps)
+
+
 def gaussian(mean, std):
     """E[x_0 | x_t] of data N(mean, std²); either a number, or (T, A)."""
     return lambda x_t, alpha, sigma: mean + alpha * std**2 / (alpha**2 * std**2 + sigma**2) * (x_t - alpha * mean)

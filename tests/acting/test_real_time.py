@@ -14,7 +14,15 @@ from lerobot_cdp.contraction import denoiser_coefficients
 from lerobot_cdp.contraction.products import dense_jacobian
 from lerobot_cdp.diffusion.sampler import sample
 from lerobot_cdp.policy.modeling_cdp import CDPPolicy
-from tests.closed_forms import PREDICTIONS, SOLVERS, as_network, make_process, make_solver, signal_and_noise
+from tests.closed_forms import (
+    PREDICTIONS,
+    SOLVERS,
+    as_network,
+    give_denoiser,
+    make_process,
+    make_solver,
+    signal_and_noise,
+)
 from tests.conftest import make_batch, make_config, make_observation, symmetric_matrix
 
 T, A = 4, 2
@@ -142,6 +150,14 @@ def make_policy(images: bool = False, rtc: bool = True, **settings) -> CDPPolicy
     return CDPPolicy(make_config(images=images, rtc_config=rtc_config, **settings)).eval()
 
 
+WEIGHTS = [1, 1, 3 / 4, 2 / 4, 1 / 4]  # of five actions left, two of which will be executed first
+
+
+def go_on(policy, delay, left_over):
+    observation = make_observation(policy.config, 1, None)
+    return policy.predict_action_chunk(observation, inference_delay=delay, prev_chunk_left_over=left_over)
+
+
 @pytest.mark.parametrize("left_over", [None, torch.zeros(6, 2)], ids=["none", "zeros"])
 @pytest.mark.parametrize("prediction", PREDICTIONS)
 def test_without_actions_left_it_is_plain_sampling_to_the_bit(prediction, left_over):
@@ -161,13 +177,9 @@ def test_the_chunk_goes_on_from_what_is_being_executed(prediction, monitor):
     policy = make_policy(
         prediction_type=prediction, clip_sample_range=5.0, max_contraction_factor=float("inf") if monitor else None
     )
-    model = policy.acting_model
-    network = as_network(unit_gaussian, model.process)
-    model.backbone.forward = lambda x_t, t, condition: network(x_t, t)
+    give_denoiser(policy.acting_model, unit_gaussian)
     left_over = torch.randn(5, 2)
-    chunk = policy.predict_action_chunk(
-        make_observation(policy.config, 1, None), inference_delay=3, prev_chunk_left_over=left_over
-    )
+    chunk = go_on(policy, 3, left_over)
     torch.testing.assert_close(chunk[0, :3], left_over[:3])
     assert (chunk[0, 5:] - chunk[0, 5:].mean()).abs().mean() > 0.3  # and the end is not at rest
 
@@ -176,12 +188,10 @@ def test_the_chunk_goes_on_from_what_is_being_executed(prediction, monitor):
 def test_a_policy_that_knows_one_plan_goes_over_into_it(prediction):
     """Its denoiser ignores x_t: there is no Jacobian to guide by."""
     policy = make_policy(prediction_type=prediction)
-    model, plan, left_over = policy.acting_model, torch.rand(1, 16, 2) - 0.5, torch.rand(5, 2) - 0.5
-    network = as_network(lambda x_t, alpha, sigma: plan + 0 * x_t, model.process)
-    model.backbone.forward = lambda x_t, t, condition: network(x_t, t)
-    given = {"inference_delay": 2, "prev_chunk_left_over": left_over}
-    chunk = policy.predict_action_chunk(make_observation(policy.config, 1, None), **given)
-    weights = torch.tensor([1, 1, 3 / 4, 2 / 4, 1 / 4] + [0] * 10).unsqueeze(1)
+    plan, left_over = torch.rand(1, 16, 2) - 0.5, torch.rand(5, 2) - 0.5
+    give_denoiser(policy.acting_model, lambda x_t, alpha, sigma: plan + 0 * x_t)
+    chunk = go_on(policy, 2, left_over)
+    weights = torch.tensor(WEIGHTS + [0] * 10).unsqueeze(1)
     expected = weights * torch.cat([left_over, torch.zeros(10, 2)]) + (1 - weights) * plan[0, 1:]
     torch.testing.assert_close(chunk[0], expected, rtol=0, atol=1e-3)
 
@@ -190,13 +200,10 @@ def test_a_policy_that_knows_one_plan_goes_over_into_it(prediction):
 def test_an_estimate_outside_of_the_range_guides_as_the_clipped_one(prediction):
     """One step from noise, where β alone is the gain: D = 5 + mean(x)/2 over the rows is 1 once it is clipped."""
     policy = make_policy(prediction_type=prediction, num_inference_steps=1)
-    network = as_network(lambda x, alpha, sigma: 5 + 0.5 * x.mean(1, keepdim=True) + 0 * x, policy.acting_model.process)
-    policy.acting_model.backbone.forward = lambda x_t, t, condition: network(x_t, t)
-    left_over, weights = torch.full((5, 2), 0.5), [1, 1, 3 / 4, 2 / 4, 1 / 4]
-    given = {"inference_delay": 2, "prev_chunk_left_over": left_over}
-    chunk = policy.predict_action_chunk(make_observation(policy.config, 1, None), **given)
+    give_denoiser(policy.acting_model, lambda x, alpha, sigma: 5 + 0.5 * x.mean(1, keepdim=True) + 0 * x)
+    chunk = go_on(policy, 2, torch.full((5, 2), 0.5))
     beta, jacobian = policy.config.rtc_config.max_guidance_weight, 0.5 / 16
-    free = 1 + beta * jacobian * sum(weights) * (0.5 - 1)
+    free = 1 + beta * jacobian * sum(WEIGHTS) * (0.5 - 1)
     torch.testing.assert_close(chunk[0, 5:], torch.full((10, 2), free), rtol=0, atol=1e-2)
 
 

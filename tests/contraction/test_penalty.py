@@ -200,12 +200,7 @@ def test_it_looks_at_noised_demonstrations_of_an_eighth_of_the_batch(prediction)
     alpha, sigma = (values.view(-1, 1, 1) for values in process.signal_and_noise(timesteps))
     epsilon = (x_t - alpha * x_0[:n]) / sigma
     assert abs(epsilon.mean()) < 0.15 and epsilon.std().item() == pytest.approx(1, abs=0.1)
-
-
-@pytest.mark.parametrize("batch_size,n", [(1, 1), (3, 1), (64, 8)])
-def test_one_sample_at_least(batch_size, n):
-    value = penalty_of((Denoiser(), torch.randn(batch_size, T, A), torch.randn(batch_size, C)))
-    assert value.rate.shape == (n,)
+    assert len(penalty_of((network, x_0[:3], condition[:3]), prediction).rate) == 1  # at least
 
 
 @pytest.mark.parametrize("loss", LOSSES)

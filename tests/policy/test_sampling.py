@@ -26,7 +26,20 @@ def test_the_noise_that_the_policy_draws_is_standard_normal_scaled_by_the_temper
         assert starts[0].std().item() == pytest.approx(temperature, rel=0.05)
 
 
-@pytest.mark.parametrize("solver,prediction", [(s, p) for p, solvers in SOLVERS.items() for s in solvers])
+EVERY = pytest.mark.parametrize("solver,prediction", [(s, p) for p, solvers in SOLVERS.items() for s in solvers])
+
+
+@EVERY
+@pytest.mark.parametrize("steps", [4, 20])
+def test_actions_stay_in_the_range_of_the_dataset(solver, prediction, steps):
+    """`clip_sample`, LeRobot's default, keeps them in [-1, 1]."""
+    config = make_config(noise_scheduler_type=solver, prediction_type=prediction, num_inference_steps=steps)
+    policy = CDPPolicy(config).eval()
+    policy.acting_model.backbone.forward = lambda x_t, t, condition: 3 * torch.sin(5 * x_t + t.view(-1, 1, 1))
+    assert 0.5 < policy.predict_action_chunk(make_batch(config)).abs().max() <= 1 + 1e-5
+
+
+@EVERY
 def test_chunks_sampled_side_by_side_are_those_sampled_one_by_one(solver, prediction):
     """The threads meet at every evaluation of the network: their steps alternate."""
     policy = CDPPolicy(make_config(noise_scheduler_type=solver, prediction_type=prediction)).eval()

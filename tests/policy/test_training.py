@@ -6,20 +6,18 @@ import torch
 from lerobot_cdp.contraction.rate_control import BASE_WEIGHT
 from lerobot_cdp.policy.configuration_cdp import ContractionConfig
 from lerobot_cdp.policy.modeling_cdp import CDPPolicy
-from tests.closed_forms import as_network, gaussian
+from tests.closed_forms import gaussian, give_denoiser
 from tests.conftest import make_batch, make_config
 
 MEAN, STD = 0.3, 0.4
 
 
-def make_policy(denoiser=None, contraction=None, **settings) -> CDPPolicy:
+def make_policy(denoiser, contraction=None, **settings) -> CDPPolicy:
     """A policy in training whose network has the denoiser given, `denoiser(x_t, α, σ)`."""
     torch.manual_seed(0)
     contraction = ContractionConfig(**({"every": 1} | (contraction or {})))
     policy = CDPPolicy(make_config(contraction=contraction, prediction_type="sample", **settings)).train()
-    if denoiser is not None:
-        network = as_network(denoiser, policy.diffusion.process)
-        policy.diffusion.backbone.forward = lambda x_t, timesteps, condition: network(x_t, timesteps)
+    give_denoiser(policy.diffusion, denoiser)
     return policy
 
 
