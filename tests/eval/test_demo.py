@@ -1,42 +1,62 @@
-"""The demo's commands are ones that lerobot-train takes, equal in everything but the policy; its report is drawn."""
+"""The demo: what lerobot-train takes, equal in everything but the policy; one line per stage; no process left."""
 
 import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
 
 import draccus
 import pytest
 from lerobot.configs.train import TrainPipelineConfig
-from lerobot.datasets import LeRobotDatasetMetadata
-from lerobot.policies import make_policy, make_policy_config, make_pre_post_processors
+from lerobot.envs.configs import EnvConfig
+from lerobot.policies import make_policy_config
 
-import demo
-from demo import SHARED_SETTINGS, DemoConfig, eval_command, measure, run, train_command, trained_steps
-from demo_report import plot, table
+from eval.demo.commands import evaluate_command, record_command, train_command
+from eval.demo.evaluate import FULL, cells, solver
+from eval.demo.picture import plot, table
+from eval.demo.results import Results
+from eval.demo.settings import POLICIES, DemoConfig
+from eval.demo.stages import StageError, last_line, progress, run_stage
+
+# What a comparison must not differ in.
+SHARED = (
+    "n_obs_steps", "horizon", "n_action_steps", "down_dims", "kernel_size", "optimizer_lr", "scheduler_warmup_steps",
+    "drop_n_last_frames", "normalization_mapping", "prediction_type", "beta_schedule", "num_train_timesteps",
+)  # fmt: skip
+TICKS = "import sys, time\nfor i in range(1, 5):\n sys.stderr.write(f'\\rwork: {25 * i}%|##  | {i}/4 [0')\n"
 
 
 def parse(command):
     """The train config that lerobot-train would read from the arguments of a command."""
-    arguments = [str(word) for word in command[1:]]
-    path = next((a.removeprefix("--config_path=") for a in arguments if a.startswith("--config_path=")), None)
-    rest = [a for a in arguments if not a.startswith("--config_path=")]
-    return draccus.parse(TrainPipelineConfig, path, args=rest)
+    path, *rest = command[1:]
+    return draccus.parse(TrainPipelineConfig, path.removeprefix("--config_path="), args=rest)
 
 
-def test_both_policies_are_trained_alike(tmp_path):
+# ------------------------------------------------------------------ commands
+
+
+def test_the_policies_are_trained_alike(tmp_path):
     config = DemoConfig(output_dir=tmp_path, steps=40)
-    cdp, diffusion = (parse(train_command(config, policy)) for policy in ("cdp", "diffusion"))
-    assert (cdp.policy.type, diffusion.policy.type) == ("cdp", "diffusion")
-    assert "normalization_mapping" in SHARED_SETTINGS
-    for name in SHARED_SETTINGS:
-        assert getattr(cdp.policy, name) == getattr(diffusion.policy, name), name
-    for name in ("batch_size", "steps", "save_freq", "seed", "num_workers", "env_eval_freq"):
-        assert getattr(cdp, name) == getattr(diffusion, name), name
-    assert cdp.dataset == diffusion.dataset
-    assert cdp.save_freq == 10 and not diffusion.policy.push_to_hub
+    trained = {policy: parse(train_command(config, policy)) for policy in POLICIES}
+    reference = trained["cdp"]
+    assert reference.policy.contraction.weight > 0 and trained["cdp-no-penalty"].policy.contraction.weight == 0
+    assert {policy: one.policy.type for policy, one in trained.items()} == {
+        "diffusion": "diffusion", "cdp-no-penalty": "cdp", "cdp": "cdp",
+    }  # fmt: skip
+    for policy, one in trained.items():
+        for name in SHARED:
+            assert getattr(one.policy, name) == getattr(reference.policy, name), (policy, name)
+        for name in ("batch_size", "steps", "save_freq", "seed", "num_workers", "env_eval_freq", "dataset"):
+            assert getattr(one, name) == getattr(reference, name), (policy, name)
+        assert one.steps == 40 and one.save_freq == 10 and not one.policy.push_to_hub
 
 
-def test_an_interrupted_training_is_resumed(tmp_path):
+def test_an_interrupted_training_goes_on(tmp_path):
     config = DemoConfig(output_dir=tmp_path)
-    assert trained_steps(config, "cdp") == 0
+    assert config.trained_steps("cdp") == 0
     last = config.checkpoint("cdp").parent
     for folder, file, content in (
         ("pretrained_model", "train_config.json", "{}"),
@@ -44,33 +64,30 @@ def test_an_interrupted_training_is_resumed(tmp_path):
     ):
         (last / folder).mkdir(parents=True)
         (last / folder / file).write_text(content)
-    assert trained_steps(config, "cdp") == 7
-    command = train_command(config, "cdp")
-    assert command[1:] == [
+    assert config.trained_steps("cdp") == 7
+    assert train_command(config, "cdp") == [
+        "lerobot-train",
         f"--config_path={last / 'pretrained_model' / 'train_config.json'}",
         "--resume=true",
         f"--steps={config.steps}",
     ]
 
 
-def test_both_policies_are_evaluated_alike(tmp_path):
+def test_a_training_killed_in_its_first_checkpoint_begins_again(tmp_path):
     config = DemoConfig(output_dir=tmp_path)
-    cdp, diffusion = (eval_command(config, policy) for policy in ("cdp", "diffusion"))
-    assert [word.replace("cdp", "diffusion") for word in cdp] == diffusion
+    (config.train_dir("cdp") / "checkpoints" / "000375").mkdir(parents=True)
+    assert "--resume=true" not in train_command(config, "cdp")
+    assert not config.train_dir("cdp").exists()
 
 
-def test_commands_run_side_by_side_and_keep_their_logs(tmp_path, capfd):
-    meet = "import pathlib, sys, time; p = pathlib.Path(sys.argv[1]); (p / sys.argv[2]).touch()\n"
-    meet += "t = time.time()\nwhile len(list(p.glob('side*'))) < 2: assert time.time() < t + 60; time.sleep(0.01)\n"
-    meet += "print('met', sys.argv[2])"
-    run({f"go{i}": ["python", "-c", meet, tmp_path, f"side{i}"] for i in (1, 2)}, tmp_path)
-    assert "met side1" in capfd.readouterr().out and (tmp_path / "go2.log").read_text() == "met side2\n"
-
-
-def test_a_failure_is_named(tmp_path):
-    with pytest.raises(SystemExit, match=r"^bad failed, see above or in .*; `make demo` goes on from here\.$"):
-        run({"good": ["python", "-c", ""], "bad": ["python", "-c", "raise SystemExit(3)"]}, tmp_path)
-    run({}, tmp_path)  # nothing to do is no failure
+def test_a_recording_is_done_when_it_has_as_many_demonstrations(tmp_path):
+    config = DemoConfig(output_dir=tmp_path, n_demonstrations=3)
+    assert not config.recorded() and f"--n_episodes=3" in record_command(config)
+    file = config.dataset / "meta" / "recording.json"
+    file.parent.mkdir(parents=True)
+    for n, done in ((3, True), (4, False)):
+        file.write_text(json.dumps({"n_episodes": n}))
+        assert config.recorded() == done
 
 
 @pytest.mark.parametrize("name", ["n_demonstrations", "steps", "n_episodes"])
@@ -79,52 +96,27 @@ def test_settings_below_one_are_refused(name):
         DemoConfig(**{name: 0})
 
 
-@pytest.mark.parametrize(("policy", "evaluations"), [("cdp", 5), ("diffusion", 100)])
-def test_a_trained_policy_is_measured(tmp_path, datasets_dir, monkeypatch, policy, evaluations):
-    root = datasets_dir / "tiny"
-    config = DemoConfig(output_dir=tmp_path, n_episodes=4)
-    monkeypatch.setattr(DemoConfig, "dataset", root)
-    monkeypatch.setattr(demo, "chunk_latency", lambda policy: 0.25)
-    settings = {"horizon": 8, "n_action_steps": 4, "down_dims": [8, 16], "n_groups": 4, "prediction_type": "sample"}
-    policy_config = make_policy_config(policy, device="cpu", **settings)
-    meta = LeRobotDatasetMetadata("local/tiny", root=root)
-    network = make_policy(policy_config, ds_meta=meta)
-    folder = config.train_dir(policy) / "checkpoints" / "000007" / "pretrained_model"
-    network.save_pretrained(folder)
-    for processor in make_pre_post_processors(policy_config, dataset_stats=meta.stats):
-        processor.save_pretrained(folder)
-    info = config.eval_dir(policy) / "eval_info.json"
-    info.parent.mkdir(parents=True)
-    info.write_text(json.dumps({"overall": {"pc_success": 75.0}}))
-
-    measured = measure(config, policy)
-    (margin,) = measured.pop("margins")
-    assert margin["step"] == 7 and 0 <= margin["contracting"] <= 1
-    n_parameters = sum(p.numel() for p in network.diffusion.parameters())
-    assert measured == {
-        "policy": policy,
-        "parameters": n_parameters,
-        "success_percent": 75.0,
-        "n_episodes": 4,
-        "evaluations": evaluations,
-        "chunk_latency_s": 0.25,
-    }
+def test_the_evaluation_has_the_same_settings(tmp_path):
+    config = DemoConfig(output_dir=tmp_path, n_demonstrations=1, steps=2, n_episodes=3)
+    python, module_flag, module, *arguments = evaluate_command(config)
+    assert (python, module_flag, module) == ("python", "-m", "eval.demo.evaluate")
+    assert draccus.parse(DemoConfig, args=arguments) == config
 
 
-def test_report(tmp_path):
-    results = [
-        {
-            "policy": policy,
-            "parameters": 1_500_000,
-            "success_percent": success,
-            "n_episodes": 20,
-            "evaluations": evaluations,
-            "chunk_latency_s": evaluations / 100,
-            "margins": [{"step": s, "margin": s / 1000, "contracting": 0.5} for s in (100, 200)],
-        }
-        for policy, success, evaluations in (("cdp", 95.0, 10), ("diffusion", 50.0, 100))
-    ]
-    lines = table(results).splitlines()
-    assert "19 of 20" in lines[1] and "100.0 ms" in lines[1] and "10 of 20" in lines[2]
-    plot(results, tmp_path / "demo.png")
-    assert (tmp_path / "demo.png").read_bytes().startswith(b"\x89PNG")
+# ------------------------------------------------------------------ evaluation
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_every_solver_is_one_of_the_policy(policy):
+    few = [n for name, n in cells() if name == policy]
+    for evaluations in few:
+        kind = "diffusion" if policy == "diffusion" else "cdp"
+        config = make_policy_config(kind, device="cpu", push_to_hub=False, **solver(policy, evaluations))
+        assert config.num_inference_steps == evaluations
+        assert config.noise_scheduler_type == ("DDPM" if evaluations == FULL else "DDIM")
+
+
+def test_all_policies_are_compared_at_the_same_few_evaluations():
+    few = {policy: {n for name, n in cells() if name == policy and n < FULL} for policy in POLICIES}
+    assert few["diffusion"] == few["cdp-no-penalty"] == few["cdp"]
+    assert ("diffusion", FULL) in cells()

@@ -1,0 +1,12 @@
+"""Commands that evaluate, run from the root of a clone.
+
+    python -m eval.benchmark           train and score a grid of policies
+    python -m eval.benchmark.report    pages and pictures of the results in eval/results
+    python -m eval.demo                record, train and compare two policies
+    python -m eval.toy                 what the penalty does in two dimensions
+    python -m eval.arm                 the control loop on the simulated arm
+    python -m eval.cost                time and memory of a training step and of a chunk
+    python -m eval.cost.eigenvalue_error, python -m eval.cost.large_checkpoint
+
+`policies`, `memory_dataset` and `provenance` are what they share.
+"""
