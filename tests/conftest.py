@@ -17,8 +17,8 @@ STATE_DIM, ENV_STATE_DIM, ACTION_DIM, HORIZON = 3, 5, 2, 16
 SEEDS = (0, 1, 2)
 SMALL = {
     "unet": {"down_dims": (16, 32)},
-    "mlp": {"mlp_hidden_dim": 32, "mlp_num_blocks": 2},
-    "dit": {"dit_hidden_dim": 32, "dit_num_heads": 4, "dit_num_layers": 2},
+    "mlp": {"hidden_dim": 32, "num_layers": 2},
+    "dit": {"hidden_dim": 32, "num_layers": 2},
 }
 EPISODE_LENGTHS = (5, 12, 9)  # of the dataset `tiny`: shorter than, and about as long as, a horizon of 8
 

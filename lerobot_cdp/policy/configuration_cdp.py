@@ -157,6 +157,8 @@ class CDPConfig(DiffusionConfig):
 
     def __post_init__(self):
         _tuples_for_lists(self)
+        if isinstance(self.contraction, dict):
+            self.contraction = ContractionConfig(**self.contraction)
         if self.noise_scheduler_type is None:
             self.noise_scheduler_type = SOLVERS.get(self.prediction_type, VP_SOLVERS)[0]
         self._check_choices()
@@ -188,8 +190,7 @@ class CDPConfig(DiffusionConfig):
         require(holds, name, must_be, getattr(self, name))
 
     def _check_choices(self) -> None:
-        is_contraction = isinstance(self.contraction, ContractionConfig)
-        self._require("contraction", is_contraction, "a ContractionConfig")
+        self._require("contraction", isinstance(self.contraction, ContractionConfig), "a ContractionConfig or a dict")
         choices = {
             "backbone": tuple(BACKBONE_SETTINGS),
             "prediction_type": tuple(SOLVERS),
@@ -211,8 +212,8 @@ class CDPConfig(DiffusionConfig):
             unused |= dict.fromkeys(VP_SETTINGS, "prediction_type = velocity")
         defaults = {own.name: own.default for own in fields(self)}
         for name, choice in unused.items():
-            default, got = defaults[name], getattr(self, name)
-            is_default = tuple(got) == default if isinstance(default, tuple) else got == default
+            default = defaults[name]
+            is_default = getattr(self, name) == default
             self._require(name, is_default, f"left at {default!r} with {choice}, which does not use it")
 
     def _check_network(self) -> None:
