@@ -1,0 +1,129 @@
+"""Train and score a grid of policies. What is done already is skipped: a killed run goes on where it was.
+
+    python -m eval.benchmark --grid=quick --jobs=2    twenty minutes on two CPU cores
+    python -m eval.benchmark --grid=pusht             hours
+
+In `results_dir`: `<grid>/` with a folder for each policy, its checkpoint in LeRobot's format and a JSON file for each
+evaluation; and `<grid>.parquet`, the table of all (see results.py), from which `eval.benchmark.report` makes the pages.
+To train a policy again, delete its folder.
+"""
+
+import logging
+import re
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import draccus
+from lerobot.utils.import_utils import register_third_party_plugins
+from tqdm import tqdm
+
+from eval.policies import chunk_latency, load_policy
+from eval.provenance import provenance
+from lerobot_cdp.checkpoints.files import write_json
+from lerobot_cdp.errors import SettingError
+
+from .cells import Cell, Evaluation
+from .grids import GRIDS
+from .jobs import run_side_by_side
+from .results import collect, summary, write_table
+from .rollouts import run_episodes
+from .tasks import TASKS
+from .training import train
+
+__all__ = ["BenchmarkConfig", "run"]
+
+
+@dataclass
+class BenchmarkConfig:
+    """Settings of a benchmark run.
+
+    Args:
+        grid: Name of a grid in `grids.py`.
+        results_dir: Folder of the results; give the same one to go on with a run.
+        datasets_dir: Folder that holds the datasets under their own names; None: LeRobot's cache, or the Hub.
+        filter: Regular expression; only evaluations in whose name, CELL/EVALUATION, it is found are run, and only the
+            cells that they need are trained.
+        jobs: Cells run at the same time, each in its own process with an equal share of torch's threads.
+    """
+
+    grid: str = "quick"
+    results_dir: Path = Path("outputs/benchmark")
+    datasets_dir: Path | None = None
+    filter: str = ""
+    jobs: int = 1
+
+
+def run(cfg: BenchmarkConfig) -> bool:
+    """Run the cells of a grid and write its table. Returns whether every cell is done."""
+    tasks = [(cfg.results_dir / cfg.grid, cfg.datasets_dir, *each) for each in _chosen(cfg)]
+    outcomes = tqdm(run_side_by_side(run_cell, tasks, cfg.jobs), total=len(tasks), desc=cfg.grid, unit="policy")
+    all_done = all([*outcomes])
+    table = collect(cfg.results_dir / cfg.grid, GRIDS[cfg.grid])
+    if len(table):
+        path = cfg.results_dir / f"{cfg.grid}.parquet"
+        write_table(table, path)
+        print(f"{summary(table)}\n\n{path}: python -m eval.benchmark.report --results_dir={cfg.results_dir}")
+    return all_done
+
+
+def _chosen(cfg: BenchmarkConfig) -> list[tuple[Cell, list[Evaluation]]]:
+    """The evaluations that the filter finds, by cell."""
+    if cfg.grid not in GRIDS:
+        raise SettingError(f"`grid` must be one of {sorted(GRIDS)}. Got {cfg.grid!r}.")
+    if cfg.jobs < 1:
+        raise SettingError(f"`jobs` must be at least 1. Got {cfg.jobs}.")
+    try:
+        wanted = re.compile(cfg.filter)
+    except re.error as error:
+        raise SettingError(f"`filter` must be a regular expression. Got {cfg.filter!r}: {error}.") from error
+    grid = GRIDS[cfg.grid]
+    found = [(cell, [e for e in grid.scored(cell) if wanted.search(f"{cell.name}/{e.name}")]) for cell in grid.cells]
+    chosen = [(cell, evaluations) for cell, evaluations in found if evaluations]
+    if not chosen:
+        raise SettingError(f"`filter` must match a cell of {[c.name for c in grid.cells]}. Got {cfg.filter!r}.")
+    return chosen
+
+
+def run_cell(folder: Path, datasets_dir: Path | None, cell: Cell, evaluations: list[Evaluation]) -> bool:
+    """Do what is missing of one cell and return whether it succeeded: an error must not stop the others."""
+    try:
+        register_third_party_plugins()  # in every process: this is how LeRobot finds the type `cdp`
+        checkpoint = folder / cell.name / "checkpoint"
+        for evaluation in evaluations:
+            path = folder / cell.name / f"{evaluation.name}.json"
+            if path.exists():
+                continue
+            if not checkpoint.exists():
+                train(cell, datasets_dir, checkpoint)
+            write_json(path, evaluate(cell, evaluation, checkpoint))
+    except SettingError as error:
+        logging.error("cell %s failed: %s", cell.name, error)
+        return False
+    except Exception:
+        logging.exception("cell %s failed", cell.name)
+        return False
+    return True
+
+
+def evaluate(cell: Cell, evaluation: Evaluation, checkpoint: Path) -> dict:
+    """Return the result of one evaluation, as plain data."""
+    start = time.perf_counter()
+    policy = load_policy(checkpoint, evaluation.settings)
+    episodes = run_episodes(*policy, TASKS[cell.task].env, evaluation)
+    return {
+        "cell": asdict(cell),
+        "evaluation": asdict(evaluation),
+        "episodes": episodes,
+        "chunk_latency_s": chunk_latency(policy[0]),
+        "evaluation_seconds": time.perf_counter() - start,
+        **provenance(),
+    }
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(0 if run(draccus.parse(BenchmarkConfig)) else 1)
+    except SettingError as error:
+        sys.exit(f"benchmark: {error}")

@@ -1,0 +1,156 @@
+"""What is trained and scored, as plain data; the name of a cell or an evaluation changes with its content."""
+
+import hashlib
+import json
+import re
+from dataclasses import asdict, dataclass, field, replace
+
+from .stress import NO_STRESS, Stress
+
+__all__ = ["Cell", "Evaluation", "Grid", "Policy"]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One policy to train: the same cell gives the same policy.
+
+    Args:
+        task: Name in `tasks.TASKS`.
+        policy: What the policy is called in tables.
+        type: As `--policy.type`.
+        settings: Its settings. Every one that is `cdp`'s own is named: a changed default changes no cell.
+        demonstrations: The first so many are used.
+        steps: Gradient steps.
+        batch_size: Samples per step.
+        seed: Of the weights, the order of the data and the noise.
+    """
+
+    task: str
+    policy: str
+    type: str
+    settings: dict
+    demonstrations: int
+    steps: int
+    batch_size: int = 64
+    seed: int = 0
+
+    @property
+    def name(self) -> str:
+        """Readable, and another one for another cell."""
+        return _name(f"{self.policy}-{self.demonstrations}-seed{self.seed}", self)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How a trained policy is scored.
+
+    Args:
+        solver: `ddim`, `ddpm`, `euler`, or `act`.
+        evaluations: Of the network, per chunk.
+        settings: Settings of the policy that are replaced.
+        stress: What goes wrong meanwhile.
+        starts: Start states.
+        first_start: Environment seed of the first one; the others follow.
+    """
+
+    solver: str
+    evaluations: int
+    settings: dict = field(default_factory=dict)
+    stress: Stress = NO_STRESS
+    starts: int = 50
+    first_start: int = 100_000
+
+    @property
+    def name(self) -> str:
+        """Readable, and another one for another evaluation."""
+        return _name("-".join(filter(None, (f"{self.solver}{self.evaluations}", self.stress.name))), self)
+
+
+def _name(readable: str, content: Cell | Evaluation) -> str:
+    text = json.dumps(asdict(content), sort_keys=True)
+    return re.sub(r"[^\w.+-]+", "_", readable) + "-" + hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+@dataclass(frozen=True)
+class Policy:
+    """A policy to train.
+
+    Args:
+        label: What it is called in tables.
+        type: As `--policy.type`.
+        settings: Its settings.
+        late: Whether its penalty sets in after 70 % of the steps.
+        steps: Gradient steps, where they are not those of the grid.
+    """
+
+    label: str
+    type: str
+    settings: dict
+    late: bool = False
+    steps: int | None = None
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Policies to train on shares of the demonstrations of a task.
+
+    Args:
+        task: Name in `tasks.TASKS`.
+        policies: By number of demonstrations.
+        steps: Gradient steps.
+        shared: Settings of `cdp` and `diffusion` in this grid: network, chunks, learning rate.
+        evaluations: Of the network, per chunk; `diffusion` is scored with DDPM's 100 as well, ACT needs 1.
+        stressed: Number of demonstrations whose policies are scored under `stresses` too, with the most evaluations.
+        stresses: What goes wrong then. ACT does not sample, so its samples do not err.
+        batch_size, seeds, starts, first_start: Of training and of scoring.
+    """
+
+    task: str
+    policies: dict[int, list[Policy]]
+    steps: int
+    shared: dict
+    evaluations: tuple[int, ...]
+    stressed: int | None = None
+    stresses: tuple[Stress, ...] = ()
+    batch_size: int = 64
+    seeds: int = 3
+    starts: int = 50
+    first_start: int = 100_000
+
+    @property
+    def cells(self) -> list[Cell]:
+        return [
+            self._cell(policy, demonstrations, seed)
+            for demonstrations, policies in self.policies.items()
+            for policy in policies
+            for seed in range(self.seeds)
+        ]
+
+    def _cell(self, policy: Policy, demonstrations: int, seed: int) -> Cell:
+        steps, settings = policy.steps or self.steps, self.shared | policy.settings
+        if policy.type == "act":
+            horizon, n_action_steps = self.shared["horizon"], self.shared["n_action_steps"]
+            settings = policy.settings | {"chunk_size": horizon, "n_action_steps": n_action_steps}
+        if policy.late:
+            settings["contraction"] = settings["contraction"] | {"start": 7 * steps // 10}
+        return Cell(self.task, policy.label, policy.type, settings, demonstrations, steps, self.batch_size, seed)
+
+    def scored(self, cell: Cell) -> list[Evaluation]:
+        """All evaluations of the policy of a cell."""
+        evaluations = [_evaluation(cell, n) for n in self.evaluations]
+        if cell.type == "act":
+            evaluations = [Evaluation("act", 1)]
+        under_stress = [
+            replace(evaluations[-1], stress=stress)
+            for stress in self.stresses
+            if cell.demonstrations == self.stressed and not (stress.sample_error and cell.type == "act")
+        ]
+        if cell.type == "diffusion":
+            evaluations.append(Evaluation("ddpm", 100, {"noise_scheduler_type": "DDPM", "num_inference_steps": 100}))
+        return [replace(e, starts=self.starts, first_start=self.first_start) for e in (*evaluations, *under_stress)]
+
+
+def _evaluation(cell: Cell, n: int) -> Evaluation:
+    if cell.settings.get("prediction_type") == "velocity":
+        return Evaluation("euler", n, {"num_inference_steps": n})
+    return Evaluation("ddim", n, {"noise_scheduler_type": "DDIM", "num_inference_steps": n})

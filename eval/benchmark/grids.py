@@ -1,0 +1,126 @@
+"""The grids of the benchmark: which policies are trained on what, and how each is scored."""
+
+from dataclasses import replace
+
+from lerobot.configs import NormalizationMode
+
+from .cells import Grid, Policy
+from .stress import Stress
+
+__all__ = ["GRIDS", "without_penalty"]
+
+# LeRobot's `diffusion` leaves the environment state in pixels, which cripples it: all policies get it in [-1, 1].
+LOW_DIMENSIONAL = dict.fromkeys(("STATE", "ENV", "ACTION"), NormalizationMode.MIN_MAX)
+NORMALIZED = {"normalization_mapping": {"VISUAL": NormalizationMode.MEAN_STD, **LOW_DIMENSIONAL}}
+OWN = NORMALIZED | {
+    "backbone": "unet", "vision_stages": 4, "ema_decay": 0.999, "sampling_temperature": 1.0, "smoothing": 0,
+    "warm_start": 0.0, "max_contraction_factor": None,
+}  # fmt: skip
+
+
+def cdp(
+    prediction: str, weight: float = 0.0, timesteps: tuple = (0.0, 1.0), late: bool = False, loss: str = "hinge", **more
+) -> Policy:
+    """`cdp`, called by what it predicts and how it is penalised; `more` are settings, and `name` is put first."""
+    where = {(0.0, 1.0): "", HIGH_NOISE: "high noise", LOW_NOISE: "low noise"}[timesteps] if weight else ""
+    which = "Jacobian loss" if loss == "jacobian" else ""
+    names = (more.pop("name", ""), prediction, which, f"γ = {weight:g}", where, "late" if late else "")
+    penalty = {"weight": weight, "loss": loss, "timestep_range": timesteps, "start": 0, "every": 2 if late else 10}
+    settings = {"prediction_type": prediction, "contraction": penalty} | more
+    if prediction != "velocity":
+        settings = {"timestep_spacing": "trailing"} | settings
+    return Policy(", ".join(filter(None, names)), "cdp", OWN | settings, late)
+
+
+def diffusion(prediction: str, **more) -> Policy:
+    """LeRobot's, with normalised keypoints."""
+    return Policy(f"diffusion, {prediction}", "diffusion", NORMALIZED | {"prediction_type": prediction} | more)
+
+
+def without_penalty(label: str) -> str | None:
+    """The label of the policy that a `cdp` differs from by its penalty; None of others and of that policy itself."""
+    prediction = label.split(", ")[0]
+    plain = f"{prediction}, γ = 0"
+    return plain if prediction in ("epsilon", "sample", "velocity") and label != plain else None
+
+
+HIGH_NOISE, LOW_NOISE = (0.7, 1.0), (0.0, 0.1)
+EPSILON, SAMPLE, VELOCITY = cdp("epsilon"), cdp("sample"), cdp("velocity")
+LATE_EPSILON = cdp("epsilon", 0.03, HIGH_NOISE, late=True)
+LATE_SAMPLE, LATE_VELOCITY = cdp("sample", 0.1, late=True), cdp("velocity", 0.1, late=True)
+LIGHT = [cdp("velocity", 0.01), cdp("sample", 0.01), cdp("sample", 0.01, HIGH_NOISE)]
+# With LeRobot's spacing and no penalty, `cdp` is LeRobot's `diffusion` with averaged weights.
+AVERAGED = replace(cdp("epsilon", timestep_spacing="leading"), label="diffusion, epsilon, averaged weights")
+ACT_NORMALIZED = dict.fromkeys(("VISUAL", "STATE", "ENV", "ACTION"), NormalizationMode.MEAN_STD)
+# As large as the U-Nets below; its learning rate of 1e-5 is for many more steps.
+ACT_SIZE = {"dim_model": 128, "n_heads": 4, "dim_feedforward": 1216, "n_encoder_layers": 3, "n_vae_encoder_layers": 2}
+ACT = Policy("act", "act", ACT_SIZE | {"optimizer_lr": 3e-4, "normalization_mapping": ACT_NORMALIZED})
+
+BASIC = [diffusion("epsilon"), EPSILON, LATE_EPSILON, VELOCITY, LATE_VELOCITY]
+WITH_SAMPLE = [*BASIC, SAMPLE, LATE_SAMPLE]
+ON_ARMS = [*WITH_SAMPLE, diffusion("sample"), *LIGHT, ACT]
+ON_QUARTER = [
+    *ON_ARMS, AVERAGED, cdp("epsilon", 0.1, HIGH_NOISE, late=True), cdp("sample", 1.0, late=True, loss="jacobian")
+]  # fmt: skip
+RIVALS = [diffusion("epsilon"), VELOCITY, LATE_VELOCITY, SAMPLE, LATE_SAMPLE]
+
+# 2.3 M parameters: a step with 64 samples takes about 0.15 s on one CPU thread. LeRobot's learning rate of 1e-4 is for
+# 100,000 steps.
+SMALL = {"down_dims": [64, 128, 128], "optimizer_lr": 1e-3}
+LONG = {"down_dims": [96, 192, 192], "optimizer_lr": 5e-4, "scheduler_warmup_steps": 300}
+# Chunks of 1.6 s, 0.8 s and 0.64 s. The last frames of an arm's demonstration let go of the cube: none is dropped.
+PUSHT = {"horizon": 16, "n_action_steps": 8, "drop_n_last_frames": 7}
+SO101 = {"horizon": 8, "n_action_steps": 2, "drop_n_last_frames": 0}
+ALOHA = {"horizon": 32, "n_action_steps": 16, "drop_n_last_frames": 0}
+# The image encoder of the Diffusion Policy paper.
+CAMERA = {"pretrained_backbone_weights": None, "use_group_norm": True, "crop_shape": [84, 84]}
+STRESSES = (
+    Stress("observation noise", observation_noise=0.02),  # 5 of PushT's 512 pixels
+    Stress("action delay", action_delay=2),
+    Stress("score error", sample_error=0.2),
+)
+
+# Networks of about the same size, for about the same training time on a CPU.
+UNET = {"down_dims": [64, 128, 128]}
+MLP = {"backbone": "mlp", "hidden_dim": 512, "num_layers": 3, "name": "mlp"}
+DIT = {"backbone": "dit", "hidden_dim": 192, "num_layers": 2, "name": "dit"}
+BACKBONES = [
+    *(replace(diffusion(p, **UNET), steps=3000) for p in ("epsilon", "sample")),
+    *(replace(cdp(p, 0.01, LOW_NOISE, **UNET, name="unet"), steps=2700) for p in ("sample", "velocity")),
+    *(replace(cdp(p, 0.01, LOW_NOISE, **MLP), steps=10_000) for p in ("sample", "velocity")),
+    replace(cdp("sample", 0.01, HIGH_NOISE, **DIT), steps=8000),
+    replace(cdp("velocity", 0.01, **DIT), steps=8000),
+]
+
+GRIDS = {
+    "pusht": Grid(
+        "pusht_keypoints",
+        {52: ON_QUARTER, 206: [*WITH_SAMPLE, diffusion("sample"), *LIGHT], 21: WITH_SAMPLE, 103: WITH_SAMPLE},
+        steps=2000, shared=SMALL | PUSHT, evaluations=(2, 3, 5, 10), stressed=52, stresses=STRESSES,
+    ),
+    "so101": Grid(
+        "so101_pick_place", {75: ON_ARMS, 300: RIVALS, 30: RIVALS, 150: RIVALS},
+        steps=1000, shared=SMALL | SO101, evaluations=(3, 10),
+    ),
+    "aloha": Grid(
+        "aloha_transfer_cube", {25: ON_ARMS}, steps=1000, shared=SMALL | ALOHA, evaluations=(3, 10)
+    ),
+    # For a GPU. docs/benchmark.md has these policies, and some more.
+    "pusht_long": Grid(
+        "pusht_keypoints",
+        dict.fromkeys((206, 52), [diffusion("epsilon"), EPSILON, LATE_EPSILON, SAMPLE, VELOCITY, cdp("velocity", 0.1)]),
+        steps=9636, shared=LONG | PUSHT, evaluations=(2, 3, 5, 10), batch_size=128, starts=100, first_start=200_000,
+    ),
+    "pusht_camera": Grid(
+        "pusht_camera", dict.fromkeys((206, 52), [diffusion("epsilon"), EPSILON, SAMPLE, VELOCITY]),
+        steps=2000, shared=SMALL | PUSHT | CAMERA, evaluations=(3, 10),
+    ),
+    "pusht_backbones": Grid(
+        "pusht_keypoints", {206: BACKBONES},
+        steps=3000, shared={"optimizer_lr": 1e-3} | PUSHT, evaluations=(2, 3, 5, 10), seeds=1,
+    ),
+    # Twenty minutes on two CPU cores.
+    "quick": Grid(
+        "pusht_keypoints", {52: BASIC}, steps=1000, shared=SMALL | PUSHT, evaluations=(3, 10), seeds=1
+    ),
+}  # fmt: skip

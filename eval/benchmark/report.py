@@ -1,0 +1,66 @@
+"""The pages of the benchmark, from the tables of its results.
+
+    python -m eval.benchmark.report                                        docs/ from eval/results
+    python -m eval.benchmark.report --results_dir=outputs/benchmark --output_dir=outputs/report
+
+`benchmark.md` and its picture are of `pusht_long.parquet`, `benchmark_short.md` of all other grids that are there.
+"""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import draccus
+import pandas as pd
+
+from lerobot_cdp.checkpoints.files import write_bytes, write_text
+from lerobot_cdp.errors import SettingError
+
+from .long_page import long_page
+from .short_page import GRIDS_SHOWN, short_page
+
+__all__ = ["ReportConfig", "report"]
+
+
+@dataclass
+class ReportConfig:
+    """Settings of the report.
+
+    Args:
+        results_dir: Folder of the tables.
+        output_dir: Where the pages go.
+    """
+
+    results_dir: Path = Path("eval/results")
+    output_dir: Path = Path("docs")
+
+
+def report(cfg: ReportConfig) -> list[Path]:
+    """Write the pages and return them.
+
+    Raises:
+        SettingError: if there is no table.
+    """
+    tables = {path.stem: pd.read_parquet(path) for path in sorted(cfg.results_dir.glob("*.parquet"))}
+    short = {name: tables[name] for name in GRIDS_SHOWN if name in tables}
+    written = []
+    if "pusht_long" in tables:
+        text, picture = long_page(tables["pusht_long"])
+        write_text(cfg.output_dir / "benchmark.md", text)
+        write_bytes(cfg.output_dir / "benchmark.png", picture)
+        written += ["benchmark.md", "benchmark.png"]
+    if short:
+        write_text(cfg.output_dir / "benchmark_short.md", short_page(short))
+        written.append("benchmark_short.md")
+    if not written:
+        raise SettingError(
+            f"`results_dir` must hold the table of one of {['pusht_long', *GRIDS_SHOWN]}. Got {str(cfg.results_dir)!r}."
+        )
+    return [cfg.output_dir / name for name in written]
+
+
+if __name__ == "__main__":
+    try:
+        print(*report(draccus.parse(ReportConfig)), sep="\n")
+    except SettingError as error:
+        sys.exit(f"benchmark: {error}")

@@ -1,0 +1,84 @@
+"""The results of a grid as one table: a row per episode, in Parquet."""
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from lerobot_cdp.checkpoints.files import write_bytes
+
+from .cells import Cell, Evaluation, Grid
+
+__all__ = ["collect", "summary", "write_table"]
+
+# What an episode belongs to, and what came of it; then facts of its evaluation, the same in all rows of it.
+COLUMNS = {
+    "policy": "category",
+    "demonstrations": "int16",
+    "seed": "int8",  # of the training
+    "solver": "category",
+    "evaluations": "int16",  # of the network, per chunk
+    "stress": "category",
+    "start": "int32",  # seed of the environment
+    "reward": "float32",  # the largest of a step
+    "success": "bool",
+    "steps": "int16",
+    "jerk": "float32",  # mean squared third difference of the actions; NaN of fewer than four
+    "temperature": "float32",  # of sampling
+    "chunk_s": "float32",  # median time of a chunk at batch 1
+    "step_s": "float32",  # median time of a training step, of those with a penalty where there is one
+    "training_s": "float32",
+    "parameters": "int32",
+    "machine": "category",
+    "commit": "category",
+}
+POLICY = ["policy", "demonstrations", "evaluations"]
+
+
+def collect(folder: Path, grid: Grid) -> pd.DataFrame:
+    """The table of the evaluations of a grid that are there."""
+    rows = []
+    for cell in grid.cells:
+        for evaluation in grid.scored(cell):
+            path = folder / cell.name / f"{evaluation.name}.json"
+            if path.exists():
+                training = json.loads((folder / cell.name / "checkpoint" / "training.json").read_text())
+                rows += _rows(cell, evaluation, json.loads(path.read_text()), training)
+    return pd.DataFrame(rows, columns=[*COLUMNS]).astype(COLUMNS)
+
+
+def _rows(cell: Cell, evaluation: Evaluation, result: dict, training: dict) -> list[dict]:
+    start = cell.settings.get("contraction", {}).get("start", 0)
+    step_seconds = [entry["update_s"] for entry in training["history"] if entry["steps"] > start]
+    facts = {
+        "policy": cell.policy,
+        "demonstrations": cell.demonstrations,
+        "seed": cell.seed,
+        "solver": evaluation.solver,
+        "evaluations": evaluation.evaluations,
+        "stress": evaluation.stress.name,
+        "temperature": evaluation.settings.get("sampling_temperature", 1.0),
+        "chunk_s": result["chunk_latency_s"],
+        "step_s": np.median(step_seconds),
+        "training_s": training["seconds"],
+        "parameters": training["parameters"],
+        "machine": result["hardware"],
+        "commit": result["commit"] or "",
+    }
+    return [facts | episode for episode in result["episodes"]]
+
+
+def write_table(table: pd.DataFrame, path: Path) -> None:
+    """Write a table that is either complete or absent."""
+    content = io.BytesIO()
+    table.to_parquet(content, compression="zstd", index=False)
+    write_bytes(path, content.getvalue())
+
+
+def summary(table: pd.DataFrame) -> str:
+    """Means for the terminal, a line per policy, share of the data and number of evaluations."""
+    calm = table[table["stress"] == ""]
+    means = calm.groupby(POLICY, observed=True, sort=False)[["reward", "success", "jerk", "chunk_s"]].mean()
+    return means.round(3).to_string()

@@ -1,0 +1,90 @@
+"""Score a trained policy in its environment: every policy meets the same start states and the same noise."""
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from lerobot.envs.configs import EnvConfig
+from lerobot.envs.factory import make_env, make_env_pre_post_processors
+from lerobot.policies import PreTrainedPolicy
+from lerobot.processor import PolicyProcessorPipeline
+from lerobot.scripts.lerobot_eval import rollout
+from lerobot.utils.random_utils import set_seed
+from tqdm import trange
+
+from .cells import Evaluation
+from .stress import stressed
+
+__all__ = ["Resting", "jerk", "run_episodes"]
+
+MAX_ENVS = 50  # environments stepped at once, so that the network sees one large batch
+
+
+class Resting(gym.Wrapper):
+    """An environment that stands still once its episode is over.
+
+    The environments of a batch are stepped until the last one is done, and simulating one is most of the cost.
+    """
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[Any, dict]:
+        # Only a rollout gives a seed: without one it is the batch that starts the episode over.
+        self._resting = seed is None
+        if self._resting:
+            return self._observation, {}
+        self._observation, info = self.env.reset(seed=seed, options=options)
+        return self._observation, info
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict]:
+        if self._resting:
+            return self._observation, 0.0, False, False, {}
+        self._observation, *rest = self.env.step(action)
+        return self._observation, *rest
+
+
+def run_episodes(
+    policy: PreTrainedPolicy,
+    preprocessor: PolicyProcessorPipeline,
+    postprocessor: PolicyProcessorPipeline,
+    env_config: EnvConfig,
+    evaluation: Evaluation,
+) -> list[dict]:
+    """Run one episode from each start state of `evaluation`, under its stress.
+
+    Returns:
+        Of each episode: its `start`, `reward` (largest of a step), `success`, `steps` to the end, and the `jerk` of
+        the executed actions.
+    """
+    env_processors = make_env_pre_post_processors(env_config, policy.config)
+    n_envs = min(evaluation.starts, MAX_ENVS)
+    ((env,),) = (tasks.values() for tasks in make_env(env_config, n_envs).values())
+    env.envs = [Resting(sub_env) for sub_env in env.envs]
+    first, results = evaluation.first_start, []
+    try:
+        for start in trange(first, first + evaluation.starts, n_envs, desc="evaluation"):
+            seeds = list(range(start, start + n_envs))
+            # The policies draw their noise from the global generator: seeded here, it is the same for all.
+            set_seed(start)
+            with stressed(evaluation.stress, policy, preprocessor, postprocessor) as processors:
+                data = rollout(env, policy, *env_processors, *processors, seeds=seeds)
+            results += [_episode(data, row, seed) for row, seed in enumerate(seeds)]
+    finally:
+        env.close()
+    return results[: evaluation.starts]
+
+
+def _episode(data: dict[str, torch.Tensor], row: int, seed: int) -> dict:
+    # The environments of a batch run until the last one is done: what follows the first `done` is not ours.
+    steps = int(data["done"][row].int().argmax()) + 1
+    return {
+        "start": seed,
+        "reward": data["reward"][row, :steps].max().item(),
+        "success": data["success"][row, :steps].any().item(),
+        "steps": steps,
+        "jerk": jerk(data["action"][row, :steps].numpy()),
+    }
+
+
+def jerk(actions: np.ndarray) -> float | None:
+    """Return the mean squared third difference of `actions` (T, A), in their units squared; None if T < 4."""
+    return float(np.square(np.diff(actions, n=3, axis=0)).mean()) if len(actions) > 3 else None
