@@ -16,6 +16,7 @@ from lerobot.scripts.lerobot_eval import eval_policy
 from lerobot.utils.random_utils import set_seed
 from tqdm import tqdm
 
+import lerobot_policy_cdp  # noqa: F401  registers `cdp`
 from eval.policies import chunk_latency, load_policy
 from lerobot_cdp.checkpoints.files import write_json
 from lerobot_cdp.envs import PickPlaceConfig

@@ -4,6 +4,7 @@ from pathlib import Path
 from statistics import median
 
 import matplotlib
+import numpy as np
 
 matplotlib.use("Agg")  # no display is needed
 import matplotlib.pyplot as plt
@@ -12,59 +13,68 @@ from scipy.stats import binomtest
 from .results import Results
 from .settings import POLICIES
 
-__all__ = ["plot", "table"]
+__all__ = ["interval", "milliseconds", "plot", "table"]
 
-COLORS = {"diffusion": "#D55E00", "cdp-no-penalty": "#56B4E9", "cdp": "#0072B2"}
-SHIFT = 0.08  # between the policies, of the distance between two numbers of evaluations
+STYLES = {
+    "diffusion": {"color": "#D55E00", "marker": "o"},
+    "diffusion-sample": {"color": "#E69F00", "marker": "s"},
+    "cdp-no-penalty": {"color": "#56B4E9", "marker": "^"},
+    "cdp": {"color": "#0072B2", "marker": "D"},
+}
+SHIFT = 0.07  # between policies, in distances between two numbers of evaluations
+WIDTH = 36  # of the table's first column
 
 
 def table(results: Results) -> str:
-    """A plain-text table: a column per number of evaluations, successes of each policy, and the time of a chunk."""
+    """A plain-text table: successes of each policy by the number of evaluations, and the time of a chunk."""
     numbers = _numbers(results)
-    head = f"{'network evaluations per chunk':<32}" + "".join(f"{n:>9}" for n in numbers)
-    lines = [head, f"successes in {results.made_with['n_episodes']} unseen starts"]
-    for policy in POLICIES:
-        counts = [results.successes.get((policy, n)) for n in numbers]
-        cells = ["–" if episodes is None else str(sum(episodes)) for episodes in counts]
-        lines.append(f"  {policy:<30}" + "".join(f"{cell:>9}" for cell in cells))
+    title = f"successes of {results.made_with['n_episodes']}, by network evaluations per chunk"
+    lines = [title, f"{'':<{WIDTH}}" + "".join(f"{n:>9}" for n in numbers)]
+    for policy, name in POLICIES.items():
+        cells = [results.successes.get((policy, n)) for n in numbers]
+        counts = ["–" if episodes is None else str(sum(episodes)) for episodes in cells]
+        lines.append(f"{name:<{WIDTH}}" + "".join(f"{count:>9}" for count in counts))
     times = [f"{milliseconds(results, n):.0f} ms" for n in numbers]
-    return "\n".join([*lines, f"{'time of a chunk, one thread':<32}" + "".join(f"{time:>9}" for time in times)])
+    return "\n".join(
+        [*lines, f"{'time of a chunk, one CPU thread':<{WIDTH}}" + "".join(f"{time:>9}" for time in times)]
+    )
 
 
 def milliseconds(results: Results, evaluations: int) -> float:
-    """Median over the policies, which have the same network."""
+    """Time of a chunk: the median over the policies, which have the same network."""
     return 1000 * median(seconds for (_, n), seconds in results.seconds.items() if n == evaluations)
 
 
 def plot(results: Results, path: Path) -> None:
-    """Success of each policy over the evaluations, with 95 % intervals, as a PNG."""
+    """Success of each policy by the number of evaluations, with 95 % intervals, as a PNG."""
     numbers = _numbers(results)
-    figure, axes = plt.subplots(figsize=(8, 4))
-    for shift, policy in enumerate(POLICIES, start=-1):
-        cells = [(i, results.successes[policy, n]) for i, n in enumerate(numbers) if (policy, n) in results.successes]
-        shares = [100 * sum(episodes) / len(episodes) for _, episodes in cells]
-        bounds = [_interval(episodes) for _, episodes in cells]
-        below = [share - 100 * low for share, (low, _) in zip(shares, bounds, strict=True)]
-        above = [100 * high - share for share, (_, high) in zip(shares, bounds, strict=True)]
-        places = [i + SHIFT * shift for i, _ in cells]
-        style = {"color": COLORS[policy], "label": f"{policy}: {POLICIES[policy]}", "capsize": 3}
-        axes.errorbar(places, shares, (below, above), fmt="o-", linewidth=1, **style)
+    figure, axes = plt.subplots(figsize=(8, 4.2))
+    for row, (policy, name) in enumerate(POLICIES.items()):
+        places = [i for i, n in enumerate(numbers) if (policy, n) in results.successes]
+        episodes = [results.successes[policy, numbers[i]] for i in places]
+        shares = [100 * sum(successes) / len(successes) for successes in episodes]
+        low, high = (np.array(ends) * 100 for ends in zip(*map(interval, episodes), strict=True))
+        beside = [i + SHIFT * (row - (len(POLICIES) - 1) / 2) for i in places]
+        axes.errorbar(
+            beside, shares, (shares - low, high - shares), label=name, linewidth=1, capsize=2, **STYLES[policy]
+        )
     axes.set(
-        title=f"Success on {results.made_with['n_episodes']} unseen starts", ylabel="%", ylim=(-4, 104),
-        xlabel="network evaluations per action chunk, and its time on one CPU thread",
-        xticks=range(len(numbers)), xticklabels=[f"{n}\n{milliseconds(results, n):.0f} ms" for n in numbers],
+        title=f"Success from {results.made_with['n_episodes']} unseen starts, with 95 % intervals",
+        ylabel="%", ylim=(-3, 103), xticks=range(len(numbers)),
+        xticklabels=[f"{n}\n{milliseconds(results, n):.0f} ms" for n in numbers],
+        xlabel="network evaluations per action chunk, and their time on one CPU thread",
     )  # fmt: skip
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
-    figure.tight_layout()
-    figure.savefig(path, dpi=150)
+    axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    figure.savefig(path, dpi=150, bbox_inches="tight")
     plt.close(figure)
+
+
+def interval(successes: list[bool]) -> tuple[float, float]:
+    """95 % interval (Wilson's) of the probability of success."""
+    ends = binomtest(sum(successes), len(successes)).proportion_ci(0.95, method="wilson")
+    return max(0.0, ends.low), min(1.0, ends.high)
 
 
 def _numbers(results: Results) -> list[int]:
     return sorted({n for _, n in results.successes})
-
-
-def _interval(episodes: list[bool]) -> tuple[float, float]:
-    """95 % interval (Wilson) of the probability of success."""
-    return tuple(binomtest(sum(episodes), len(episodes)).proportion_ci(0.95, method="wilson"))

@@ -4,6 +4,8 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from lerobot_cdp.errors import require
+
 __all__ = ["POLICIES", "DemoConfig", "kind"]
 
 # By the names of their folders, in the order of table and picture: what they are.
@@ -33,13 +35,12 @@ class DemoConfig:
 
     output_dir: Path = Path("outputs/demo")
     n_demonstrations: int = 100
-    steps: int = 1000
+    steps: int = 1200
     n_episodes: int = 20
 
     def __post_init__(self):
         for name in ("n_demonstrations", "steps", "n_episodes"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"`{name}` must be at least 1. Got {getattr(self, name)}.")
+            require(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
 
     @property
     def dataset(self) -> Path:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from textwrap import shorten
 
 from tqdm import tqdm
 
@@ -86,7 +87,7 @@ def _guarded(words: list[str], log: Path) -> Iterator[subprocess.Popen]:
 
 
 class _Bar:
-    """A line of the screen with a progress bar; where there is no terminal, one line as it begins and one at its end."""
+    """A line of the screen with a progress bar; without a terminal, a line as it begins and one at its end."""
 
     def __init__(self, title: str):
         self._title = title
@@ -128,7 +129,7 @@ def last_line(log: Path) -> str:
     lines = [line.strip() for line in re.split(r"[\r\n]+", _tail(log)) if line.strip()]
     lines = [line for line in lines if not re.search(r"\d+%\|", line)] or lines
     errors = [line for line in lines if re.match(r"(\w+\.)*\w*(Error|Exception|error)\b.*:", line)]
-    return (errors or lines)[-1]
+    return shorten((errors or lines)[-1], 300)
 
 
 def _tail(log: Path) -> str:

@@ -99,7 +99,10 @@ def test_progress_is_the_last_bar_of_that_name(tmp_path):
     ("text", "last"),
     [
         ("$ train\n", "$ train"),
-        ("$ train\nTraceback (most recent call last):\n  raise\nValueError: `x` must be 1. Got 2.\n", "ValueError: `x`"),
+        (
+            "$ train\nTraceback (most recent call last):\n  raise\nValueError: `x` must be 1. Got 2.\n",
+            "ValueError: `x`",
+        ),
         ("$ train\nhttpx.ReadError: gone\n\nat exit\nTraining:  1%|  | 1/9 [0", "httpx.ReadError: gone"),
         ("$ train\nkilled\n\rTraining:   1%|   | 1/9 [00:01<", "killed"),
     ],
