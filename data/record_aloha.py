@@ -1,6 +1,6 @@
 """Record demonstrations of ALOHA's cube transfer as a LeRobotDataset.
 
-    python data/record_aloha.py --root=outputs/aloha_transfer_cube
+    python -m data.record_aloha --root=outputs/aloha_transfer_cube
 
 Two simulated arms (gym-aloha, extra `aloha`): the right one picks the cube up and hands it to the left one. A scripted
 expert leads the jaws along waypoints; their joints follow by inverse kinematics. What is executed is disturbed, what
@@ -8,22 +8,20 @@ is recorded is not: the demonstrations lead back to the path. One that fails is 
 An interrupted recording is continued by the same command.
 """
 
-import sys
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-import draccus
 import mujoco
 import numpy as np
 from gym_aloha.constants import JOINTS
 from lerobot.utils.constants import ACTION, OBS_ENV_STATE, OBS_STATE
 from scipy.spatial.transform import Rotation, Slerp
 
+from data.recording import SUCCESS, RecordConfig, Recording, record_demonstrations, run
 from lerobot_cdp.envs.transfer_cube import TransferCubeConfig
 from lerobot_cdp.envs.transfer_cube_env import TransferCubeEnv
-from recording import SUCCESS, Recording, check_settings, record_demonstrations
 
 ENV = TransferCubeConfig()
 CAMERA = "observation.images.top"
@@ -43,24 +41,16 @@ LENGTH = 320  # frames of a demonstration
 
 
 @dataclass
-class RecordConfig:
-    """What to record, and where.
+class AlohaRecordConfig(RecordConfig):
+    """Disturbed arms recover all the time.
 
     Args:
-        repo_id: Name of the dataset.
-        root: Folder of the dataset. None: the one in which LeRobot looks for `repo_id`.
-        n_episodes: Number of successful demonstrations.
-        seed: Environment seed of the first one; the next ones follow. lerobot-eval begins at seed 1000.
-        recovery_share: Share, in [0, 1], of the demonstrations that are disturbed: they recover all the time.
         camera: Whether the camera is recorded as well, for `--env.type=aloha`. A frame takes a third of a second
             without a GPU.
     """
 
     repo_id: str = "local/aloha_transfer_cube"
-    root: Path | None = None
     n_episodes: int = 50
-    seed: int = 0
-    recovery_share: float = 0.5
     camera: bool = False
 
 
@@ -212,24 +202,19 @@ class Disturbance:
         return self._now * self._of_arms
 
 
-def record(config: RecordConfig) -> Path:
+def record(config: AlohaRecordConfig) -> Path:
     """Record the dataset, or what is missing of it, and return its folder.
 
     Raises:
-        ValueError: if a setting is out of its range.
         FileExistsError: if the folder holds anything but this dataset.
     """
-    check_settings(config)
     recording = Recording(
-        config.repo_id,
-        config.root,
-        config.n_episodes,
-        config.seed,
+        config,
         features={name: feature for name, feature in FEATURES.items() if config.camera or name != CAMERA},
         fps=ENV.fps,
         robot_type="aloha",
         task=TransferCubeEnv.task_description,
-        made_by={"recovery_share": config.recovery_share, "env": ENV.gym_kwargs},
+        made_by={"env": ENV.gym_kwargs},
     )
     with ExitStack() as stack:
         env = cache(lambda: stack.enter_context(closing(TransferCubeEnv())))  # made when there is something to record
@@ -238,15 +223,5 @@ def record(config: RecordConfig) -> Path:
         )
 
 
-@draccus.wrap()
-def main(config: RecordConfig) -> None:
-    try:
-        record(config)
-    except (ValueError, FileExistsError) as error:
-        sys.exit(f"record_aloha: {error}")
-    except KeyboardInterrupt:
-        sys.exit("record_aloha: interrupted. The same command continues this recording.")
-
-
 if __name__ == "__main__":
-    main()
+    run(record, AlohaRecordConfig)

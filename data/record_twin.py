@@ -1,6 +1,6 @@
 """Record demonstrations of pick and place on the digital twin: what LeRobot would have recorded from the arm.
 
-    python data/record_twin.py --root=outputs/so101_twin
+    python -m data.record_twin --root=outputs/so101_twin
 
 The scripted expert moves the servos as LeRobot does, by goal positions 30 times a second, and what is recorded is what
 LeRobot reads: positions of the joints in degrees, the jaw's in percent, and the camera. The world's clock waits for
@@ -18,26 +18,25 @@ A camera's picture is older than the joints read with it, by how much is not the
 demonstration has a delay of its own.
 """
 
-import sys
 from collections import deque
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-import draccus
 import numpy as np
 from lerobot.motors import MotorCalibration
 from lerobot.robots.so_follower import SO101Follower, SO101FollowerConfig
 from lerobot.utils.constants import ACTION, OBS_IMAGES, OBS_STATE
 from lerobot_env_so101.scripted.pick_place import PickPlaceController
 
-from lerobot_cdp.envs.pick_place import PickPlaceConfig, PickPlaceEnv
+from data.record_so101 import Push
+from data.recording import EPISODE, SUCCESS, RecordConfig, Recording, record_demonstrations, run
 from lerobot_cdp.arm.twin.camera import draw
 from lerobot_cdp.arm.twin.servo import Servo
 from lerobot_cdp.arm.twin.twin import ENCODER_ZEROS, calibrate
 from lerobot_cdp.arm.twin.world import JOINTS, World
-from record_so101 import Push
-from recording import EPISODE, SUCCESS, Recording, check_settings, record_demonstrations
+from lerobot_cdp.envs.pick_place import PickPlaceConfig
+from lerobot_cdp.envs.pick_place_env import PickPlaceEnv
 
 FPS, EXPERT_PERIOD = 30, 3  # the expert decides in every third frame
 SMOOTHING = 4  # frames over which the expert's goals are averaged: more make its feedback loop swing
@@ -56,21 +55,14 @@ FEATURES = {
 
 
 @dataclass
-class RecordConfig:
-    """What to record, and where.
+class TwinRecordConfig(RecordConfig):
+    """An arm that is pushed makes several episodes of one demonstration.
 
     Args:
-        repo_id: Name of the dataset.
-        root: Folder of the dataset. None: the one in which LeRobot looks for `repo_id`.
-        n_episodes: Number of successful demonstrations, at least 1; one with pushes makes several episodes.
-        seed: Of the first one, at least 0; the next ones follow.
-        recovery_share: Share, in [0, 1], of the demonstrations in which the arm is pushed.
         camera: Whether it is recorded. Without, a policy cannot know where the cube is, but trains in minutes.
     """
 
     repo_id: str = "local/so101_twin"
-    root: Path | None = None
-    n_episodes: int = 300
     seed: int = 1000
     recovery_share: float = 0.7
     camera: bool = True
@@ -160,25 +152,19 @@ def draw_pushes(rng: np.random.Generator, share: float) -> list[Push]:
     return pushes
 
 
-def record(config: RecordConfig) -> Path:
+def record(config: TwinRecordConfig) -> Path:
     """Record the dataset, or what is missing of it, and return its folder.
 
     Raises:
-        ValueError: if a setting is out of its range.
         FileExistsError: if the folder holds anything but this dataset.
     """
-    check_settings(config)
     recording = Recording(
-        config.repo_id,
-        config.root,
-        config.n_episodes,
-        config.seed,
+        config,
         features={name: feature for name, feature in FEATURES.items() if config.camera or name != CAMERA},
         fps=FPS,
         robot_type="so_follower",
         task=PickPlaceEnv.task_description,
         made_by={
-            "recovery_share": config.recovery_share,
             "env": PickPlaceConfig().gym_kwargs,
             "timing": [EXPERT_PERIOD, SMOOTHING, LONGEST, SETTLE],
             "most_delay": MOST_DELAY,
@@ -189,15 +175,5 @@ def record(config: RecordConfig) -> Path:
     return record_demonstrations(recording, lambda seed: demonstrate(arm(), seed, config.recovery_share))
 
 
-@draccus.wrap()
-def main(config: RecordConfig) -> None:
-    try:
-        record(config)
-    except (ValueError, FileExistsError) as error:
-        sys.exit(f"record_twin: {error}")
-    except KeyboardInterrupt:
-        sys.exit("record_twin: interrupted. The same command continues this recording.")
-
-
 if __name__ == "__main__":
-    main()
+    run(record, TwinRecordConfig)

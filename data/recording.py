@@ -11,46 +11,76 @@ import itertools
 import json
 import os
 import shutil
+import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
 
 import datasets
+import draccus
 import numpy as np
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
 from lerobot.utils.constants import ACTION, HF_LEROBOT_HOME
 from tqdm import tqdm
 
-__all__ = ["EPISODE", "SUCCESS", "Recording", "check_settings", "record_demonstrations"]
+from lerobot_cdp.checkpoints.files import write_bytes, write_json
+from lerobot_cdp.errors import SettingError, require
+
+__all__ = ["EPISODE", "SUCCESS", "RecordConfig", "Recording", "record_demonstrations", "run"]
 
 SUCCESS = "success"  # of a demonstration, kept beside its frames until the dataset is assembled
 EPISODE = "episode"  # of each frame, where a demonstration was interrupted; each becomes one of the dataset
-UNFINISHED = "unfinished-"
+UNFINISHED = ".partial-"  # in the names of files and folders that are being written
 Demonstration = dict[str, np.ndarray]
 
 
-@dataclass(frozen=True)
-class Recording:
-    """What is recorded, and where.
+@dataclass
+class RecordConfig:
+    """What to record, and where. A recorder's own settings come after these.
 
     Args:
         repo_id: Name of the dataset.
         root: Folder of the dataset. None: the one in which LeRobot looks for `repo_id`.
-        n_episodes: Number of successful demonstrations.
-        seed: Of the first demonstration; the next ones follow.
-        features: As of LeRobotDataset.
-        fps: Frames per second.
-        robot_type: As of LeRobotDataset.
+        n_episodes: Number of successful demonstrations, at least 1.
+        seed: Environment seed of the first one, at least 0; the next ones follow. lerobot-eval begins at seed 1000:
+            demonstrations of lower seeds are not of its episodes.
+        recovery_share: Share, in [0, 1], of the demonstrations in which the arm is disturbed and recovers. A policy
+            that has seen none of them does not know what to do once it is a centimetre beside the cube.
+
+    Raises:
+        SettingError: naming the one that is out of its range.
+    """
+
+    repo_id: str
+    root: Path | None = None
+    n_episodes: int = 300
+    seed: int = 0
+    recovery_share: float = 0.5
+
+    def __post_init__(self):
+        require(self.n_episodes >= 1, "n_episodes", "at least 1", self.n_episodes)
+        require(self.seed >= 0, "seed", "at least 0", self.seed)
+        require(0 <= self.recovery_share <= 1, "recovery_share", "in [0, 1]", self.recovery_share)
+
+    @property
+    def folder(self) -> Path:
+        return (self.root or HF_LEROBOT_HOME / self.repo_id).absolute()
+
+
+@dataclass(frozen=True)
+class Recording:
+    """What is recorded.
+
+    Args:
+        config: Settings, and where.
+        features, fps, robot_type: As of LeRobotDataset.
         task: What is done, in words.
         made_by: What else the content follows from, as plain data.
     """
 
-    repo_id: str
-    root: Path | None
-    n_episodes: int
-    seed: int
+    config: RecordConfig
     features: dict[str, dict]
     fps: int
     robot_type: str
@@ -58,28 +88,21 @@ class Recording:
     made_by: dict[str, Any]
 
     @property
-    def folder(self) -> Path:
-        return (self.root or HF_LEROBOT_HOME / self.repo_id).absolute()
-
-    @property
     def description(self) -> dict[str, Any]:
         """Everything that the content of the dataset follows from, as it reads in JSON."""
-        counted = {"repo_id": self.repo_id, "n_episodes": self.n_episodes, "seed": self.seed}
+        settings = {name: value for name, value in asdict(self.config).items() if name != "root"}
         about = {"fps": self.fps, "features": self.features, "robot_type": self.robot_type, "task": self.task}
-        return json.loads(json.dumps(counted | self.made_by | about))
+        return json.loads(json.dumps(settings | self.made_by | about))
 
 
-def check_settings(config: Any) -> None:
-    """Check `n_episodes`, `seed` and `recovery_share` of the settings of a recorder.
-
-    Raises:
-        ValueError: naming the one that is out of its range.
-    """
-    for name, least in {"n_episodes": 1, "seed": 0}.items():
-        if getattr(config, name) < least:
-            raise ValueError(f"`{name}` must be at least {least}. Got {getattr(config, name)}.")
-    if not 0 <= config.recovery_share <= 1:
-        raise ValueError(f"`recovery_share` must be in [0, 1]. Got {config.recovery_share}.")
+def run(record: Callable[[RecordConfig], Path], config_class: type[RecordConfig]) -> None:
+    """The command of a recorder."""
+    try:
+        record(draccus.parse(config_class))
+    except (SettingError, FileExistsError) as error:
+        sys.exit(f"record: {error}")
+    except KeyboardInterrupt:
+        sys.exit("record: interrupted. The same command continues this recording.")
 
 
 def record_demonstrations(recording: Recording, demonstrate: Callable[[int], Demonstration]) -> Path:
@@ -93,7 +116,7 @@ def record_demonstrations(recording: Recording, demonstrate: Callable[[int], Dem
     Raises:
         FileExistsError: if the folder holds anything but this dataset.
     """
-    root = recording.folder
+    root = recording.config.folder
     partial = root.with_name(f"{root.name}.partial")
     if _is_of(recording, root, root / "meta" / "recording.json"):
         print(f"Nothing to record: {root} is complete.")
@@ -102,7 +125,7 @@ def record_demonstrations(recording: Recording, demonstrate: Callable[[int], Dem
     else:
         if not _is_of(recording, partial, partial / "recording.json"):
             partial.mkdir(parents=True, exist_ok=True)
-            _write_whole(partial / "recording.json", json.dumps(recording.description, indent=4).encode())
+            write_json(partial / "recording.json", recording.description)
         files = _demonstrations(recording, demonstrate, partial)
         _assemble(recording, files, partial).rename(root)
         shutil.rmtree(partial)
@@ -127,28 +150,21 @@ def _is_of(recording: Recording, folder: Path, file: Path) -> bool:
     return True
 
 
-def _write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that a kill leaves either all of it or nothing under its name."""
-    unfinished = path.with_name(f"{UNFINISHED}{os.getpid()}")
-    unfinished.write_bytes(content)
-    unfinished.replace(path)
-
-
 def _demonstrations(recording: Recording, demonstrate: Callable[[int], Demonstration], partial: Path) -> list[Path]:
     """Record the seeds without a file in `partial` until `n_episodes` have succeeded; return these files."""
-    succeeded, failed = [], []
-    with tqdm(total=recording.n_episodes, unit="episode") as progress:
-        for seed in itertools.count(recording.seed):
+    succeeded, failed, wanted = [], [], recording.config.n_episodes
+    with tqdm(total=wanted, unit="episode") as progress:
+        for seed in itertools.count(recording.config.seed):
             file = partial / f"seed_{seed}.npz"
             if not file.exists():
                 content = io.BytesIO()
                 np.savez_compressed(content, **demonstrate(seed))
-                _write_whole(file, content.getvalue())
+                write_bytes(file, content.getvalue())
             success = np.load(file)[SUCCESS]
             (succeeded if success else failed).append(file)
             progress.update(int(success))
             progress.set_postfix(failed=len(failed))
-            if len(succeeded) == recording.n_episodes:
+            if len(succeeded) == wanted:
                 break
     print(f"{len(succeeded)} demonstrations; left out {len(failed)} that failed: {[f.stem for f in failed]}")
     return succeeded
@@ -156,11 +172,11 @@ def _demonstrations(recording: Recording, demonstrate: Callable[[int], Demonstra
 
 def _assemble(recording: Recording, demonstrations: list[Path], partial: Path) -> Path:
     """Make the dataset of the demonstrations in a folder within `partial`, and return that folder."""
-    folder = partial / f"{UNFINISHED}dataset-{os.getpid()}"
+    folder = partial / f"dataset{UNFINISHED}{os.getpid()}"
     shutil.rmtree(folder, ignore_errors=True)
     datasets.disable_progress_bars()
     features, about = recording.features, {"root": folder, "robot_type": recording.robot_type}
-    dataset = LeRobotDataset.create(recording.repo_id, recording.fps, features, **about)
+    dataset = LeRobotDataset.create(recording.config.repo_id, recording.fps, features, **about)
     for file in tqdm(demonstrations, desc="dataset", unit="episode"):
         for episode in _episodes(dict(np.load(file))):
             for t in range(len(episode[ACTION])):
@@ -170,7 +186,7 @@ def _assemble(recording: Recording, demonstrations: list[Path], partial: Path) -
     # LeRobot writes the statistics in the order of a set, which is another one in every process.
     stats = folder / "meta" / "stats.json"
     stats.write_text(json.dumps(json.loads(stats.read_text()), indent=4, sort_keys=True))
-    (folder / "meta" / "recording.json").write_text(json.dumps(recording.description, indent=4))
+    write_json(folder / "meta" / "recording.json", recording.description)
     return folder
 
 

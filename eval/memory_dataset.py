@@ -20,6 +20,8 @@ from lerobot.datasets.video_utils import decode_video_frames
 from torch import Tensor
 from tqdm import tqdm
 
+from lerobot_cdp.errors import require
+
 __all__ = ["MemoryDataset", "load_memory_dataset"]
 
 
@@ -120,10 +122,14 @@ class MemoryDataset:
 def load_memory_dataset(
     repo_id: str, root: str | None, n_episodes: int | None, policy: PreTrainedConfig
 ) -> MemoryDataset:
-    """Load the first `n_episodes` (None: all) of a LeRobotDataset, with the windows `policy` asks for."""
+    """Load the first `n_episodes` (None: all) of a LeRobotDataset, with the windows `policy` asks for.
+
+    Raises:
+        SettingError: if there are not so many.
+    """
     meta = LeRobotDatasetMetadata(repo_id, root=root)
-    if n_episodes is not None and not 1 <= n_episodes <= meta.total_episodes:
-        raise ValueError(f"`n_episodes` must be in [1, {meta.total_episodes}]. Got {n_episodes}.")
+    in_range = n_episodes is None or 1 <= n_episodes <= meta.total_episodes
+    require(in_range, "n_episodes", f"in [1, {meta.total_episodes}], what {repo_id} has", n_episodes)
     episodes = None if n_episodes is None else list(range(n_episodes))
     timestamps = resolve_delta_timestamps(policy, meta)
     return MemoryDataset(LeRobotDataset(repo_id, root=root, episodes=episodes, delta_timestamps=timestamps))

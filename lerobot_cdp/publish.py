@@ -88,15 +88,15 @@ def publish(config: PublishConfig) -> str | None:
     if config.environment is not None:
         evaluation = dataclasses.replace(evaluation, environment=config.environment)
     source = checkpoint_folder(config.policy)
+    policy_config = _read_config(source)
     _announce(config, source, evaluation)
-    write_bundle(config, source, evaluation)
+    write_bundle(config, source, policy_config, evaluation)
     return _send(config) if config.push else None
 
 
-def write_bundle(config: PublishConfig, source: Path, evaluation: Evaluation) -> None:
+def write_bundle(config: PublishConfig, source: Path, policy_config: CDPConfig, evaluation: Evaluation) -> None:
     """Write all that is to be sent into `config.output_dir`; see `publish`."""
     folder = config.output_dir
-    policy_config = _read_config(source)
     policy = CDPPolicy.from_pretrained(source, config=policy_config)  # whole, or an error
     start_bundle(folder, source)
     if config.ema_only:

@@ -1,8 +1,8 @@
 """The control loop on the digital twin, by LeRobot's own rollout: success, seams, timing, faults.
 
-    python eval/arm.py --what=trials --policy.path=CHECKPOINT    success, and jerk where chunks meet: sync, rtc, delays
-    python eval/arm.py --what=loop --policy.path=CHECKPOINT      late ticks, latencies, memory
-    python eval/arm.py --what=faults --policy.path=CHECKPOINT    what each fault ends in
+    python -m eval.arm --what=trials --policy.path=CHECKPOINT    success, and jerk where chunks meet: sync, rtc, delays
+    python -m eval.arm --what=loop --policy.path=CHECKPOINT      late ticks, latencies, memory
+    python -m eval.arm --what=faults --policy.path=CHECKPOINT    what each fault ends in
 
 The twin runs in a process of its own, LeRobot's `lerobot-rollout` in this one, unchanged but for the clocks around its
 calls. Every result is written to `<output_dir>/<what>.json` as soon as it is there, beside the command, the commit and
@@ -39,14 +39,15 @@ from lerobot.rollout.inference.rtc import RTCInferenceEngine
 from lerobot.scripts import lerobot_rollout
 from tqdm import tqdm, trange
 
-from cells import write_json
-from lerobot_cdp.errors import first_line
-from lerobot_cdp.policy.modeling_cdp import CDPPolicy
+from eval.provenance import provenance
 from lerobot_cdp.arm.twin import Faults
 from lerobot_cdp.arm.twin.command import TwinConfig
 from lerobot_cdp.arm.twin.world import JOINTS
-from provenance import provenance
-from twin_process import TwinProcess
+from lerobot_cdp.checkpoints.files import write_json
+from lerobot_cdp.errors import first_line
+from lerobot_cdp.policy.modeling_cdp import CDPPolicy
+
+from .twin_process import TwinProcess
 
 __all__ = ["ArmConfig", "jerks", "main", "rollout"]
 

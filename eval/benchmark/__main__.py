@@ -8,29 +8,21 @@ evaluation; and `<grid>.parquet`, the table of all (see results.py), from which 
 To train a policy again, delete its folder.
 """
 
-import logging
 import re
 import sys
-import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import draccus
-from lerobot.utils.import_utils import register_third_party_plugins
 from tqdm import tqdm
 
-from eval.policies import chunk_latency, load_policy
-from eval.provenance import provenance
-from lerobot_cdp.checkpoints.files import write_json
-from lerobot_cdp.errors import SettingError
+from lerobot_cdp.errors import SettingError, require
 
 from .cells import Cell, Evaluation
 from .grids import GRIDS
 from .jobs import run_side_by_side
 from .results import collect, summary, write_table
-from .rollouts import run_episodes
-from .tasks import TASKS
-from .training import train
+from .work import run_cell
 
 __all__ = ["BenchmarkConfig", "run"]
 
@@ -70,10 +62,8 @@ def run(cfg: BenchmarkConfig) -> bool:
 
 def _chosen(cfg: BenchmarkConfig) -> list[tuple[Cell, list[Evaluation]]]:
     """The evaluations that the filter finds, by cell."""
-    if cfg.grid not in GRIDS:
-        raise SettingError(f"`grid` must be one of {sorted(GRIDS)}. Got {cfg.grid!r}.")
-    if cfg.jobs < 1:
-        raise SettingError(f"`jobs` must be at least 1. Got {cfg.jobs}.")
+    require(cfg.grid in GRIDS, "grid", f"one of {sorted(GRIDS)}", cfg.grid)
+    require(cfg.jobs >= 1, "jobs", "at least 1", cfg.jobs)
     try:
         wanted = re.compile(cfg.filter)
     except re.error as error:
@@ -81,45 +71,8 @@ def _chosen(cfg: BenchmarkConfig) -> list[tuple[Cell, list[Evaluation]]]:
     grid = GRIDS[cfg.grid]
     found = [(cell, [e for e in grid.scored(cell) if wanted.search(f"{cell.name}/{e.name}")]) for cell in grid.cells]
     chosen = [(cell, evaluations) for cell, evaluations in found if evaluations]
-    if not chosen:
-        raise SettingError(f"`filter` must match a cell of {[c.name for c in grid.cells]}. Got {cfg.filter!r}.")
+    require(chosen, "filter", f"found in a name like {found[0][0].name}/{grid.scored(found[0][0])[0].name}", cfg.filter)
     return chosen
-
-
-def run_cell(folder: Path, datasets_dir: Path | None, cell: Cell, evaluations: list[Evaluation]) -> bool:
-    """Do what is missing of one cell and return whether it succeeded: an error must not stop the others."""
-    try:
-        register_third_party_plugins()  # in every process: this is how LeRobot finds the type `cdp`
-        checkpoint = folder / cell.name / "checkpoint"
-        for evaluation in evaluations:
-            path = folder / cell.name / f"{evaluation.name}.json"
-            if path.exists():
-                continue
-            if not checkpoint.exists():
-                train(cell, datasets_dir, checkpoint)
-            write_json(path, evaluate(cell, evaluation, checkpoint))
-    except SettingError as error:
-        logging.error("cell %s failed: %s", cell.name, error)
-        return False
-    except Exception:
-        logging.exception("cell %s failed", cell.name)
-        return False
-    return True
-
-
-def evaluate(cell: Cell, evaluation: Evaluation, checkpoint: Path) -> dict:
-    """Return the result of one evaluation, as plain data."""
-    start = time.perf_counter()
-    policy = load_policy(checkpoint, evaluation.settings)
-    episodes = run_episodes(*policy, TASKS[cell.task].env, evaluation)
-    return {
-        "cell": asdict(cell),
-        "evaluation": asdict(evaluation),
-        "episodes": episodes,
-        "chunk_latency_s": chunk_latency(policy[0]),
-        "evaluation_seconds": time.perf_counter() - start,
-        **provenance(),
-    }
 
 
 if __name__ == "__main__":

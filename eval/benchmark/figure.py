@@ -62,7 +62,9 @@ def draw(axes: Axes, table: pd.DataFrame, score: str) -> None:
         axes.errorbar(x, found[:, 0], _errors(found), linewidth=1.8, elinewidth=0.9, **style)
         ends[title, color] = found[-1, 0]
     rival = np.array([mean(table[table["policy"] == RIVAL], score)])
-    axes.errorbar([100], rival[:, 0], _errors(rival), color="black", marker="D", markersize=6, capsize=2, elinewidth=0.9)
+    axes.errorbar(
+        [100], rival[:, 0], _errors(rival), color="black", marker="D", markersize=6, capsize=2, elinewidth=0.9
+    )
     axes.annotate(RIVAL_TITLE, (112, rival[0, 0]), va="center", fontsize=9)
     for ((title, color), _), y in zip(ends.items(), spread(axes, [*ends.values()]), strict=True):
         axes.annotate(title, (LABELS_AT, y), xycoords=("data", "axes fraction"), va="center", color=color, fontsize=10)

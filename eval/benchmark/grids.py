@@ -63,6 +63,8 @@ ON_QUARTER = [
     *ON_ARMS, AVERAGED, cdp("epsilon", 0.1, HIGH_NOISE, late=True), cdp("sample", 1.0, late=True, loss="jacobian")
 ]  # fmt: skip
 RIVALS = [diffusion("epsilon"), VELOCITY, LATE_VELOCITY, SAMPLE, LATE_SAMPLE]
+WITH_CAMERA = [diffusion("epsilon"), EPSILON, SAMPLE, VELOCITY]
+ON_GPU = [*WITH_CAMERA, LATE_EPSILON, cdp("velocity", 0.1)]
 
 # 2.3 M parameters: a step with 64 samples takes about 0.15 s on one CPU thread. LeRobot's learning rate of 1e-4 is for
 # 100,000 steps.
@@ -108,11 +110,11 @@ GRIDS = {
     # For a GPU. docs/benchmark.md has these policies, and some more.
     "pusht_long": Grid(
         "pusht_keypoints",
-        dict.fromkeys((206, 52), [diffusion("epsilon"), EPSILON, LATE_EPSILON, SAMPLE, VELOCITY, cdp("velocity", 0.1)]),
+        {206: ON_GPU, 52: ON_GPU},
         steps=9636, shared=LONG | PUSHT, evaluations=(2, 3, 5, 10), batch_size=128, starts=100, first_start=200_000,
     ),
     "pusht_camera": Grid(
-        "pusht_camera", dict.fromkeys((206, 52), [diffusion("epsilon"), EPSILON, SAMPLE, VELOCITY]),
+        "pusht_camera", {206: WITH_CAMERA, 52: WITH_CAMERA},
         steps=2000, shared=SMALL | PUSHT | CAMERA, evaluations=(3, 10),
     ),
     "pusht_backbones": Grid(

@@ -3,6 +3,7 @@
 import logging
 import multiprocessing
 import os
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -21,7 +22,9 @@ def run_side_by_side(work: Callable[..., bool], tasks: list[tuple], jobs: int) -
     threads = max(1, torch.get_num_threads() // jobs)
     spawn = multiprocessing.get_context("spawn")  # a forked process cannot use CUDA
     with ProcessPoolExecutor(jobs, spawn, _start_worker, (threads,)) as pool:
+        interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)  # the workers inherit it: Ctrl-C is for this process
         futures = [pool.submit(work, *task) for task in tasks]
+        signal.signal(signal.SIGINT, interrupt)
         try:
             yield from map(_outcome, futures)
         except KeyboardInterrupt:  # to leave the pool would do all that is left; the workers end with this process

@@ -37,9 +37,10 @@ def long_page(episodes: pd.DataFrame) -> tuple[str, bytes]:
         "    python -m eval.benchmark.report",
         "![Success and squared jerk over network evaluations per chunk](benchmark.png)",
         "Policies without penalty, and `epsilon` with a late one (dashed). Bars: 95 % intervals.",
-        "## Findings",
-        _findings(warm),
     ]
+    needed = {(policy, share) for policy in (DIFFUSION, EPSILON, LATE, VELOCITY, STRONG, SAMPLE) for share in SHARES}
+    if needed <= {*zip(warm["policy"], warm["demonstrations"], strict=True)}:  # of a run that is not done, the tables
+        parts += ["## Findings", _findings(warm)]
     for demonstrations, title in SHARES.items():
         parts.append(f"## All scores, {title}")
         for score, (name, *_) in SCORES.items():
@@ -55,9 +56,9 @@ def _introduction(episodes: pd.DataFrame) -> str:
     trained = episodes.loc[episodes["policy"] != DIFFUSION, ["policy", "demonstrations", "seed"]].drop_duplicates()
     return (
         f"{len(trained)} policies, trained for 9,636 steps on human demonstrations of PushT from keypoints: "
-        f"{trained['seed'].nunique()} training seeds, up to {episodes['start'].nunique()} unseen start states, the same "
-        f"for all. All have LeRobot's U-Net with 4.8 million parameters. [Shorter trainings](benchmark_short.md) have a "
-        f"page of their own."
+        f"{trained['seed'].nunique()} training seeds, up to {episodes['start'].nunique()} unseen start states, the "
+        f"same for all. All have LeRobot's U-Net with {episodes['parameters'].iloc[0] / 1e6:.1f} million parameters. "
+        f"[Shorter trainings](benchmark_short.md) have a page of their own."
     )
 
 
@@ -68,9 +69,7 @@ def rows_of(episodes: pd.DataFrame, policy: str, demonstrations: int, evaluation
 
 def compare(episodes: pd.DataFrame, pair: tuple[str, str], demonstrations: int, n: int, score: str) -> Interval | None:
     """The difference of two policies at `n` evaluations; LeRobot's `diffusion` has 100 in any case."""
-    ours, theirs = (
-        rows_of(episodes, policy, demonstrations, 100 if policy == DIFFUSION else n) for policy in pair
-    )
+    ours, theirs = (rows_of(episodes, policy, demonstrations, 100 if policy == DIFFUSION else n) for policy in pair)
     found = difference(ours, theirs, score)
     return found and found * SCORES[score][1]
 
@@ -87,13 +86,13 @@ def _findings(warm: pd.DataFrame) -> str:
         return f"{rows_of(warm, policy, demonstrations, n)['jerk'].mean():,.0f}"
 
     findings = f"""\
-- **With all demonstrations, velocity prediction (flow matching) succeeds most often.** With 10 evaluations it succeeds in
-  {share(VELOCITY, 206, 10)} of the episodes. It leads epsilon by {points(VELOCITY, EPSILON, 206, 10)}, sample
+- **With all demonstrations, velocity prediction (flow matching) succeeds most often.** With 10 evaluations it succeeds
+  in {share(VELOCITY, 206, 10)} of the episodes. It leads epsilon by {points(VELOCITY, EPSILON, 206, 10)}, sample
   prediction by {points(VELOCITY, SAMPLE, 206, 10)}, and LeRobot's `diffusion` with 100 evaluations by
   {points(VELOCITY, DIFFUSION, 206, 10)}. With 2 evaluations it is level with `diffusion`:
   {share(VELOCITY, 206, 2)} and {share(DIFFUSION, 206, 100)}.
-- **With 52 demonstrations, velocity and epsilon are within noise of each other from 3 evaluations on; sample prediction is
-  behind.** At 10 evaluations velocity leads sample by {points(VELOCITY, SAMPLE, 52, 10)}, epsilon by
+- **With 52 demonstrations, velocity and epsilon are within noise of each other from 3 evaluations on; sample prediction
+  is behind.** At 10 evaluations velocity leads sample by {points(VELOCITY, SAMPLE, 52, 10)}, epsilon by
   {points(EPSILON, SAMPLE, 52, 10)}. LeRobot's `diffusion` with 100 evaluations succeeds in {share(DIFFUSION, 52, 100)},
   {points(DIFFUSION, VELOCITY, 52, 5)} more than velocity with 5.
 - **A late penalty makes noise prediction with few evaluations smoother.** At 2 evaluations the squared jerk falls from
@@ -141,6 +140,8 @@ def _temperatures(episodes: pd.DataFrame) -> str:
             for demonstrations in SHARES:
                 rows = rows_of(episodes, policy, demonstrations, n)
                 cool, warm = (rows[rows["temperature"] == t] for t in (temperature, 1))
+                if not len(cool):
+                    continue
                 found = [(difference(cool, warm, score), unit, form) for score, (_, unit, form) in SCORES.items()]
                 texts = [_bold(each * unit, "+" + form) for each, unit, form in found]
                 body.append((policy, str(demonstrations), str(n), f"{temperature:g}", *texts))
@@ -151,8 +152,8 @@ def _temperatures(episodes: pd.DataFrame) -> str:
 METHOD = """\
 - **Scores.** Success: the T covers 95 % of its goal within 300 steps. Reward: the largest share that it covered, over
   0.95. Squared jerk: the mean squared third difference of the executed actions.
-- **Intervals** are bootstrap 95 % intervals that resample both training seeds and start states; differences are paired by
-  both. With three seeds they are somewhat too narrow, and among so many some exclude 0 by chance.
+- **Intervals** are bootstrap 95 % intervals that resample both training seeds and start states; differences are paired
+  by both. With three seeds they are somewhat too narrow, and among so many some exclude 0 by chance.
 - **Training.** Batch 128, Adam, learning rate 5e-4 with 300 steps of warm-up and a cosine decay; 52 demonstrations are
   the first 52. The policies were trained side by side on one NVIDIA H200, as one network with an axis of policies.
   `python -m eval.benchmark --grid=pusht_long` trains them one by one, but for those with a margin or noisy
@@ -160,6 +161,6 @@ METHOD = """\
 - **Sampling.** DDIM or Euler steps from averaged weights, chunks of 16 actions of which 8 are executed. `diffusion` is
   `epsilon, γ = 0` as LeRobot samples it: 100 steps of DDPM, without averaged weights. It and 5 evaluations were scored
   from the first 50 start states, as was sampling from less noise; pairs are made of starts that both have.
-- **Penalties.** `hinge` on an eighth of the batch at every 10th step. *High noise*: on the 30 % of the timesteps with most
-  noise, else on all. *Late*: from 70 % of the steps on. *Margin 0.5*: half of the fastest contraction is asked for, not
-  none. *Noisy observations*: normal noise of 0.02 of half their range, in training only."""
+- **Penalties.** `hinge` on an eighth of the batch at every 10th step. *High noise*: on the 30 % of the timesteps with
+  most noise, else on all. *Late*: from 70 % of the steps on. *Margin 0.5*: half of the fastest contraction is
+  asked for, not none. *Noisy observations*: normal noise of 0.02 of half their range, in training only."""

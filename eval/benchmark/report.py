@@ -14,7 +14,7 @@ import draccus
 import pandas as pd
 
 from lerobot_cdp.checkpoints.files import write_bytes, write_text
-from lerobot_cdp.errors import SettingError
+from lerobot_cdp.errors import SettingError, require
 
 from .long_page import long_page
 from .short_page import GRIDS_SHOWN, short_page
@@ -52,10 +52,7 @@ def report(cfg: ReportConfig) -> list[Path]:
     if short:
         write_text(cfg.output_dir / "benchmark_short.md", short_page(short))
         written.append("benchmark_short.md")
-    if not written:
-        raise SettingError(
-            f"`results_dir` must hold the table of one of {['pusht_long', *GRIDS_SHOWN]}. Got {str(cfg.results_dir)!r}."
-        )
+    require(written, "results_dir", f"with a table of {['pusht_long', *GRIDS_SHOWN]}", str(cfg.results_dir))
     return [cfg.output_dir / name for name in written]
 
 

@@ -45,8 +45,8 @@ rest on the [long trainings](benchmark.md). Three training seeds, 50 unseen star
 parameters (ACT: as many). Brackets: bootstrap 95 % intervals over seeds and start states. *Late*: the penalty sets in
 after 70 % of the steps. *High noise*: it acts on the 30 % of the timesteps with most noise, else on all."""
 COST = """\
-Medians on PushT, on machines with other load: `python -m eval.cost` compares in turns. A step of a late penalty is one after it
-has set in."""
+Medians on PushT, on machines with other load: `python -m eval.cost` compares in turns. A step of a late penalty is
+one after it has set in."""
 
 
 def _groups(episodes: pd.DataFrame):

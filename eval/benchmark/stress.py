@@ -2,8 +2,9 @@
 
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from unittest.mock import patch
 
 import torch
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
@@ -62,7 +63,7 @@ def stressed(
     sizes = {}
     if stress.observation_noise:
         sizes = {key: stress.observation_noise * half for key, half in _half_ranges(preprocessor).items()}
-    with _erring(_scheduler(policy), stress.sample_error) if stress.sample_error else nullcontext():
+    with _erring(type(_scheduler(policy)), stress.sample_error) if stress.sample_error else nullcontext():
         yield noisy if sizes else preprocessor, late
 
 
@@ -81,18 +82,14 @@ def _scheduler(policy: PreTrainedPolicy) -> SchedulerMixin:
     return policy.diffusion.noise_scheduler
 
 
-@contextmanager
-def _erring(scheduler: SchedulerMixin, size: float) -> Iterator[None]:
+def _erring(scheduler: type[SchedulerMixin], size: float) -> AbstractContextManager:
+    """The class is patched: `cdp` samples with a copy of its scheduler."""
     step = scheduler.step
 
-    def err(model_output: Tensor, timestep: Tensor, sample: Tensor, **kwargs: dict):
-        output = step(model_output, timestep, sample, **kwargs)
-        if timestep != scheduler.timesteps[-1]:  # what errs then is the action itself, and nothing could mend it
+    def err(self: SchedulerMixin, model_output: Tensor, timestep: Tensor, sample: Tensor, **kwargs: dict):
+        output = step(self, model_output, timestep, sample, **kwargs)
+        if timestep != self.timesteps[-1]:  # what errs then is the action itself, and nothing could mend it
             output.prev_sample = output.prev_sample + size * torch.randn_like(output.prev_sample)
         return output
 
-    scheduler.step = err
-    try:
-        yield
-    finally:
-        del scheduler.step
+    return patch.object(scheduler, "step", err)

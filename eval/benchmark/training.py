@@ -15,9 +15,9 @@ from tqdm import trange
 
 from eval.memory_dataset import MemoryDataset, load_memory_dataset
 from eval.provenance import provenance
-from lerobot_cdp.checkpoints.files import write_json
-from lerobot_cdp.checkpoints.folders import written_whole
-from lerobot_cdp.errors import SettingError
+from lerobot_cdp.checkpoints.files import write_json, written_whole
+from lerobot_cdp.errors import require
+from lerobot_cdp.policy.configuration_cdp import ContractionConfig
 
 from .cells import Cell
 from .tasks import TASKS
@@ -29,8 +29,10 @@ LOG_EVERY = 100  # steps between two entries of the history
 
 def policy_config(cell: Cell) -> PreTrainedConfig:
     """Return the configuration of the cell's policy, on the GPU where there is one."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    return make_policy_config(cell.type, device=device, **cell.settings)
+    settings = cell.settings | {"device": "cuda" if torch.cuda.is_available() else "cpu"}
+    if "contraction" in settings:
+        settings["contraction"] = ContractionConfig(**settings["contraction"])
+    return make_policy_config(cell.type, **settings)
 
 
 def train(cell: Cell, datasets_dir: Path | None, folder: Path) -> None:
@@ -50,11 +52,8 @@ def train(cell: Cell, datasets_dir: Path | None, folder: Path) -> None:
     set_seed(cell.seed)
     config, task = policy_config(cell), TASKS[cell.task]
     dataset = load_memory_dataset(task.repo_id, task.root(datasets_dir), cell.demonstrations, config)
-    if task.demonstrations != dataset.meta.total_episodes:
-        raise SettingError(
-            f"`datasets_dir` must hold {task.repo_id} with {task.demonstrations} demonstrations. "
-            f"Got {dataset.meta.total_episodes}."
-        )
+    must_hold, got = f"with {task.repo_id} of {task.demonstrations} demonstrations", dataset.meta.total_episodes
+    require(got == task.demonstrations, "datasets_dir", must_hold, got)
     policy = make_policy(config, ds_meta=dataset.meta)
     # LeRobot's statistics are those of the whole dataset, also for a part of it: the same for every policy.
     processors = make_pre_post_processors(config, dataset_stats=dataset.meta.stats)

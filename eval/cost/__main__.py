@@ -1,10 +1,10 @@
 """What contraction costs: training step, memory and action chunk of `cdp` against LeRobot's `diffusion`, same U-Net.
 
-    python eval/cost.py --batch_size=64 --down_dims="[64, 128, 128]"
+    python -m eval.cost --batch_size=64 --down_dims="[64, 128, 128]"
 
 All predict the noise, as LeRobot's does. The other backbones, with the sizes that they have by default, stand below.
 The policies take turns in one run, and the table gives medians and ratios: single times depend on the load of the
-machine. A round of steps is as long as `contraction_every`, so that it holds one evaluation of the penalty. Memory is
+machine. A round of steps is as long as `contraction.every`, so that it holds one evaluation of the penalty. Memory is
 the most that tensors hold at a time in a step that has it, with weights, their average and the optimizer's state.
 """
 
@@ -19,10 +19,11 @@ from lerobot.policies.diffusion.configuration_diffusion import DiffusionConfig
 from lerobot.policies.diffusion.modeling_diffusion import DiffusionPolicy
 from tqdm import trange
 
-from lerobot_cdp.policy.configuration_cdp import CDPConfig
+from eval.policies import chunk_latency
+from lerobot_cdp.policy.configuration_cdp import CDPConfig, ContractionConfig
 from lerobot_cdp.policy.modeling_cdp import CDPPolicy
-from peak_memory import PeakMemory
-from rollouts import chunk_latency
+
+from .peak_memory import PeakMemory
 
 
 @dataclass
@@ -62,7 +63,7 @@ def make_policies(config: CostConfig) -> dict[str, DiffusionPolicy]:
     unet = {"down_dims": config.down_dims}
     policies = {
         "diffusion": DiffusionPolicy(DiffusionConfig(**shared, **unet)),
-        "cdp, γ = 0": CDPPolicy(CDPConfig(contraction_weight=0.0, **shared, **few, **unet)),
+        "cdp, γ = 0": CDPPolicy(CDPConfig(contraction=ContractionConfig(weight=0.0), **shared, **few, **unet)),
         "cdp": CDPPolicy(CDPConfig(**shared, **few, **unet)),
         "cdp, mlp": CDPPolicy(CDPConfig(backbone="mlp", **shared, **few)),
         "cdp, dit": CDPPolicy(CDPConfig(backbone="dit", **shared, **few)),
@@ -109,7 +110,7 @@ def peak_bytes(policy: DiffusionPolicy, optimizer: torch.optim.Optimizer, batch:
 def main(config: CostConfig) -> None:
     policies, batch = make_policies(config), make_batch(config)
     optimizers = {name: torch.optim.Adam(p.get_optim_params(), lr=1e-4) for name, p in policies.items()}
-    every = policies["cdp"].config.contraction_every
+    every = policies["cdp"].config.contraction.every
     steps, chunks = {name: [] for name in policies}, {name: [] for name in policies}
     for turn in trange(config.rounds + 1, desc="rounds"):
         for name, policy in policies.items():

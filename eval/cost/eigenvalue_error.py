@@ -1,6 +1,6 @@
 """How good the estimate of λ_max is that training uses: against the dense spectrum of a trained network.
 
-    python eval/eigenvalue_error.py --checkpoint=RUN/checkpoints/last/pretrained_model \\
+    python -m eval.cost.eigenvalue_error --checkpoint=RUN/checkpoints/last/pretrained_model \\
         --repo_id=lerobot/pusht_keypoints --root=DATASET
 
 On real observations and noised demonstrations, at the timesteps that the penalty acts on. Relative errors of
@@ -17,11 +17,11 @@ from lerobot.policies.diffusion.modeling_diffusion import DiffusionPolicy
 from lerobot.utils.constants import ACTION
 from torch import Tensor
 
-from lerobot_cdp.policy.configuration_cdp import CDPConfig
+from eval.memory_dataset import load_memory_dataset
+from eval.policies import load_policy
 from lerobot_cdp.contraction import LocalRate, dense_jacobian, lanczos
+from lerobot_cdp.policy.configuration_cdp import CDPConfig
 from lerobot_cdp.report.expansion import acting_network, local_rate, process_of
-from memory_dataset import load_memory_dataset
-from rollouts import load_policy
 
 PRODUCTS = (2, 3, 4, 5, 6, 8, 12)
 SMALLEST = 1e-3  # eigenvalues below it count as this large in a relative error
@@ -109,7 +109,7 @@ def main(config: EigenvalueErrorConfig) -> None:
     root = None if config.root is None else str(config.root)
     dataset = load_memory_dataset(config.repo_id, root, None, policy.config)
     batch = preprocessor(dataset.batch(torch.randperm(len(dataset))[: config.n_samples]))
-    default = CDPConfig(device="cpu", prediction_type=policy.config.prediction_type).contraction_timestep_range
+    default = CDPConfig(device="cpu", prediction_type=policy.config.prediction_type).penalty_range
     dense = spectra(policy, batch, config.timestep_range or default)
     antisymmetric = (dense.rate - dense.rate.mT).flatten(1).norm(dim=1) / 2 / dense.rate.flatten(1).norm(dim=1)
     n_samples, d = dense.rate.shape[:2]

@@ -1,6 +1,6 @@
 """Push a large policy to a Hub on loopback and pull it again: peak memory of either, in units of its size.
 
-    python eval/large_checkpoint.py --megabytes=250
+    python -m eval.cost.large_checkpoint --megabytes=250
 
 Each half is a process of its own, whose peak resident memory is taken by the operating system. What Python, torch and
 LeRobot take before the policy is there is subtracted. Needs a clone: the Hub is that of the tests. Linux and macOS.
@@ -17,7 +17,6 @@ from pathlib import Path
 import draccus
 import torch
 
-REPOSITORY = Path(__file__).resolve().parents[1]
 REPO_ID = "user/large"
 UNIT = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss, in bytes
 
@@ -49,7 +48,7 @@ def make(folder: Path, megabytes: int) -> None:
     state, action = PolicyFeature(FeatureType.STATE, (14,)), PolicyFeature(FeatureType.ACTION, (4,))
     seen = {"observation.state": state, "observation.environment_state": PolicyFeature(FeatureType.ENV, (12,))}
     config = CDPConfig(
-        backbone="mlp", mlp_hidden_dim=width, device="cpu", input_features=seen, output_features={"action": action}
+        backbone="mlp", hidden_dim=width, device="cpu", input_features=seen, output_features={"action": action}
     )
     CDPPolicy(config).save_pretrained(folder)
     for processor in make_cdp_pre_post_processors(config):
@@ -83,14 +82,20 @@ def peak() -> int:
 
 def measure(megabytes: int) -> dict[str, float]:
     """Peak memory over size, of the push and of the pull."""
-    sys.path.insert(0, str(REPOSITORY))
-    from tests.hub import Hub
-    from tests.hub.client import environment
+    from tests.loopback_hub import Hub
+    from tests.loopback_hub.client import environment
 
     with tempfile.TemporaryDirectory() as folder, Hub(Path(folder)) as hub:
         peaks = {}
         for half in ("make", "push", "pull"):
-            command = [sys.executable, __file__, f"--half={half}", f"--folder={folder}", f"--megabytes={megabytes}"]
+            command = [
+                sys.executable,
+                "-m",
+                __spec__.name,
+                f"--half={half}",
+                f"--folder={folder}",
+                f"--megabytes={megabytes}",
+            ]
             env = environment(hub.url, Path(folder) / "home")
             done = subprocess.run(command, env=env, stdout=subprocess.PIPE, text=True, check=True)
             peaks[half] = json.loads(done.stdout.splitlines()[-1])

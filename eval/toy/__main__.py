@@ -1,11 +1,11 @@
 """What a contraction penalty does, in the plane: five action modes, a small network, weights from 0 to too much.
 
-    python eval/toy.py --output_dir=outputs/toy                  a minute on one CPU core: toy.png, toy.gif, toy.json
-    python eval/toy.py --output_dir=outputs/toy --sweep=true     five: every weight with several seeds, in toy.json
+    python -m eval.toy                 a minute on one CPU core: toy.png and toy.json in outputs/toy
+    python -m eval.toy --sweep=true    five: every weight with several seeds
 
 A chunk is one action of two numbers, and the observation is always the same. The network knows the actions from a few
 demonstrations of each mode. It predicts noise and samples by DDIM, as LeRobot's `diffusion` can, and the
-contraction is the policy's own; so are its margin (0) and, for `auto`, target and floor. It acts on the 40 % of
+contraction is the policy's own. It acts on the 40 % of
 timesteps with the lowest noise, where modes are chosen, and not next to noise: here it is to do harm as well. Step
 counts are network evaluations.
 
@@ -16,27 +16,27 @@ farther from the data. `auto` must stay clear of that.
 
 import math
 import sys
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import mean, stdev
 
 import draccus
 import torch
-from draccus.utils import ParsingError
 from tqdm import tqdm
 
-from cells import write_json
-from lerobot_cdp.policy.configuration_cdp import SettingError
-from toy_measures import measure
-from toy_model import AUTO, SAMPLING_STEPS, Modes, Run, train
-from toy_plots import animate, plot
+from lerobot_cdp.checkpoints.files import write_json
+from lerobot_cdp.errors import SettingError, require
+
+from .measures import measure
+from .model import AUTO, SAMPLING_STEPS, Modes, Run, train
+from .plots import plot
 
 __all__ = ["ToyConfig", "compare", "interval", "main"]
 
 # The rows of the picture: nothing, too little, moderate, too much, and the weight that finds itself.
 ROWS = (0.0, 0.01, 0.3, 100.0, AUTO)
 SWEEP = (0.0, 0.001, 0.01, 0.1, 0.3, 1.0, 10.0, 100.0, AUTO)
-N_STAGES = 12  # of a training that are kept: the frames of the animation
+STAGES = (1 / 12, 1 / 4, 1 / 2, 1)  # of a training: where the picture shows it
 
 
 @dataclass
@@ -44,7 +44,7 @@ class ToyConfig:
     """Settings of the toy.
 
     Args:
-        output_dir: Folder of the picture, the animation and the numbers.
+        output_dir: Folder of the picture and the numbers.
         sweep: Whether all weights are trained with `n_seeds` seeds, for means and intervals.
         n_seeds: Seeds of the sweep, >= 2; the picture shows the first.
         steps: Training steps, at least 12.
@@ -55,7 +55,7 @@ class ToyConfig:
         SettingError: if a number is too small.
     """
 
-    output_dir: Path = field(default=Path("outputs/toy"))
+    output_dir: Path = Path("outputs/toy")
     sweep: bool = False
     n_seeds: int = 3
     steps: int = 1200
@@ -63,10 +63,9 @@ class ToyConfig:
     n_samples: int = 1000
 
     def __post_init__(self):
-        least = {"n_seeds": 2, "steps": N_STAGES, "n_demonstrations": 1, "n_samples": 100}
+        least = {"n_seeds": 2, "steps": 12, "n_demonstrations": 1, "n_samples": 100}
         for name, lowest in least.items():
-            if getattr(self, name) < lowest:
-                raise SettingError(f"`{name}` must be at least {lowest}. Got {getattr(self, name)}.")
+            require(getattr(self, name) >= lowest, name, f"at least {lowest}", getattr(self, name))
 
 
 def train_all(config: ToyConfig, modes: Modes, stages: list[int]) -> list[Run]:
@@ -135,11 +134,10 @@ def table(described: list[dict]) -> str:
 
 def main(config: ToyConfig) -> None:
     torch.set_num_threads(1)  # the network is tiny: more threads only wait for each other
-    config.output_dir.mkdir(parents=True, exist_ok=True)
     modes = Modes.on_circle()
-    stages = [round(config.steps * (i + 1) / N_STAGES) for i in range(N_STAGES)]
+    stages = [round(config.steps * share) for share in STAGES]
     runs = train_all(config, modes, stages)
-    measured = [stages[-1]] if config.sweep else [stages[i] for i in (0, 2, 5, N_STAGES - 1)]
+    measured = stages[-1:] if config.sweep else stages
     described = [describe(run, modes, config.n_samples, measured) for run in tqdm(runs, desc="measure")]
     settings = {name: value for name, value in asdict(config).items() if name != "output_dir"}
     write_json(
@@ -148,13 +146,12 @@ def main(config: ToyConfig) -> None:
     )
     shown = [next(run for run in runs if run.weight == w and run.seed == 0) for w in ROWS]
     plot(shown, described, modes, config.output_dir / "toy.png")
-    animate(shown[0], shown[2], modes, config.output_dir / "toy.gif")
     print(table(described))
-    print(f"Pictures and numbers: {config.output_dir}")
+    print(f"Picture and numbers: {config.output_dir}")
 
 
 if __name__ == "__main__":
     try:
         main(draccus.parse(ToyConfig))
-    except ParsingError as error:
-        sys.exit(str(error))
+    except SettingError as error:
+        sys.exit(f"toy: {error}")

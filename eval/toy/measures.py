@@ -5,10 +5,11 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor, nn
 
-from lerobot_cdp.contraction import RateControl, bind, dense_jacobian, rate_operator, signal_and_noise
 from lerobot_cdp.acting.monitor import contraction_factor
+from lerobot_cdp.contraction import RateControl, bind, dense_jacobian, rate_operator, signal_and_noise
 from lerobot_cdp.diffusion.sampler import sample
-from toy_model import FLOOR, SAMPLING_STEPS, TARGET, TIMESTEP_SHARE, Modes, make_scheduler
+
+from .model import SAMPLING_STEPS, TIMESTEP_SHARE, Modes, make_solver
 
 __all__ = [
     "FEW_STEPS", "Spectrum", "energy_distance", "flow", "measure", "mode_shares", "modes_kept", "spectrum",
@@ -57,7 +58,7 @@ def variance_parts(x: Tensor, centres: Tensor) -> tuple[float, float]:
 @torch.no_grad()
 def flow(network: nn.Module, noise: Tensor) -> Tensor:
     """The states (REFERENCE_STEPS + 1, n, 2) of sampling from `noise` (n, 1, 2) on the finest grid."""
-    scheduler = make_scheduler()
+    scheduler = make_solver()
     scheduler.set_timesteps(REFERENCE_STEPS)
     states = [noise]
     for t in scheduler.timesteps:
@@ -87,7 +88,7 @@ class Spectrum:
 
 def spectrum(network: nn.Module, x_0: Tensor, generator: torch.Generator) -> Spectrum:
     """The spectrum of a network at `x_0` (n, 1, 2), noised; from dense Jacobians."""
-    scheduler = make_scheduler()
+    scheduler = make_solver()
     steps = torch.linspace(0, scheduler.config.num_train_timesteps - 1, N_TIMESTEPS).round().long()
     timesteps = steps.repeat_interleave(len(x_0))
     x_0 = x_0.repeat(N_TIMESTEPS, 1, 1)
@@ -118,7 +119,7 @@ def measure(network: nn.Module, modes: Modes, n_samples: int) -> dict:
     x_0 = modes.draw(n_samples // len(modes.centres), generator)
     data = modes.draw(2000 // len(modes.centres), generator).flatten(1)
     noise = torch.randn(x_0.shape, generator=generator)
-    solutions = {n: sample(network, make_scheduler(), noise, n).flatten(1) for n in (*FEW_STEPS, REFERENCE_STEPS)}
+    solutions = {n: sample(network, make_solver(), noise, n).flatten(1) for n in (*FEW_STEPS, REFERENCE_STEPS)}
     reference, x = solutions[REFERENCE_STEPS], solutions[SAMPLING_STEPS]
     shares = mode_shares(x, modes)
     data_within, data_between = variance_parts(data, modes.centres)
@@ -144,14 +145,14 @@ def _rms_distance(a: Tensor, b: Tensor) -> float:
 
 
 def _factor(network: nn.Module, noise: Tensor, generator: torch.Generator) -> Tensor:
-    """Finite-time contraction factor (n,) from noise to sample, of twins 0.01 apart in random directions."""
+    """Finite-time contraction factor (n,) from noise to sample, of neighbours 0.01 apart in random directions."""
     starts = torch.cat([noise, noise + 0.01 * torch.randn(noise.shape, generator=generator)])
-    return contraction_factor(starts, sample(network, make_scheduler(), starts, SAMPLING_STEPS))
+    return contraction_factor(starts, sample(network, make_solver(), starts, SAMPLING_STEPS))
 
 
 def _diversity(network: nn.Module, x_0: Tensor, generator: torch.Generator) -> float:
     """Diversity of the samples as `RateControl` measures it."""
-    control = RateControl(TARGET, FLOOR)
+    control = RateControl()
     noise = torch.randn((2 * len(x_0), *x_0.shape[1:]), generator=generator)
-    control.probe(*sample(network, make_scheduler(), noise, SAMPLING_STEPS).chunk(2), x_0)
+    control.probe(*sample(network, make_solver(), noise, SAMPLING_STEPS).chunk(2), x_0)
     return float(control.diversity)

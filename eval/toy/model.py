@@ -8,25 +8,21 @@ from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
-from diffusers import DDIMScheduler
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor, nn
 
 from lerobot_cdp.contraction import ContractionPenalty, RateControl
-from lerobot_cdp.policy.ema import EMA
 from lerobot_cdp.diffusion.process import Process, VariancePreserving
-from lerobot_cdp.diffusion.sampler import sample
+from lerobot_cdp.diffusion.sampler import make_scheduler, sample
+from lerobot_cdp.policy.ema import EMA
 
-__all__ = ["AUTO", "TIMESTEP_SHARE", "Denoiser", "Modes", "Run", "make_scheduler", "train"]
+__all__ = ["AUTO", "SAMPLING_STEPS", "TIMESTEP_SHARE", "Denoiser", "Modes", "Run", "make_solver", "train"]
 
 AUTO = "auto"
-PREDICTION_TYPE, TIMESTEP_SHARE = "epsilon", 0.4  # see toy.py
-# The policy's defaults, but for the two that make a short training see the penalty often enough.
-MARGIN, TARGET, FLOOR = 0.0, 0.9, 0.8
-EVERY, BATCH_SHARE = 4, 0.25
+TIMESTEP_SHARE = 0.4  # of the timesteps, those of least noise: where the penalty acts
+EVERY = 4  # steps between two penalties, of a short training
 SAMPLING_STEPS = 10
-
-BATCH_SIZE, LEARNING_RATE = 256, 5e-3
-EMA_DECAY, EMA_POWER = 0.999, 0.75
+BATCH_SIZE, LEARNING_RATE, EMA_DECAY = 256, 5e-3, 0.999
 
 
 @dataclass(frozen=True)
@@ -53,20 +49,14 @@ class Modes:
         return (centres + self.spread * torch.randn(centres.shape, generator=generator)).unsqueeze(1)
 
 
-def make_scheduler() -> DDIMScheduler:
+def make_solver() -> SchedulerMixin:
     """The policy's process and default solver for `epsilon`, but for two things.
 
     The data goes beyond [-1, 1]: clipping lies outside it. So the first step of `trailing`, at hardly any signal, where
     a network that predicts noise needs clipping close by, would be far off: the spacing is `leading`.
     """
-    return DDIMScheduler(
-        num_train_timesteps=100,
-        beta_schedule="squaredcos_cap_v2",
-        prediction_type=PREDICTION_TYPE,
-        timestep_spacing="leading",
-        clip_sample=True,
-        clip_sample_range=5.5,
-    )
+    process = {"num_train_timesteps": 100, "beta_schedule": "squaredcos_cap_v2", "prediction_type": "epsilon"}
+    return make_scheduler("DDIM", clip=5.5, timestep_spacing="leading", **process)
 
 
 class Denoiser(nn.Module):
@@ -111,16 +101,8 @@ class Contraction:
     def __init__(self, weight: float | str, network: nn.Module, process: Process):
         self.network, self.process = network, process
         self.fixed_weight = weight
-        self.control = RateControl(TARGET, FLOOR) if weight == AUTO else None
-        self.penalty = ContractionPenalty(
-            loss="hinge",
-            points="data",
-            margin=MARGIN,
-            timestep_range=(0, TIMESTEP_SHARE),
-            batch_share=BATCH_SHARE,
-            n_products=2,  # all of the plane: λ_max is exact
-            product="finite_difference",
-        )
+        self.control = RateControl() if weight == AUTO else None
+        self.penalty = ContractionPenalty("hinge", timestep_range=(0, TIMESTEP_SHARE))
 
     @property
     def weight(self) -> float:
@@ -142,7 +124,7 @@ class Contraction:
     @torch.no_grad()
     def _probe(self, x_0: Tensor, generator: torch.Generator) -> None:
         noise = torch.randn((2 * len(x_0), *x_0.shape[1:]), generator=generator)
-        chunks = sample(self.network, copy.deepcopy(self.process.scheduler), noise, SAMPLING_STEPS)
+        chunks = sample(self.network, self.process.scheduler, noise, SAMPLING_STEPS)
         self.control.probe(*chunks.chunk(2), x_0)
 
 
@@ -165,8 +147,8 @@ def train(
         progress: called after every step.
     """
     torch.manual_seed(seed)
-    network, process = Denoiser(), VariancePreserving(make_scheduler())
-    ema, contraction = EMA(network, EMA_DECAY, EMA_POWER), Contraction(weight, network, process)
+    network, process = Denoiser(), VariancePreserving(make_solver())
+    ema, contraction = EMA(network, EMA_DECAY), Contraction(weight, network, process)
     optimizer = torch.optim.Adam(network.parameters(), lr=LEARNING_RATE, fused=True)
     generator = torch.Generator().manual_seed(seed)
     run = Run(weight, seed, modes.draw(n_each, generator), {}, {})
@@ -176,9 +158,9 @@ def train(
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        ema.update(network, step)
+        ema.update_parameters(network)
         if step + 1 in stages:
-            run.networks[step + 1], run.weights[step + 1] = copy.deepcopy(ema.model), contraction.weight
+            run.networks[step + 1], run.weights[step + 1] = copy.deepcopy(ema.module), contraction.weight
         progress()
     return run
 

@@ -1,6 +1,6 @@
-"""Picture and animation of the toy."""
+"""The picture of the toy."""
 
-import os
+import io
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,14 +9,15 @@ import matplotlib
 matplotlib.use("Agg")  # no display is needed
 import matplotlib.pyplot as plt
 import torch
-from matplotlib.animation import FuncAnimation, PillowWriter
 from matplotlib.axes import Axes
 from torch import Tensor
 
-from toy_measures import FEW_STEPS, flow
-from toy_model import AUTO, SAMPLING_STEPS, TIMESTEP_SHARE, Modes, Run
+from lerobot_cdp.checkpoints.files import write_bytes
 
-__all__ = ["animate", "plot"]
+from .measures import FEW_STEPS, flow
+from .model import AUTO, SAMPLING_STEPS, TIMESTEP_SHARE, Modes, Run
+
+__all__ = ["plot"]
 
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#777777"
 NAMES = ("standard", "too little", "moderate", "too much", "auto")
@@ -24,13 +25,6 @@ COLORS = (GREY, GREY, BLUE, ORANGE, GREEN)
 N_LINES, N_DOTS = 40, 300
 LIMIT = 5.0  # of the plane that is shown, in units of the noise
 SMALLEST = 1e-4  # where a weight of 0 is drawn on a logarithmic axis
-
-
-def write_atomically(path: Path, save: Callable[[Path], None]) -> None:
-    """Let `save` write a file that is either complete or absent, whenever the process dies."""
-    partial = path.with_name(f"{path.stem}.partial-{os.getpid()}{path.suffix}")
-    save(partial)
-    os.replace(partial, path)
 
 
 def _noise() -> Tensor:
@@ -64,7 +58,7 @@ def plot(runs: list[Run], described: list[dict], modes: Modes, path: Path) -> No
 
     Args:
         runs: those of `NAMES`, of one seed.
-        described: of every weight and seed, its numbers (see `toy.describe`).
+        described: of every weight and seed, its numbers (see `describe`).
         modes: what is sampled from.
         path: PNG.
     """
@@ -72,8 +66,10 @@ def plot(runs: list[Run], described: list[dict], modes: Modes, path: Path) -> No
     rows, bottom = figure.subfigures(2, 1, height_ratios=(5, 1.45))
     draw_rows(rows, runs, described, modes)
     draw_weights(bottom, described)
-    write_atomically(path, lambda partial: figure.savefig(partial, dpi=90))
+    png = io.BytesIO()
+    figure.savefig(png, format="png", dpi=90)
     plt.close(figure)
+    write_bytes(path, png.getvalue())
 
 
 def draw_rows(figure, runs: list[Run], described: list[dict], modes: Modes) -> None:
@@ -86,7 +82,6 @@ def draw_rows(figure, runs: list[Run], described: list[dict], modes: Modes) -> N
     )
     numbers = {(d["weight"], d["seed"]): d["stages"][-1] for d in described}
     steps = sorted(runs[0].networks)
-    steps = (steps[0], steps[2], steps[5], steps[-1])
     for axes_row, run, name, color in zip(grid, runs, NAMES, COLORS, strict=True):
         end = numbers[run.weight, run.seed]
         for axes, step in zip(axes_row[:4], steps, strict=True):
@@ -164,21 +159,3 @@ def draw_panel(axes: Axes, described: list[dict], lines: dict[str, Callable[[dic
 def _mean(values) -> float:
     values = list(values)
     return sum(values) / len(values)
-
-
-def animate(standard: Run, contractive: Run, modes: Modes, path: Path) -> None:
-    """Two runs side by side over their training, as a GIF."""
-    figure, grid = plt.subplots(1, 2, figsize=(7, 4), layout="constrained")
-    steps = sorted(standard.networks)
-
-    def draw(step: int) -> None:
-        for axes, run, name, color in zip(grid, (standard, contractive), NAMES[::2], COLORS[::2], strict=False):
-            axes.clear()
-            draw_flow(axes, run, step, modes, color)
-            axes.set_title(f"{name}, γ = {run.weights[step]:g}", color=color)
-        figure.suptitle(f"From noise to action after {step} training steps", fontsize=11)
-
-    frames = [*steps, *3 * [steps[-1]]]  # the last one stays for a while
-    animation = FuncAnimation(figure, draw, frames=frames, init_func=lambda: None)
-    write_atomically(path, lambda partial: animation.save(partial, writer=PillowWriter(fps=2), dpi=80))
-    plt.close(figure)

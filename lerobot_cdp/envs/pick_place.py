@@ -10,13 +10,10 @@ from lerobot.envs.configs import EnvConfig
 from lerobot.utils.constants import ACTION, OBS_ENV_STATE, OBS_IMAGES, OBS_STATE
 
 from ..errors import SettingError
+from .shapes import SO101_ACTIONS, SO101_IMAGE, SO101_PLACES, SO101_STATE
 from .vector import vector_env
 
-__all__ = ["IMAGE_SHAPE", "N_PLACES", "PickPlaceConfig", "make_pick_place"]
-
-IMAGE_SHAPE = (128, 128, 3)
-N_ACTIONS, N_JOINTS = 4, 14
-N_PLACES = 12  # numbers that say where cube and goal are
+__all__ = ["PickPlaceConfig", "make_pick_place"]
 
 
 @EnvConfig.register_subclass("so101_pick_place")
@@ -47,13 +44,13 @@ class PickPlaceConfig(EnvConfig):
 
     def __post_init__(self):
         self.features = {
-            ACTION: PolicyFeature(FeatureType.ACTION, (N_ACTIONS,)),
-            "agent_pos": PolicyFeature(FeatureType.STATE, (N_JOINTS,)),
+            ACTION: PolicyFeature(FeatureType.ACTION, (SO101_ACTIONS,)),
+            "agent_pos": PolicyFeature(FeatureType.STATE, (SO101_STATE,)),
         }
         if self.image_obs:
-            self.features["pixels/front"] = PolicyFeature(FeatureType.VISUAL, IMAGE_SHAPE)
+            self.features["pixels/front"] = PolicyFeature(FeatureType.VISUAL, SO101_IMAGE)
         else:
-            self.features["environment_state"] = PolicyFeature(FeatureType.ENV, (N_PLACES,))
+            self.features["environment_state"] = PolicyFeature(FeatureType.ENV, (SO101_PLACES,))
 
     @property
     def gym_kwargs(self) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import numpy as np
 from lerobot_env_so101.gripper import ctrl_to_normalized
 from lerobot_env_so101.pick_place_env import PLACE_SUCCESS_DISTANCE, SO101PickPlaceGymEnv
 
-from .pick_place import IMAGE_SHAPE, N_PLACES
+from .shapes import SO101_IMAGE, SO101_PLACES
 
 __all__ = ["PickPlaceEnv"]
 
@@ -52,7 +52,7 @@ class PickPlaceEnv(SO101PickPlaceGymEnv):
     def __init__(self, **settings: Any):
         super().__init__(**settings)
         if not self.image_obs:
-            places = gym.spaces.Box(-np.inf, np.inf, (N_PLACES,), dtype=np.float32)
+            places = gym.spaces.Box(-np.inf, np.inf, (SO101_PLACES,), dtype=np.float32)
             self.observation_space = gym.spaces.Dict({**self.observation_space, "environment_state": places})
         # Without a GPU a frame with shadows and smooth edges takes 1 s, ten times as long.
         self._model.vis.quality.shadowsize = self._model.vis.quality.offsamples = 0
@@ -86,9 +86,9 @@ class PickPlaceEnv(SO101PickPlaceGymEnv):
     def render(self) -> np.ndarray:
         """Draw scene and goal, (128, 128, 3) uint8. No renderer: black, or RuntimeError for `image_obs`."""
         if not self.can_render:
-            return np.zeros(IMAGE_SHAPE, np.uint8)
+            return np.zeros(SO101_IMAGE, np.uint8)
         try:
-            self._viewer = self._viewer or mujoco.Renderer(self._model, *IMAGE_SHAPE[:2])
+            self._viewer = self._viewer or mujoco.Renderer(self._model, *SO101_IMAGE[:2])
         except Exception as error:  # every kind of missing OpenGL raises another class
             problem = f"MUJOCO_GL must name a renderer that works here (egl, glfw or osmesa): {error}"
             if self.image_obs:

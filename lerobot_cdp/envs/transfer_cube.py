@@ -15,11 +15,10 @@ from lerobot.envs.configs import EnvConfig
 from lerobot.utils.constants import ACTION, OBS_ENV_STATE, OBS_STATE
 
 from ..errors import SettingError
+from .shapes import ALOHA_JOINTS, ALOHA_PLACES
 from .vector import vector_env
 
-__all__ = ["N_JOINTS", "N_PLACES", "TransferCubeConfig", "make_transfer_cube"]
-
-N_JOINTS, N_PLACES = 14, 3  # of both arms, jaws included; where the cube is
+__all__ = ["TransferCubeConfig", "make_transfer_cube"]
 
 
 @EnvConfig.register_subclass("aloha_transfer_cube")
@@ -33,9 +32,9 @@ class TransferCubeConfig(EnvConfig):
     render_mode: str = "rgb_array"
     features: dict[str, PolicyFeature] = field(
         default_factory=lambda: {
-            ACTION: PolicyFeature(FeatureType.ACTION, (N_JOINTS,)),
-            "agent_pos": PolicyFeature(FeatureType.STATE, (N_JOINTS,)),
-            "environment_state": PolicyFeature(FeatureType.ENV, (N_PLACES,)),
+            ACTION: PolicyFeature(FeatureType.ACTION, (ALOHA_JOINTS,)),
+            "agent_pos": PolicyFeature(FeatureType.STATE, (ALOHA_JOINTS,)),
+            "environment_state": PolicyFeature(FeatureType.ENV, (ALOHA_PLACES,)),
         }
     )
     features_map: dict[str, str] = field(

@@ -6,7 +6,7 @@ from dm_control.rl.control import PhysicsError
 from gym_aloha.env import AlohaEnv
 from gym_aloha.tasks.sim import TransferCubeTask
 
-from .transfer_cube import N_JOINTS, N_PLACES
+from .shapes import ALOHA_JOINTS, ALOHA_PLACES
 
 __all__ = ["TransferCubeEnv"]
 
@@ -14,7 +14,7 @@ __all__ = ["TransferCubeEnv"]
 class _Task(TransferCubeTask):
     def get_observation(self, physics) -> dict[str, np.ndarray]:
         # How the cube is turned is left out: it hardly turns, and what hardly varies cannot be normalised.
-        return {"agent_pos": self.get_qpos(physics), "environment_state": self.get_env_state(physics)[:N_PLACES]}
+        return {"agent_pos": self.get_qpos(physics), "environment_state": self.get_env_state(physics)[:ALOHA_PLACES]}
 
 
 class TransferCubeEnv(AlohaEnv):
@@ -29,7 +29,7 @@ class TransferCubeEnv(AlohaEnv):
 
     def __init__(self, render_mode: str = "rgb_array"):
         super().__init__("transfer_cube", obs_type="environment_state_agent_pos", render_mode=render_mode)
-        sizes = {"agent_pos": N_JOINTS, "environment_state": N_PLACES}
+        sizes = {"agent_pos": ALOHA_JOINTS, "environment_state": ALOHA_PLACES}
         boxes = {name: gym.spaces.Box(-np.inf, np.inf, (size,), np.float64) for name, size in sizes.items()}
         self.observation_space = gym.spaces.Dict(boxes)
 

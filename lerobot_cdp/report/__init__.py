@@ -1,5 +1,10 @@
 """What contraction does to a trained policy, `cdp` or LeRobot's `diffusion`, measured on real observations.
 
-observations ── measure_policy ──┬─ protocol: how much of what ── measures, expansion: the numbers
-                                 └─ plots
+__main__     `python -m lerobot_cdp.report`: numbers and a page
+data         observations of a dataset, and a measured policy
+plan         how much of what is measured
+measures     the measurements
+expansion    the expansion rate at noised demonstrations
+page         the page
+plots        its pictures
 """

@@ -4,7 +4,7 @@ import pytest
 import torch
 from lerobot.policies.rtc import RTCConfig
 
-from lerobot_cdp.policy.configuration_cdp import SettingError
+from lerobot_cdp.errors import SettingError
 from lerobot_cdp.policy.modeling_cdp import CDPPolicy
 from lerobot_cdp.diffusion.process import make_process
 from lerobot_cdp.diffusion.sampler import make_scheduler, sample

@@ -20,12 +20,12 @@ pytest.importorskip("pty", reason="no pseudo-terminals here")
 from lerobot.datasets import LeRobotDataset
 from lerobot.scripts import lerobot_record, lerobot_rollout, lerobot_train
 
-from lerobot_cdp import policy_server
-from lerobot_cdp.policy.modeling_cdp import CDPPolicy
+from lerobot_cdp.arm import policy_server
 from lerobot_cdp.arm.twin import Faults
 from lerobot_cdp.arm.twin.command import TwinConfig
-
+from lerobot_cdp.policy.modeling_cdp import CDPPolicy
 from tests.conftest import make_config
+
 from .twins import SIZE, fork_twin, free_port, patience, save_checkpoint, until  # noqa: F401
 
 pytestmark = pytest.mark.usefixtures("patience")

@@ -22,7 +22,6 @@ pytest.importorskip("pty", reason="no pseudo-terminals here")
 from lerobot.robots.bi_so_follower import BiSOFollower, BiSOFollowerConfig
 from lerobot.robots.so_follower import SOFollowerConfig
 
-from lerobot_cdp.policy.configuration_cdp import SettingError
 from lerobot_cdp.arm.twin import Faults, Twin
 from lerobot_cdp.arm.twin.bus import ServoBus, checksum, packets, status
 from lerobot_cdp.arm.twin.camera import GOAL, draw, project
@@ -30,6 +29,7 @@ from lerobot_cdp.arm.twin.command import main
 from lerobot_cdp.arm.twin.port import SerialPort
 from lerobot_cdp.arm.twin.servo import Servo
 from lerobot_cdp.arm.twin.world import JOINTS, World
+from lerobot_cdp.errors import SettingError
 
 from .twins import SIZE, camera, follower, fork_twin, free_port, patience, until  # noqa: F401
 

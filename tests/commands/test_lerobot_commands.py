@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 SETTINGS = (
     "--policy.device=cpu", "--policy.horizon=8", "--policy.n_action_steps=4", "--policy.down_dims=[8, 16]",
-    "--policy.n_groups=4", "--policy.contraction_every=2", "--batch_size=4", "--num_workers=0", "--env_eval_freq=0",
+    "--policy.n_groups=4", "--policy.contraction.every=2", "--batch_size=4", "--num_workers=0", "--env_eval_freq=0",
     "--log_freq=1",
 )  # fmt: skip
 
@@ -43,7 +43,7 @@ def test_train_logs_the_contraction_at_every_step(trained):
     lines = [line for line in output.splitlines() if " step:" in line]
     assert len(lines) == 4
     for line in lines:
-        for key in ("diffusion_loss", "contraction_loss", "expansion_rate", "contracting_share"):
+        for key in ("diffusion_loss", "penalty", "expansion_rate", "contracting_share"):
             assert f"{key}:" in line, line
     assert weights(folder, "000004")["n_updates"] == 4
     config = json.loads((folder / "out/checkpoints/last/pretrained_model/config.json").read_text())
@@ -76,7 +76,7 @@ def test_eval_runs_pusht_as_the_readme_says(trained):
 @pytest.mark.parametrize(
     "argument,message",
     [
-        ("--policy.contraction_margin=1.5", "`contraction_margin` must be in [0, 1). Got 1.5."),
+        ("--policy.contraction.every=0", "`contraction.every` must be at least 1. Got 0."),
         ("--policy.horizon=66", "horizon should be an integer multiple"),
         ("--policy.contraction_wieght=1", "contraction_wieght"),
     ],

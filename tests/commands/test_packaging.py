@@ -22,7 +22,8 @@ from lerobot.utils.import_utils import register_third_party_plugins
 
 register_third_party_plugins()
 config_class = PreTrainedConfig.get_choice_class("cdp")
-from lerobot_cdp import configuration_cdp, presets
+from lerobot_cdp import presets
+from lerobot_cdp.policy import configuration_cdp
 
 assert config_class is configuration_cdp.CDPConfig
 assert Path(configuration_cdp.__file__).is_relative_to(sys.argv[1]), configuration_cdp.__file__
@@ -59,7 +60,7 @@ def built(tmp_path_factory):
 def source_files() -> set[str]:
     """What must be in the wheel: every module and the card's template, and the presets."""
     packages = ("lerobot_cdp", "lerobot_policy_cdp")
-    code = [path for name in packages for end in ("py", "md") for path in (REPOSITORY / name).rglob(f"*.{end}")]
+    code = [path for name in packages for end in ("py", "md", "html") for path in (REPOSITORY / name).rglob(f"*.{end}")]
     presets = [f"lerobot_cdp/configs/{path.name}" for path in (REPOSITORY / "configs" / "policy").glob("*.yaml")]
     return {str(path.relative_to(REPOSITORY)) for path in code} | set(presets)
 

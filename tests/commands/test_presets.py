@@ -4,7 +4,8 @@ import draccus
 import pytest
 from lerobot.configs.train import TrainPipelineConfig
 
-from lerobot_cdp.policy.configuration_cdp import CDPConfig, presets
+from lerobot_cdp import presets
+from lerobot_cdp.policy.configuration_cdp import CDPConfig
 
 PRESETS = presets.paths()
 

@@ -14,15 +14,14 @@ from lerobot.policies.diffusion.configuration_diffusion import DiffusionConfig
 from lerobot.policies.diffusion.modeling_diffusion import DiffusionPolicy
 from safetensors.torch import load_file
 
-from lerobot_cdp.policy.configuration_cdp import SettingError
-from lerobot_cdp.export import main as export_main
 from lerobot_cdp.checkpoints.folders import CheckpointSource
+from lerobot_cdp.errors import SettingError
+from lerobot_cdp.export import main as export_main
 from lerobot_cdp.policy.modeling_cdp import CDPPolicy
 from lerobot_cdp.policy.processor_cdp import make_cdp_pre_post_processors
 from lerobot_cdp.publish import PublishConfig, main, publish
-from lerobot_cdp.report import protocol
+from lerobot_cdp.report import plan
 from lerobot_cdp.report.data import DatasetSource
-
 from tests.conftest import EPISODE_LENGTHS, feature, make_config, make_observation
 from tests.loopback_hub.client import redirect
 from tests.loopback_hub.store import File
@@ -84,7 +83,7 @@ def eval_folder(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def little_is_measured(monkeypatch):
     for name, value in (("REFERENCE_STEPS", 5), ("N_BINS", 4), ("ERROR_STEPS", (2, 3)), ("SPREAD_DRAWS", 2)):
-        monkeypatch.setattr(protocol, name, value)
+        monkeypatch.setattr(plan, name, value)
 
 
 @pytest.fixture
@@ -112,6 +111,8 @@ def test_nothing_is_sent_unless_asked(settings, hub, eval_folder, capsys):
     assert publish(settings(eval=eval_folder)) is None
     assert not hub.repositories and not hub.log
     written = {file.name for file in settings().output_dir.glob("[!.]*")}
+    said = capsys.readouterr().out
+    assert all(name in said.split("Measuring")[0] for name in written)  # before the minutes that it takes
     assert written == CHECKPOINT | MEASURED | {"eval_info.json", "episode.mp4"}
 
 
@@ -160,7 +161,7 @@ def test_without_a_measurement_the_card_says_so(settings):
 
 def test_a_measurement_is_not_repeated_and_nothing_is_left_of_another(settings, eval_folder, monkeypatch):
     publish(settings(eval=eval_folder))
-    monkeypatch.setattr("lerobot_cdp.hub.bundle.measure_policy", None)  # would fail
+    monkeypatch.setattr("lerobot_cdp.publish.measure_policy", None)  # would fail
     publish(settings())
     assert not (settings().output_dir / "episode.mp4").exists()
     with pytest.raises(TypeError):
@@ -174,15 +175,15 @@ def test_the_average_alone_acts_the_same_at_half_the_size(settings, run_folder, 
     export_main()
     for half in (tmp_path / "half", REPO):
         assert torch.equal(act(half), act(whole))
-        assert PreTrainedConfig.from_pretrained(half).use_ema is False
+        assert PreTrainedConfig.from_pretrained(half).ema_decay == 0
     sizes = [(folder / "model.safetensors").stat().st_size for folder in (tmp_path / "half", whole)]
     assert sizes[0] / sizes[1] == pytest.approx(0.5, abs=0.02)
     assert not any(name.startswith("ema.") for name in load_file(tmp_path / "half" / "model.safetensors"))
-    with pytest.raises(SystemExit, match="`output_dir` must not exist yet"):
+    with pytest.raises(SystemExit, match="`output_dir` must be a folder that does not exist yet"):
         export_main()
     arguments = ["export", f"--policy.path={tmp_path / 'half'}", f"--output_dir={tmp_path / 'again'}"]
     monkeypatch.setattr("sys.argv", arguments)
-    with pytest.raises(SystemExit, match="`use_ema` of the policy must be true"):
+    with pytest.raises(SystemExit, match="`ema_decay` of the policy must be above 0"):
         export_main()
     assert not list(tmp_path.glob("again*"))
 

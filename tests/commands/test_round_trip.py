@@ -14,7 +14,6 @@ from lerobot.datasets import LeRobotDataset
 from lerobot.policies import make_pre_post_processors
 
 from lerobot_cdp.policy.modeling_cdp import CDPPolicy
-
 from tests.conftest import make_observation
 from tests.loopback_hub import Hub
 from tests.loopback_hub.client import environment, redirect
@@ -25,9 +24,9 @@ DATASET, POLICY = "user/so101_pick_place", "user/cdp_so101"
 SHAPES = {"observation.state": (14,), "observation.environment_state": (12,), "action": (4,)}
 SETTINGS = (
     "--policy.type=cdp", f"--policy.repo_id={POLICY}", "--policy.push_to_hub=true", "--policy.device=cpu",
-    "--policy.horizon=8", "--policy.n_action_steps=4", "--policy.backbone=mlp", "--policy.mlp_hidden_dim=32",
+    "--policy.horizon=8", "--policy.n_action_steps=4", "--policy.backbone=mlp", "--policy.hidden_dim=32",
     "--policy.prediction_type=velocity",
-    "--policy.contraction_every=1", "--batch_size=4", "--num_workers=0", "--env_eval_freq=0",
+    "--policy.contraction.every=1", "--batch_size=4", "--num_workers=0", "--env_eval_freq=0",
 )  # fmt: skip
 FILES = {
     ".gitattributes", "README.md", "config.json", "model.safetensors", "train_config.json", "policy_preprocessor.json",

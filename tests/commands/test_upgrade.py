@@ -11,11 +11,10 @@ from lerobot.policies.diffusion.modeling_diffusion import DiffusionPolicy
 from lerobot.policies.diffusion.processor_diffusion import make_diffusion_pre_post_processors
 from safetensors.torch import load_file, save_file
 
-from lerobot_cdp.policy.configuration_cdp import SettingError
 from lerobot_cdp.checkpoints.folders import CheckpointSource
+from lerobot_cdp.errors import SettingError
 from lerobot_cdp.policy.modeling_cdp import CDPPolicy
 from lerobot_cdp.upgrade import UpgradeConfig, main, upgrade
-
 from tests.conftest import make_batch, make_config, make_observation
 
 
@@ -72,7 +71,7 @@ def test_processors_settings_and_the_moving_average(tmp_path):
     assert config.type == "cdp" and config.drop_n_last_frames == 3 and config.optimizer_lr == 3e-4
     assert config.normalization_mapping == stock.config.normalization_mapping
     assert config.repo_id is None and not config.push_to_hub  # fine-tuning leaves the original alone
-    averages = dict(policy.ema.model.named_buffers())
+    averages = dict(policy.ema.module.named_parameters())
     assert all(torch.equal(averages[name], p) for name, p in policy.diffusion.named_parameters())
 
 
@@ -81,7 +80,7 @@ def test_it_trains_on_with_contraction(tmp_path):
     policy = upgraded(tmp_path / "stock", tmp_path / "cdp").train()
     loss, log = policy(make_batch(policy.config))
     loss.backward()
-    assert log["contraction_loss"] > 0 and all(p.grad is not None for p in policy.get_optim_params())
+    assert log["penalty"] > 0 and all(p.grad is not None for p in policy.get_optim_params())
 
 
 def run(monkeypatch, source, target) -> str:
@@ -118,7 +117,7 @@ def test_weights_that_do_not_match_are_listed(tmp_path, monkeypatch):
     save_file(weights, file)
     message = run(monkeypatch, tmp_path / "stock", tmp_path / "cdp")
     bias = "backbone.final_conv.1.bias"
-    assert f"2 missing (diffusion.{bias}, ema.model.{bias})" in message
+    assert f"2 missing (diffusion.{bias}, ema.module.{bias})" in message
     assert "1 left over (some.other)" in message
 
 
@@ -152,5 +151,5 @@ def test_statistics_among_the_weights_become_processors(tmp_path):
 
 
 def test_the_output_folder_is_left_alone(tmp_path):
-    with pytest.raises(SettingError, match="^`output_dir` must not exist yet"):
+    with pytest.raises(SettingError, match="^`output_dir` must be a folder that does not exist yet"):
         upgrade(UpgradeConfig(CheckpointSource(str(tmp_path)), tmp_path))

@@ -20,22 +20,22 @@ from dm_control.mujoco import Physics
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
 from scipy.spatial.transform import Rotation
 
-from lerobot_cdp.envs.transfer_cube import TransferCubeConfig
-from lerobot_cdp.envs.transfer_cube_env import TransferCubeEnv
-from record_aloha import (
+from data.record_aloha import (
     ARMS,
     CAMERA,
     GRASP,
     LENGTH,
+    AlohaRecordConfig,
     Arm,
     Disturbance,
     GripperPath,
-    RecordConfig,
     Waypoint,
     demonstrate,
     record,
     waypoints,
 )
+from lerobot_cdp.envs.transfer_cube import TransferCubeConfig
+from lerobot_cdp.envs.transfer_cube_env import TransferCubeEnv
 
 SEED = 5
 
@@ -183,7 +183,7 @@ def test_the_paths_end_with_the_frames(env):
 
 
 def test_a_dataset(tmp_path):
-    root = record(RecordConfig(root=tmp_path / "aloha", n_episodes=1, seed=SEED, recovery_share=0.0))
+    root = record(AlohaRecordConfig(root=tmp_path / "aloha", n_episodes=1, seed=SEED, recovery_share=0.0))
     dataset = LeRobotDataset("local/aloha_transfer_cube", root=root)
     assert len(dataset) == LENGTH and dataset.fps == 50 and CAMERA not in dataset.features
     assert dataset[0][ACTION].shape == (14,) and dataset[0][OBS_ENV_STATE].shape == (3,)

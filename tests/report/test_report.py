@@ -18,7 +18,7 @@ from tqdm import tqdm
 import contraction_report
 from contraction_report import ContractionReportConfig, make_report
 from lerobot_cdp.policy.configuration_cdp import CDPConfig
-from lerobot_cdp.policy.configuration_cdp import SettingError
+from lerobot_cdp.errors import SettingError
 from lerobot_cdp.policy.modeling_cdp import CDPPolicy
 from lerobot_cdp.diffusion.process import FlowMatching, VariancePreserving
 from lerobot_cdp.report import measures, observations, protocol

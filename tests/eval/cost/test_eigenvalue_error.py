@@ -3,9 +3,8 @@
 import pytest
 import torch
 
-from eigenvalue_error import relative_errors, spectra, table
+from eval.cost.eigenvalue_error import relative_errors, spectra, table
 from lerobot_cdp.policy.modeling_cdp import CDPPolicy
-
 from tests.conftest import make_batch, make_config
 
 

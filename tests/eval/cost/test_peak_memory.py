@@ -2,7 +2,7 @@
 
 import torch
 
-from peak_memory import PeakMemory
+from eval.cost.peak_memory import PeakMemory
 
 KIB = 1024
 N = 256  # float32 numbers of a KiB

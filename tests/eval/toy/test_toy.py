@@ -10,11 +10,20 @@ import math
 import pytest
 import torch
 
-from lerobot_cdp.policy.configuration_cdp import SettingError
+from eval.toy import __main__ as toy
+from eval.toy.__main__ import ROWS, SWEEP, ToyConfig, compare, interval, main
+from eval.toy.measures import (
+    REFERENCE_STEPS,
+    energy_distance,
+    flow,
+    mode_shares,
+    modes_kept,
+    spectrum,
+    variance_parts,
+)
+from eval.toy.model import AUTO, Denoiser, Modes, make_solver, train
 from lerobot_cdp.diffusion.sampler import sample
-from toy import ROWS, SWEEP, ToyConfig, compare, interval, main
-from toy_measures import REFERENCE_STEPS, energy_distance, flow, mode_shares, modes_kept, spectrum, variance_parts
-from toy_model import AUTO, Denoiser, Modes, make_scheduler, train
+from lerobot_cdp.errors import SettingError
 
 
 def test_energy_distance():
@@ -52,7 +61,7 @@ def test_draws_have_the_mixtures_moments():
 @torch.no_grad()
 def test_the_flow_ends_where_the_sampler_does(seed):
     network, noise = Denoiser(16), torch.randn(3, 1, 2)
-    end = sample(network, make_scheduler(), noise, REFERENCE_STEPS)
+    end = sample(network, make_solver(), noise, REFERENCE_STEPS)
     torch.testing.assert_close(flow(network, noise)[-1], end.flatten(1))
 
 
@@ -92,11 +101,10 @@ def test_comparison(behind, within):
 
 
 def test_from_end_to_end(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("toy.SWEEP", ROWS)
+    monkeypatch.setattr(toy, "SWEEP", ROWS)
     main(ToyConfig(output_dir=tmp_path, sweep=True, n_seeds=2, steps=12, n_demonstrations=1, n_samples=100))
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["toy.gif", "toy.json", "toy.png"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["toy.json", "toy.png"]
     assert (tmp_path / "toy.png").read_bytes().startswith(b"\x89PNG")
-    assert (tmp_path / "toy.gif").read_bytes().startswith(b"GIF8")
     content = json.loads((tmp_path / "toy.json").read_text())
     assert content.keys() == {"settings", "runs", "sweep", "auto"}
     assert len(content["runs"]) == 2 * len(ROWS)

@@ -1,0 +1,81 @@
+"""The grids say all that matters, and hold what each policy is compared with."""
+
+from dataclasses import asdict, fields, replace
+
+import pytest
+from lerobot.policies.diffusion.configuration_diffusion import DiffusionConfig
+from lerobot.utils.import_utils import register_third_party_plugins
+
+from eval.benchmark.cells import Cell, Evaluation
+from eval.benchmark.grids import GRIDS, without_penalty
+from eval.benchmark.stress import Stress
+from eval.benchmark.training import policy_config
+from lerobot_cdp.policy.configuration_cdp import CDPConfig, ContractionConfig
+
+# Set by each evaluation, by LeRobot from the dataset and the command, or not used by a U-Net.
+NOT_A_CELLS = {
+    "num_inference_steps", "noise_scheduler_type", "rtc_config", "action_feature_names", "push_to_hub",
+    "schema_version", "hidden_dim", "num_layers",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", GRIDS)
+def test_cells_do_not_depend_on_changing_defaults(name):
+    """They name whatever is not LeRobot's default, whose version is pinned."""
+    register_third_party_plugins()
+    lerobots = {field.name: field.default for field in fields(DiffusionConfig)}
+    own = {f.name for f in fields(CDPConfig) if f.name not in lerobots or f.default != lerobots[f.name]} - NOT_A_CELLS
+    for cell in {cell.policy: cell for cell in GRIDS[name].cells}.values():
+        policy_config(cell)  # the settings are valid
+        if cell.type == "cdp":
+            needless = {"timestep_spacing"} if cell.settings["prediction_type"] == "velocity" else set()
+            network = {"hidden_dim", "num_layers"} if cell.settings["backbone"] != "unet" else set()
+            assert own - needless | network <= cell.settings.keys(), cell.policy
+            assert cell.settings["contraction"].keys() == {field.name for field in fields(ContractionConfig)}
+
+
+@pytest.mark.parametrize("name", GRIDS)
+def test_every_policy_has_what_it_is_compared_with_beside_it(name):
+    grid = GRIDS[name]
+    cells = {(cell.demonstrations, cell.seed, cell.policy): cell for cell in grid.cells}
+    assert len(cells) == len(grid.cells) == len({cell.name for cell in grid.cells})
+    for (demonstrations, seed, policy), cell in cells.items():
+        assert len({evaluation.name for evaluation in grid.scored(cell)}) == len(grid.scored(cell))
+        plain = without_penalty(policy)
+        if plain:
+            other = cells[demonstrations, seed, plain]
+            assert other.settings | {"contraction": 0} == cell.settings | {"contraction": 0}
+            assert other.settings["contraction"]["weight"] == 0
+
+
+def test_how_policies_are_scored():
+    grid = GRIDS["pusht"]
+    names = {
+        (cell.policy, cell.demonstrations): [(e.solver, e.evaluations, e.stress.name) for e in grid.scored(cell)]
+        for cell in grid.cells
+    }
+    counts = [2, 3, 5, 10]
+    stresses = ["observation noise", "action delay", "score error"]
+    assert names["velocity, γ = 0", 206] == [("euler", n, "") for n in counts]
+    assert names["sample, γ = 0", 52] == [("ddim", n, "") for n in counts] + [("ddim", 10, s) for s in stresses]
+    assert names["diffusion, epsilon", 21] == [("ddim", n, "") for n in counts] + [("ddpm", 100, "")]
+    assert names["act", 52] == [("act", 1, "")] + [("act", 1, s) for s in stresses[:2]]
+
+
+def test_a_late_penalty_sets_in_after_70_percent_of_the_steps():
+    for grid in (GRIDS["pusht"], GRIDS["quick"], GRIDS["pusht_long"]):
+        starts = {c.policy.endswith("late"): c.settings["contraction"]["start"] for c in grid.cells if c.type == "cdp"}
+        assert starts == {True: grid.steps * 7 // 10, False: 0}
+
+
+def test_names_change_with_any_content():
+    cell = Cell("tiny", "velocity, γ = 0", "cdp", {"horizon": 8}, 3, 5)
+    others = [replace(cell, **{name: "x"}) for name in asdict(cell)]
+    assert len({cell.name, *(other.name for other in others)}) == 1 + len(others)
+    evaluation = Evaluation("ddim", 2)
+    others = [
+        replace(evaluation, **{name: 7}) for name in ("solver", "evaluations", "settings", "starts", "first_start")
+    ]
+    others.append(replace(evaluation, stress=Stress("late", action_delay=2)))
+    assert len({evaluation.name, *(other.name for other in others)}) == 1 + len(others)
+    assert cell.name.startswith("velocity_γ_0-3-seed0-")

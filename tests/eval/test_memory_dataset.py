@@ -1,0 +1,70 @@
+"""A dataset in memory gives LeRobot's own batches, to the bit."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from lerobot.datasets import LeRobotDataset
+from lerobot.datasets.factory import resolve_delta_timestamps
+from lerobot.policies import make_policy_config
+from torch.utils.data import default_collate
+
+from eval.memory_dataset import MemoryDataset, load_memory_dataset
+from lerobot_cdp.errors import SettingError
+
+PUSHT = Path(__file__).parents[2] / ".." / "shared" / "datasets"
+
+
+def policy(n_obs_steps=2, horizon=8):
+    small = {"n_action_steps": 4, "down_dims": [8, 16], "n_groups": 4}
+    return make_policy_config("diffusion", device="cpu", n_obs_steps=n_obs_steps, horizon=horizon, **small)
+
+
+def assert_same_batch(ours, theirs):
+    assert ours.keys() == theirs.keys()
+    for key, expected in theirs.items():
+        if key == "task":
+            assert ours[key] == expected
+        else:
+            assert ours[key].dtype == expected.dtype and torch.equal(ours[key], expected), key
+
+
+@pytest.mark.parametrize("name,n_obs_steps", [("tiny", 1), ("tiny", 2), ("tiny", 3), ("filmed", 2)])
+@pytest.mark.parametrize("episodes", [None, [1], [2, 0]])
+def test_batches_are_lerobots(datasets_dir, filmed, name, episodes, n_obs_steps):
+    root = {"tiny": datasets_dir / "tiny", "filmed": filmed}[name]
+    timestamps = resolve_delta_timestamps(policy(n_obs_steps), LeRobotDataset(f"local/{name}", root=root).meta)
+    stock = LeRobotDataset(f"local/{name}", root=root, episodes=episodes, delta_timestamps=timestamps)
+    memory = MemoryDataset(stock)
+    assert len(memory) == len(stock)
+    assert all(memory.frames[key].dtype == torch.uint8 for key in stock.meta.video_keys)
+    rows = torch.randperm(len(stock), generator=torch.Generator().manual_seed(0))
+    assert_same_batch(memory.batch(rows), default_collate([stock[i] for i in rows.tolist()]))
+
+
+@pytest.mark.skipif(not PUSHT.exists(), reason="needs the PushT demonstrations in ../shared/datasets")
+@pytest.mark.parametrize("name", ["pusht_keypoints", "pusht"])
+def test_batches_of_pusht_are_lerobots(name):
+    memory = load_memory_dataset(f"lerobot/{name}", str(PUSHT / name), 2, policy(horizon=16))
+    timestamps = resolve_delta_timestamps(policy(horizon=16), memory.meta)
+    stock = LeRobotDataset(f"lerobot/{name}", root=PUSHT / name, episodes=[0, 1], delta_timestamps=timestamps)
+    border = int(memory.meta.episodes["dataset_to_index"][0])
+    rows = torch.tensor([0, 1, *range(border - 17, border + 3), len(stock) - 1])  # all ways to be cut off
+    assert_same_batch(memory.batch(rows), default_collate([stock[i] for i in rows.tolist()]))
+
+
+def test_an_epoch_holds_every_start_once(datasets_dir):
+    memory = load_memory_dataset("local/tiny", str(datasets_dir / "tiny"), None, policy())
+    batches = memory.batches(batch_size=4, seed=1, drop_n_last_frames=6)
+    # 5 − 6, 12 − 6 and 9 − 6 frames start a sample: the first episode none, together 9 in 3 batches.
+    epochs = [torch.cat([next(batches)["index"] for _ in range(3)]) for _ in range(2)]
+    for epoch in epochs:
+        assert sorted(epoch.tolist()) == [*range(5, 11), *range(17, 20)]
+    assert epochs[0].tolist() != epochs[1].tolist()
+    again = memory.batches(batch_size=4, seed=1, drop_n_last_frames=6)
+    assert torch.equal(next(again)["index"], epochs[0][:4])
+
+
+def test_more_episodes_than_there_are(datasets_dir):
+    with pytest.raises(SettingError, match=r"`n_episodes` must be in \[1, 3\], what local/tiny has. Got 4."):
+        load_memory_dataset("local/tiny", str(datasets_dir / "tiny"), 4, policy())
