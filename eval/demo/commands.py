@@ -26,8 +26,8 @@ DIFFERENCES = {
 
 def record_command(config: DemoConfig) -> list[str]:
     """The recorder's."""
-    script = str(Path("data", "record_so101.py"))
-    return ["python", script, f"--root={config.dataset}", f"--n_episodes={config.n_demonstrations}"]
+    settings = [f"--root={config.dataset}", f"--n_episodes={config.n_demonstrations}"]
+    return ["python", "-m", "data.record_so101", *settings]
 
 
 def train_command(config: DemoConfig, policy: str) -> list[str]:

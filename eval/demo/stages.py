@@ -17,6 +17,7 @@ from . import guard
 
 __all__ = ["StageError", "last_line", "progress", "run_stage"]
 
+WIDTH = 36  # of a title
 TAIL = 8192  # bytes at the end of a log that tell how far its command is
 # As tqdm draws it: description, per cent, bar, and how many of how many.
 BAR = re.compile(r"(?:^|[\r\n])([^\r\n|]*?)\s*\d+%\|[^|\r\n]*\| *(\d+)/(\d+) \[")
@@ -96,7 +97,9 @@ class _Bar:
     def __enter__(self):
         if sys.stdout.isatty():
             form = "{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
-            self._bar = tqdm(total=1.0, desc=self._title, bar_format=form, file=sys.stdout, dynamic_ncols=True)
+            self._bar = tqdm(
+                total=1.0, desc=f"{self._title:<{WIDTH}}", bar_format=form, file=sys.stdout, dynamic_ncols=True
+            )
         else:
             print(f"{self._title} …", flush=True)
         return self

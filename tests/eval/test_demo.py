@@ -11,6 +11,7 @@ from lerobot.configs.train import TrainPipelineConfig
 from lerobot.envs.utils import env_to_policy_features
 from lerobot.policies import make_policy, make_policy_config, make_pre_post_processors
 
+from data.record_so101 import SO101RecordConfig
 from eval.demo import __main__ as demo
 from eval.demo import evaluate as stage
 from eval.demo.commands import evaluate_command, record_command, train_command
@@ -109,6 +110,15 @@ def test_a_recording_is_done_when_it_has_as_many_demonstrations(tmp_path):
 def test_settings_below_one_are_refused(name):
     with pytest.raises(SettingError, match=f"`{name}` must be at least 1. Got 0."):
         DemoConfig(**{name: 0})
+
+
+def test_the_recorder_takes_its_command(tmp_path):
+    config = DemoConfig(output_dir=tmp_path, n_demonstrations=3)
+    python, module_flag, module, *arguments = record_command(config)
+    assert (python, module_flag, module) == ("python", "-m", "data.record_so101")
+    recording = draccus.parse(SO101RecordConfig, args=arguments)
+    assert recording.root == config.dataset and recording.n_episodes == 3
+    assert recording.repo_id == parse(train_command(config, "cdp")).dataset.repo_id
 
 
 def test_the_evaluation_has_the_same_settings(tmp_path):
