@@ -9,18 +9,16 @@ from .settings import DemoConfig
 __all__ = ["PRESET", "evaluate_command", "record_command", "train_command"]
 
 PRESET = Path("configs", "policy", "so101_pick_place.yaml")
-# All share the preset. LeRobot's diffusion does not normalise the places of cube and goal by itself, as cdp does.
+# LeRobot's diffusion does not normalise the places of cube and goal by itself, as cdp does.
 NORMALIZATION = {"VISUAL": "MEAN_STD", "STATE": "MIN_MAX", "ENV": "MIN_MAX", "ACTION": "MIN_MAX"}
-DIFFUSION = (
-    "--policy.type=diffusion",
-    f"--policy.normalization_mapping={json.dumps(NORMALIZATION)}",
-    "--policy.push_to_hub=false",
-)
-DIFFERENCES = {
-    "diffusion": (*DIFFUSION, "--policy.prediction_type=epsilon"),
-    "diffusion-sample": DIFFUSION,
-    "cdp-no-penalty": ("--policy.contraction.weight=0",),
-    "cdp": (),
+DIFFERENCES = {  # to the preset
+    "diffusion": [
+        "--policy.type=diffusion",
+        f"--policy.normalization_mapping={json.dumps(NORMALIZATION)}",
+        "--policy.push_to_hub=false",
+    ],
+    "cdp-no-penalty": ["--policy.contraction.weight=0"],
+    "cdp": [],
 }
 
 

@@ -17,23 +17,22 @@ __all__ = ["interval", "milliseconds", "plot", "table"]
 
 STYLES = {
     "diffusion": {"color": "#D55E00", "marker": "o"},
-    "diffusion-sample": {"color": "#E69F00", "marker": "s"},
     "cdp-no-penalty": {"color": "#56B4E9", "marker": "^"},
     "cdp": {"color": "#0072B2", "marker": "D"},
 }
 SHIFT = 0.07  # between policies, in distances between two numbers of evaluations
-WIDTH = 36  # of the table's first column
+WIDTH = 34  # of the table's first column
 
 
 def table(results: Results) -> str:
     """A plain-text table: successes of each policy by the number of evaluations, and the time of a chunk."""
     numbers = _numbers(results)
-    title = f"successes of {results.made_with['n_episodes']}, by network evaluations per chunk"
-    lines = [title, f"{'':<{WIDTH}}" + "".join(f"{n:>9}" for n in numbers)]
+    title = f"successes of {results.made_with['n_episodes']}, by the number of network evaluations per action chunk"
+    lines = [title, f"{'':<{WIDTH}}" + "".join(f"{n:>8}" for n in numbers)]
     for policy, name in POLICIES.items():
         cells = [results.successes.get((policy, n)) for n in numbers]
         counts = ["–" if episodes is None else str(sum(episodes)) for episodes in cells]
-        lines.append(f"{name:<{WIDTH}}" + "".join(f"{count:>9}" for count in counts))
+        lines.append(f"{name:<{WIDTH}}" + "".join(f"{count:>8}" for count in counts))
     times = [f"{milliseconds(results, n):.0f} ms" for n in numbers]
     return "\n".join(
         [*lines, f"{'time of a chunk, one CPU thread':<{WIDTH}}" + "".join(f"{time:>9}" for time in times)]

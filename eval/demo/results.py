@@ -10,11 +10,11 @@ __all__ = ["FULL", "Cell", "Results", "cells"]
 
 Cell = tuple[str, int]  # a policy and its network evaluations per chunk
 FEW = (10, 3, 1)
-FULL = 100  # LeRobot's default for diffusion, with its default solver, DDPM
+FULL = 100  # what diffusion takes by default, of its default solver, DDPM
 
 
 def cells() -> list[Cell]:
-    """What is measured: LeRobot's default, and every policy with few evaluations; the slowest first."""
+    """What is measured: every policy with few evaluations, and one with many; the slowest first."""
     return [("diffusion", FULL), *((policy, evaluations) for evaluations in FEW for policy in POLICIES)]
 
 

@@ -9,12 +9,7 @@ from lerobot_cdp.errors import require
 __all__ = ["POLICIES", "DemoConfig", "kind"]
 
 # By the names of their folders, in the order of table and picture: what they are.
-POLICIES = {
-    "diffusion": "diffusion, default (predicts noise)",
-    "diffusion-sample": "diffusion, predicts the sample",
-    "cdp-no-penalty": "cdp, γ = 0",
-    "cdp": "cdp",
-}
+POLICIES = {"diffusion": "diffusion (LeRobot's)", "cdp-no-penalty": "cdp, γ = 0 (no penalty)", "cdp": "cdp"}
 
 
 def kind(policy: str) -> str:
@@ -35,7 +30,7 @@ class DemoConfig:
 
     output_dir: Path = Path("outputs/demo")
     n_demonstrations: int = 100
-    steps: int = 1200
+    steps: int = 1500
     n_episodes: int = 20
 
     def __post_init__(self):
