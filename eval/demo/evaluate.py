@@ -8,9 +8,11 @@ import multiprocessing
 import os
 import sys
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from functools import cache
 
 import draccus
 import torch
+from gymnasium.vector import VectorEnv
 from lerobot.envs.factory import make_env, make_env_pre_post_processors
 from lerobot.scripts.lerobot_eval import eval_policy
 from lerobot.utils.random_utils import set_seed
@@ -26,7 +28,7 @@ from .settings import DemoConfig, kind
 
 __all__ = ["evaluate", "score", "solver"]
 
-MAX_PROCESSES, MAX_ENVS = 4, 10  # an environment holds 80 MB
+MAX_PROCESSES, MAX_ENVS = 4, 20  # an environment holds 60 MB
 UNSEEN_SEED = 1000  # lerobot-eval's own; the recorder counts its seeds from 0
 
 
@@ -43,15 +45,18 @@ def score(config: DemoConfig, policy: str, evaluations: int) -> list[bool]:
     """Whether each of the episodes succeeds; every policy meets the same starts and the same noise."""
     torch.set_num_threads(1)
     trained, *processors = load_policy(config.checkpoint(policy), solver(policy, evaluations))
-    env_config = PickPlaceConfig()
-    env_processors = make_env_pre_post_processors(env_config, trained.config)
-    ((env,),) = (tasks.values() for tasks in make_env(env_config, min(MAX_ENVS, config.n_episodes)).values())
+    env_processors = make_env_pre_post_processors(PickPlaceConfig(), trained.config)
+    env = environments(min(MAX_ENVS, config.n_episodes))
     set_seed(UNSEEN_SEED)
-    try:
-        info = eval_policy(env, trained, *env_processors, *processors, config.n_episodes, start_seed=UNSEEN_SEED)
-    finally:
-        env.close()
+    info = eval_policy(env, trained, *env_processors, *processors, config.n_episodes, start_seed=UNSEEN_SEED)
     return [bool(episode["success"]) for episode in info["per_episode"]]
+
+
+@cache
+def environments(n: int) -> VectorEnv:
+    """As many, kept for all that this process scores."""
+    ((envs,),) = (tasks.values() for tasks in make_env(PickPlaceConfig(), n).values())
+    return envs
 
 
 def evaluate(config: DemoConfig) -> None:

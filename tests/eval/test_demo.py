@@ -148,6 +148,7 @@ def test_all_policies_are_compared_at_the_same_few_evaluations():
 def test_a_checkpoint_is_scored(tmp_path, monkeypatch, policy):
     env = PickPlaceConfig(episode_length=3)
     monkeypatch.setattr(stage, "PickPlaceConfig", functools.partial(PickPlaceConfig, episode_length=3))
+    stage.environments.cache_clear()
     settings = {"horizon": 8, "n_action_steps": 2, "down_dims": [8, 16], "n_groups": 4, "prediction_type": "sample"}
     config = make_policy_config(kind(policy), device="cpu", push_to_hub=False, **settings)
     folder = DemoConfig(output_dir=tmp_path).checkpoint(policy)
@@ -157,6 +158,8 @@ def test_a_checkpoint_is_scored(tmp_path, monkeypatch, policy):
     for processor in make_pre_post_processors(config, dataset_stats=stats):
         processor.save_pretrained(folder)
     assert stage.score(DemoConfig(output_dir=tmp_path, n_episodes=2), policy, 1) == [False, False]
+    stage.environments(2).close()
+    stage.environments.cache_clear()
 
 
 def test_what_was_measured_is_not_measured_again(tmp_path, monkeypatch):
