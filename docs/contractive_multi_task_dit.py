@@ -1,8 +1,8 @@
-"""LeRobot's `multi_task_dit` with a contraction term: a worked example for a policy that is not ours.
+"""LeRobot's `multi_task_dit` with a contraction penalty: how to add it to a policy of your own.
 
     policy = ContractiveMultiTaskDiTPolicy(MultiTaskDiTConfig(objective="flow_matching", ...))
 
-It trains, samples and saves as its parent; only the loss has one term more.
+It trains, samples and saves like its parent. Only the loss has one more term.
 """
 
 import torch
@@ -15,10 +15,10 @@ from lerobot_cdp.contraction import PenaltyValue, bind, contraction_loss
 
 
 class ContractiveMultiTaskDiTPolicy(MultiTaskDiTPolicy):
-    """Flow matching whose sampling is trained to contract at low noise."""
+    """Flow matching, trained to contract at low noise."""
 
     contraction_weight = 0.01
-    highest_noise = 0.1  # the term acts on σ from 0.01 to this
+    highest_noise = 0.1  # the penalty acts on σ from 0.01 to this
 
     def __init__(self, config: MultiTaskDiTConfig, **kwargs):
         if not config.is_flow_matching:
@@ -30,17 +30,17 @@ class ContractiveMultiTaskDiTPolicy(MultiTaskDiTPolicy):
             return super().forward(batch)
         batch = self._prepare_batch(batch)
         condition = self.observation_encoder.encode(batch)
-        penalty = self.contraction(batch[ACTION], condition)
+        penalty = self.penalty(batch[ACTION], condition)
         loss = self.objective.compute_loss(self.noise_predictor, batch, condition)
-        log = {"contraction_loss": penalty.loss.item(), "expansion_rate": penalty.rate.mean().item()}
-        return loss + penalty.term(self.contraction_weight), log  # the term comes last: see its docstring
+        log = {"penalty": penalty.loss.item(), "expansion_rate": penalty.rate.mean().item()}
+        return loss + penalty.term(self.contraction_weight), log  # add the term last: this saves memory
 
-    def contraction(self, x_0: Tensor, condition: Tensor) -> PenaltyValue:
-        """The term at noised chunks x_0 (B, T, A) under features (B, C)."""
+    def penalty(self, x_0: Tensor, condition: Tensor) -> PenaltyValue:
+        """The penalty at noised chunks x_0 (B, T, A) with observation features (B, C)."""
         sigma_t = 0.01 + (self.highest_noise - 0.01) * torch.rand(len(x_0), device=x_0.device)
         sigma = sigma_t.view(-1, 1, 1)
         x_t = (1 - sigma) * x_0 + sigma * torch.randn_like(x_0)
-        self.noise_predictor.eval()  # without dropout: a difference of two outputs would be noise
+        self.noise_predictor.eval()  # no dropout: it would turn the difference of two outputs into noise
         penalty = contraction_loss(
             bind(self.velocity, sigma_t, condition.detach()),
             self.noise_predictor.parameters(),
@@ -54,5 +54,5 @@ class ContractiveMultiTaskDiTPolicy(MultiTaskDiTPolicy):
         return penalty
 
     def velocity(self, x_t: Tensor, sigma_t: Tensor, condition: Tensor) -> Tensor:
-        """ε − x_0. This head's time is 1 at the data, and its velocity points there: x_0 − ε."""
+        """ε − x_0. For this network, time is 1 at the data and the velocity is x_0 − ε."""
         return -self.noise_predictor(x_t, 1 - sigma_t, conditioning_vec=condition)

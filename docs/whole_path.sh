@@ -1,11 +1,12 @@
 #!/bin/sh
-# The whole path in a clone: record, train, evaluate, look at what would be published, export. No GPU, display or Hub.
+# Every step in a clone: record, train, evaluate, prepare the publication, export. Needs no GPU, display or Hub account.
 #
 #     sh docs/whole_path.sh                                       minutes on two CPU cores
-#     STEPS=2 DEMONSTRATIONS=1 EPISODES=1 sh docs/whole_path.sh   nearly as the tests run it
+#     STEPS=2 DEMONSTRATIONS=1 EPISODES=1 sh docs/whole_path.sh   a check that everything runs
 #
-# PUSH=true sends the policy to the Hub as REPO_ID, after `hf auth login`.
+# PUSH=true also sends the policy to the Hub as REPO_ID; log in first with `hf auth login`.
 set -eu
+cd "$(dirname "$0")/.."
 
 OUT=${OUT:-outputs/whole_path}
 STEPS=${STEPS:-3500}
@@ -15,12 +16,10 @@ EPISODE_LENGTH=${EPISODE_LENGTH:-150}
 OBSERVATIONS=${OBSERVATIONS:-64}
 REPO_ID=${REPO_ID:-USER/cdp_so101}
 PUSH=${PUSH:-false}
-CLONE=$(cd "$(dirname "$0")/.." && pwd)
 
-python "$CLONE/data/record_so101.py" --repo_id=local/so101_pick_place --root="$OUT/dataset" \
-    --n_episodes="$DEMONSTRATIONS"
+python -m data.record_so101 --repo_id=local/so101_pick_place --root="$OUT/dataset" --n_episodes="$DEMONSTRATIONS"
 
-lerobot-train --config_path="$CLONE/configs/policy/so101_pick_place.yaml" --dataset.root="$OUT/dataset" \
+lerobot-train --config_path=configs/policy/so101_pick_place.yaml --dataset.root="$OUT/dataset" \
     --policy.device=cpu --steps="$STEPS" --output_dir="$OUT/train"
 
 lerobot-eval --policy.path="$OUT/train/checkpoints/last/pretrained_model" --policy.device=cpu \

@@ -45,7 +45,7 @@ def explain(error: BaseException, repo_id: str) -> str:
     if any(isinstance(cause, HFValidationError) for cause in causes):
         return f"{repo_id!r} must be a name like USER/NAME"
     if any(isinstance(cause, RevisionNotFoundError) for cause in causes):
-        return f"{repo_id!r} has no such revision: see its branches and tags on the Hub"
+        return f"{repo_id!r} has no such revision: check its branches and tags on the Hub"
     if any("Invalid credentials" in str(cause) or "Invalid user token" in str(cause) for cause in causes):
         return f"the token is not valid: {LOG_IN}"
     if any(isinstance(cause, LocalTokenNotFoundError) for cause in causes):
@@ -53,13 +53,13 @@ def explain(error: BaseException, repo_id: str) -> str:
     if any(isinstance(cause, RepositoryNotFoundError) for cause in causes):
         return f"there is no repository {repo_id!r}, or it is private: check the name, and {LOG_IN}"
     if 401 in statuses:
-        return f"the Hub asks who you are: {LOG_IN}"
+        return f"you are not logged in to the Hub: {LOG_IN}"
     if 403 in statuses:
         return f"the token must have the right to write to {repo_id!r}: choose a name of your own, or another token"
     if any(isinstance(cause, httpx.TransportError | OfflineModeIsEnabled) for cause in causes):
         return f"{constants.ENDPOINT} cannot be reached: check the network and HF_HUB_OFFLINE, then run it again"
     if any(isinstance(cause, LocalEntryNotFoundError) for cause in causes):
-        return f"{repo_id!r} is neither in the cache nor to be had from {constants.ENDPOINT}: check the network"
+        return f"{repo_id!r} is not in the cache and cannot be downloaded from {constants.ENDPOINT}: check the network"
     first, last = first_line(causes[0]), first_line(causes[-1])
     return first if first == last else f"{first} ({last})"
 

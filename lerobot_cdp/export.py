@@ -1,9 +1,9 @@
-"""Make a checkpoint for acting only: the averaged weights alone, at half the size, with the same actions to the bit.
+"""Make a checkpoint for inference only: the averaged weights alone, half the size, bit-identical actions.
 
     python -m lerobot_cdp.export --policy.path=outputs/train/pusht_keypoints --output_dir=outputs/exported
 
-The weights that were trained and their average are both in a checkpoint, for a training to go on. Acting takes the
-average; in the export it is what the policy is made of, with `ema_decay` 0.
+A checkpoint holds the trained weights, to resume training, and their average, to act. The export holds the average
+alone and has `ema_decay` 0.
 """
 
 import dataclasses
@@ -73,7 +73,7 @@ def main() -> None:
         export(config)
     except (ParsingError, ValueError, FileNotFoundError) as error:
         sys.exit(f"error: {error}")
-    print(f"Checkpoint for acting: {config.output_dir}")
+    print(f"Checkpoint for inference: {config.output_dir}")
 
 
 if __name__ == "__main__":

@@ -4,9 +4,9 @@
         --eval=outputs/eval/pusht_keypoints                       (shows what would be sent)
     … --push=true                                                 (sends it)
 
-What is sent lies in `output_dir` first, to be looked at. Run again after an interruption: a measurement that is done is
-not repeated, and files that the Hub has are not sent again. Only the files that `hub.bundle` names are ever sent: no
-training state, no logs, nothing else that lies in the folder.
+All files are first written to `output_dir` for you to check. After an interruption, run the same command again: it
+keeps the measurement and skips files that the Hub already has. Only the files that `hub.bundle` names are ever sent: no
+training state, no logs, nothing else in the folder.
 """
 
 import dataclasses
@@ -45,13 +45,13 @@ class PublishConfig:
         policy: The `cdp` checkpoint.
         repo_id: Its name on the Hub.
         eval: Folder of an evaluation by lerobot-eval, with `eval_info.json` and `videos/`.
-        environment: Arguments by which lerobot-eval made the environment, for the card's command. When not given:
-            `--env.type=` and the task of the evaluation.
-        dataset: Where contraction is measured. When not given: the dataset of the training.
-        n_observations: Observations it is measured on; 0: not at all.
-        seed: Of their choice and of all noise.
-        ema_only: Whether to publish the averaged weights alone, at half the size; training cannot go on from them.
-        private: Whether a repository that is made is private.
+        environment: Environment arguments of the card's lerobot-eval command. Default: `--env.type=` and the task of
+            the evaluation.
+        dataset: Where contraction is measured. Default: the training data.
+        n_observations: Observations to measure it at; 0: do not measure.
+        seed: Seed of their choice and of all noise.
+        ema_only: Whether to publish the averaged weights alone, at half the size; training cannot resume from them.
+        private: Whether a new repository is private.
         output_dir: Folder of what is sent. When not given: outputs/publish/`repo_id`.
         push: Whether to send it.
     """
@@ -115,7 +115,7 @@ def write_bundle(config: PublishConfig, source: Path, policy_config: CDPConfig, 
 
 def _announce(config: PublishConfig, source: Path, evaluation: Evaluation) -> None:
     """Say what will be sent before the minutes that a measurement may take."""
-    print(f"To {config.repo_id}, in one commit:")
+    print(f"Files for {config.repo_id}, sent in one commit:")
     for file in checkpoint_files(source):
         print(f"  {_size(file):>10}  {file.name}")
     made = [CARD]
@@ -127,7 +127,7 @@ def _announce(config: PublishConfig, source: Path, evaluation: Evaluation) -> No
         made += [REPORT, PLOT]
     print(f"  {'':>10}  {', '.join(made)}")
     if config.n_observations:
-        print(f"Measuring contraction on {config.n_observations} observations (--n_observations=0 leaves it out) …")
+        print(f"Measuring contraction on {config.n_observations} observations (--n_observations=0 skips this) …")
 
 
 def _read_config(source: Path) -> CDPConfig:
@@ -169,8 +169,8 @@ def _training_data(source: Path) -> DatasetSource:
     trained_on = read_json(source / "train_config.json").get("dataset")
     if not trained_on:
         raise SettingError(
-            "`dataset.repo_id` must be given where the checkpoint has no `train_config.json`, or n_observations = 0: "
-            "contraction is measured on observations."
+            "`dataset.repo_id` must be given, because the checkpoint has no `train_config.json` that names its data. "
+            "To skip the measurement, set n_observations = 0."
         )
     root = trained_on.get("root")
     return DatasetSource(trained_on["repo_id"], Path(root) if root else None, trained_on.get("episodes"))
@@ -238,8 +238,8 @@ def _send(config: PublishConfig) -> str:
         ).commit_url
     except HUB_ERRORS as error:
         raise SettingError(
-            f"`repo_id` must be a repository that can be written to. Got {config.repo_id!r}, where nothing half-done "
-            f"is left: {explain(error, config.repo_id)}."
+            f"`repo_id` must be a repository that can be written to. Got {config.repo_id!r}, which is "
+            f"unchanged: {explain(error, config.repo_id)}."
         ) from error
 
 
@@ -259,7 +259,7 @@ def main() -> None:
     if address:
         print(f"Published: {address}")
     else:
-        print(f"Nothing was sent. Look at {config.output_dir / CARD}; --push=true sends it all to {config.repo_id}.")
+        print(f"Nothing was sent. Check {config.output_dir / CARD}, then run again with --push=true.")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Make a `cdp` checkpoint of one of LeRobot's `diffusion`: same weights, same processors, same actions.
+"""Turn a checkpoint of LeRobot's `diffusion` into one of `cdp`: same weights, same processors, same actions.
 
     python -m lerobot_cdp.upgrade --policy.path=lerobot/diffusion_pusht --output_dir=outputs/upgraded
 
-It keeps the solver of the checkpoint, so that it acts as before. Given to any of LeRobot's commands,
-`--policy.num_inference_steps=10 --policy.noise_scheduler_type=DDIM --policy.timestep_spacing=trailing` makes it fast,
-and `lerobot-train --policy.path=outputs/upgraded …` fine-tunes it with contraction.
+It keeps the solver of the checkpoint, so that it acts as before. To sample in 10 steps, give any of LeRobot's commands
+`--policy.num_inference_steps=10 --policy.noise_scheduler_type=DDIM --policy.timestep_spacing=trailing`.
+`lerobot-train --policy.path=outputs/upgraded …` fine-tunes it with contraction.
 """
 
 import json

@@ -7,7 +7,6 @@ from lerobot.configs import FeatureType, PolicyFeature
 from lerobot.datasets import LeRobotDataset
 
 from lerobot_cdp.policy.configuration_cdp import CDPConfig
-
 from tests.loopback_hub import Hub
 
 # The networks here are tiny: more threads only wait for each other, and for other processes' on a busy machine.

@@ -56,7 +56,7 @@ def run(cfg: BenchmarkConfig) -> bool:
     if len(table):
         path = cfg.results_dir / f"{cfg.grid}.parquet"
         write_table(table, path)
-        print(f"{summary(table)}\n\n{path}: python -m eval.benchmark.report --results_dir={cfg.results_dir}")
+        print(f"{summary(table)}\n\n{path}")
     return all_done
 
 

@@ -1,9 +1,9 @@
-"""`cdp-torque-off`: let every joint of an arm go, also where LeRobot gave up.
+"""`cdp-torque-off`: release every joint of an arm, even where LeRobot gave up.
 
     cdp-torque-off --robot.type=so101_follower --robot.port=PORT --robot.id=ID
 
-LeRobot's `disconnect` ends at the first servo that does not answer, and those behind it keep their torque. This asks
-each of them, in LeRobot's own words, and says which did not answer. The arm sinks: hold it.
+LeRobot's `disconnect` stops at the first servo that does not answer, and the servos behind it keep their torque. This
+command asks each of them and names those that do not answer. The arm sinks: hold it.
 """
 
 import sys

@@ -55,7 +55,8 @@ def start_bundle(folder: Path, source: Path) -> None:
     files = checkpoint_files(source)
     if folder.exists() and not (folder / MARKER).is_file() and any(folder.iterdir()):
         raise SettingError(
-            f"`output_dir` must be new, empty, or of an earlier call: files in it are replaced. Got {str(folder)!r}."
+            f"`output_dir` must be new, empty, or left by an earlier publication: its files are replaced. "
+            f"Got {str(folder)!r}."
         )
     folder.mkdir(parents=True, exist_ok=True)
     (folder / MARKER).touch()

@@ -61,8 +61,8 @@ def _explained(repo_id: str, output_dir: Path) -> Iterator[None]:
         yield
     except HUB_ERRORS as error:
         raise SettingError(
-            f"`policy.repo_id` must be a repository that can be written to. Got {repo_id!r}, where "
-            f"no file was changed: {explain(error, repo_id)}. The policy is in {output_dir}: "
+            f"`policy.repo_id` must be a repository that can be written to. Got {repo_id!r}, which is "
+            f"unchanged: {explain(error, repo_id)}. The policy is in {output_dir}: "
             f"`python -m lerobot_cdp.publish --policy.path={output_dir} --repo_id=… --push=true` sends it."
         ) from error
 

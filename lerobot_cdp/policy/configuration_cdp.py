@@ -38,15 +38,15 @@ class ContractionConfig:
     """Settings of the contraction penalty, `--policy.contraction.…`.
 
     Args:
-        weight: Weight γ >= 0 of the penalty. 0 is plain diffusion, or plain flow matching: nothing is computed. `auto`
-            sets it during training (see `contraction.rate_control`).
+        weight: Weight γ >= 0 of the penalty. 0: no penalty is computed. `auto`: set during training (see
+            `contraction.rate_control`).
         loss: What is penalised: `hinge` (the expansion rate where it is positive) or `jacobian` (the paper's loss); see
             `contraction.losses`.
-        timestep_range: (low, high), 0 <= low < high <= 1: timesteps that the penalty acts on, as shares of all, from
-            the data (0) to noise (1). When not given: (0.7, 1), with `velocity` all of them.
-        start: Updates, >= 0, before the penalty sets in; 0: at once. An `epsilon` network that has learned nothing yet
-            expands everywhere. Checkpoints keep the count of updates: a fine-tuning goes on with it.
-        every: The penalty is computed on every k-th step, k >= 1, with its weight times k.
+        timestep_range: (low, high), 0 <= low < high <= 1: share of the timesteps with the penalty, from data (0) to
+            noise (1). Default: (0.7, 1), with `velocity` (0, 1).
+        start: Training updates, >= 0, before the penalty begins. An untrained `epsilon` network expands everywhere.
+            Checkpoints store the count of updates, and fine-tuning continues it.
+        every: The penalty is computed at every k-th update, k >= 1, with k times the weight.
 
     Raises:
         SettingError: naming the setting, what it must be and what it got.
@@ -78,45 +78,47 @@ class ContractionConfig:
 class CDPConfig(DiffusionConfig):
     """Configuration of `CDPPolicy`.
 
-    All settings of LeRobot's `DiffusionConfig` hold, with the same meaning; those of its noise schedule with any
-    prediction type but `velocity`. Those below are new, or have another default.
+    All settings of LeRobot's `DiffusionConfig` keep their meaning; its noise schedule does not apply to `velocity`. The
+    settings below are new or have another default.
 
     Args:
-        normalization_mapping: As LeRobot's, and `ENV` (`observation.environment_state`) to [-1, 1] as well. LeRobot's
-            diffusion feeds it to the network in its raw unit, pixels for PushT.
-        drop_n_last_frames: Frames at the end of each episode that start no training sample. Computed as
-            horizon − n_action_steps − n_obs_steps + 1 when not given, once: a checkpoint keeps its number.
+        normalization_mapping: LeRobot's, plus `ENV` (`observation.environment_state`) to [-1, 1], which LeRobot's
+            diffusion leaves in raw units (PushT: pixels).
+        drop_n_last_frames: Last frames of each episode in which no training sample starts. Default:
+            horizon − n_action_steps − n_obs_steps + 1. A checkpoint stores the number.
         backbone: Network: `unet` (LeRobot's), `mlp` (residual, over the flattened chunk) or `dit` (LeRobot's diffusion
-            transformer); see `diffusion.backbones`. Settings of the others must be left alone.
+            transformer); see `diffusion.backbones`. Settings of the other networks must keep
+            their defaults.
         hidden_dim: Width of `mlp` (512 when not given) or of a token of `dit` (384; a multiple of 32).
         num_layers: Residual blocks of `mlp` (3 when not given) or transformer blocks of `dit` (6).
-        vision_stages: Stages, 1 to 4, of the ResNet that encodes images. After k of them the spatial softmax finds
-            places on a map of 1 / 2^(k + 1) of the picture's sides: with pictures of about 100 pixels 2 or 3 are
-            finer, and quicker, than all four (LeRobot's).
-        prediction_type: What the network predicts: `sample` (default) or `epsilon`, LeRobot's, of a variance-preserving
-            process, or `velocity`, of flow matching (see `diffusion.process`; docs/benchmark.md compares).
-        noise_scheduler_type: Solver at inference: with `velocity` `FlowMatchEuler`; else `DDIM` (default) or
+        vision_stages: ResNet stages, 1 to 4, that encode images; LeRobot uses 4. The feature map after k stages has
+            1 / 2^(k + 1) of the image's height and width. For images of about 100 pixels, 2 or 3 stages keep a finer
+            map and are faster.
+        prediction_type: What the network predicts: `sample` or `epsilon` (variance preserving), or `velocity` (flow
+            matching). See `diffusion.process`; docs/benchmark.md compares.
+        noise_scheduler_type: Solver at inference. With `velocity`: `FlowMatchEuler`. Else `DDIM` (default) or
             `DPMSolver++` (the paper's), both deterministic, or `DDPM`.
         num_inference_steps: Network evaluations per action chunk.
-        timestep_spacing: Where the solver's steps lie, as diffusers names it: `leading`, `trailing`, `linspace`. With
-            `trailing` the first step is at the noise that sampling starts from; `leading`, LeRobot's, starts late.
-        sampling_temperature: Standard deviation, in (0, 1], of the noise that a chunk is sampled from; training has 1.
-            Below 1 actions agree more and jerk less, and vary less.
+        timestep_spacing: Placement of the solver's steps, by diffusers' names: `leading`, `trailing`, `linspace`.
+            `trailing` begins at the highest noise level; `leading`, LeRobot's, begins below it.
+        sampling_temperature: Standard deviation, in (0, 1], of the start noise; training uses 1. Below 1, actions vary
+            less and are smoother.
         smoothing: Passes, >= 0, of a moving average over each sampled chunk (see `acting.smoothing`); 0: none.
-        warm_start: Share, in [0, 1), of the noise timesteps at which sampling begins where actions of the last chunk
-            are left: with noise on them instead of at noise alone (see `acting.warm_start`). 0: never.
-        max_contraction_factor: Largest contraction factor, > 0, with which a chunk is executed; None: not measured. The
-            factor tells how far apart two chunks end whose sampling began close together (see `acting.monitor`), at
-            twice the batch. Above it `select_action` holds the last action for the length of a chunk, which is a hold
-            for absolute actions only. `inf` measures and logs, and holds nothing. With a warm start the factor counts
-            from the level at which sampling begins.
-        ema_decay: Largest decay, in [0, 1), of the moving average of the weights that acts; 0: the weights themselves.
+        warm_start: If actions of the last chunk are left, sampling starts from them with noise at this share, in
+            [0, 1), of the timesteps, not from pure noise (see `acting.warm_start`). 0: off.
+        max_contraction_factor: Limit, > 0, on the contraction factor of a chunk; None: not measured. The factor is the
+            final distance of two chunks over their distance at the start (see `acting.monitor`); measuring it doubles
+            the batch. Above the limit, `select_action` repeats the last action for the length of a chunk, which holds
+            the arm only if actions are absolute. `inf`: measure and log only. With a warm start, the factor counts from
+            the noise level at which sampling starts.
+        ema_decay: Largest decay, in [0, 1), of the averaged weights, which act. 0: no average.
         contraction: The contraction penalty, see `ContractionConfig`.
         rtc_config: LeRobot's settings of real-time chunking (see `acting.real_time`); its rollout fills them in.
         action_feature_names: Names of the action dimensions; LeRobot fills it from the dataset.
         resize_shape: (H, W) that every camera is resized to; needed where cameras differ in size.
-        push_to_hub: Whether LeRobot uploads the trained policy. When not given: whether `repo_id` is.
-        schema_version: Of these settings, for checkpoints to stay readable (see `policy.schema`); not to be set.
+        push_to_hub: Whether LeRobot uploads the trained policy. Default: true if `repo_id` is given.
+        schema_version: Version of these settings, so that checkpoints stay readable (see `policy.schema`). Do not set
+            it.
 
     Raises:
         SettingError: naming the setting, what it must be and what it got.

@@ -4,11 +4,10 @@ import pytest
 import torch
 from lerobot.policies.rtc import RTCConfig
 
-from lerobot_cdp.errors import SettingError
-from lerobot_cdp.policy.modeling_cdp import CDPPolicy
 from lerobot_cdp.acting.monitor import UnsafeChunkError, contraction_factor, twin
 from lerobot_cdp.diffusion.sampler import make_scheduler, sample
-
+from lerobot_cdp.errors import SettingError
+from lerobot_cdp.policy.modeling_cdp import CDPPolicy
 from tests.conftest import make_batch, make_config, make_observation
 
 

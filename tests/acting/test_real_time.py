@@ -9,13 +9,12 @@ import torch
 from lerobot.policies.rtc import RTCConfig
 from lerobot.rollout.inference.rtc import supports_rtc_inference
 
+from lerobot_cdp.acting.real_time import Prefix, guided, make_prefix, strip_padding
 from lerobot_cdp.contraction import denoiser_coefficients
 from lerobot_cdp.contraction.products import dense_jacobian
-from lerobot_cdp.policy.modeling_cdp import CDPPolicy
 from lerobot_cdp.diffusion.process import make_process
-from lerobot_cdp.acting.real_time import Prefix, guided, make_prefix, strip_padding
 from lerobot_cdp.diffusion.sampler import make_scheduler, sample
-
+from lerobot_cdp.policy.modeling_cdp import CDPPolicy
 from tests.conftest import make_batch, make_config, make_observation, symmetric_matrix
 
 T, A = 4, 2

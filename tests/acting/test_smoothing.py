@@ -7,7 +7,6 @@ import torch
 
 from lerobot_cdp.acting.real_time import Prefix
 from lerobot_cdp.acting.smoothing import smoothed
-
 from tests.conftest import make_batch
 from tests.policy.test_modeling_cdp import make_policy
 

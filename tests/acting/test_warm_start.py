@@ -4,12 +4,11 @@ import pytest
 import torch
 from lerobot.policies.rtc import RTCConfig
 
-from lerobot_cdp.errors import SettingError
-from lerobot_cdp.policy.modeling_cdp import CDPPolicy
+from lerobot_cdp.acting.warm_start import start_from, steps_to_skip
 from lerobot_cdp.diffusion.process import make_process
 from lerobot_cdp.diffusion.sampler import make_scheduler, sample
-from lerobot_cdp.acting.warm_start import start_from, steps_to_skip
-
+from lerobot_cdp.errors import SettingError
+from lerobot_cdp.policy.modeling_cdp import CDPPolicy
 from tests.conftest import make_config, make_observation
 from tests.diffusion.test_sampler import COMBINATIONS, MEAN, STD, STEPS, gaussian_network
 

@@ -13,11 +13,11 @@ from lerobot.motors.feetech import feetech
 from lerobot.robots.so_follower import SO101Follower, SO101FollowerConfig
 from lerobot.utils.constants import ACTION, OBS_STATE
 
+from eval.arm.twin_process import TwinProcess
 from lerobot_cdp.arm.twin.world import JOINTS
 from lerobot_cdp.policy.modeling_cdp import CDPPolicy
 from lerobot_cdp.policy.processor_cdp import make_cdp_pre_post_processors
 from tests.conftest import feature, make_config
-from twin_process import TwinProcess
 
 CAMERA = "observation.images.front"
 LIMIT = 10.0  # degrees from the middle of each joint

@@ -235,7 +235,7 @@ def main_with(monkeypatch, settings, message: str, **changes) -> str:
 @pytest.mark.parametrize(
     ("token", "message"),
     [
-        (None, "the Hub asks who you are: `hf auth login`, or set HF_TOKEN"),
+        (None, "you are not logged in to the Hub: `hf auth login`, or set HF_TOKEN"),
         ("hf_wrong", "the token is not valid: `hf auth login`, or set HF_TOKEN"),
         ("hf_other", "the token must have the right to write to 'user/cdp_tiny'"),
     ],
@@ -266,7 +266,7 @@ def test_files_that_are_not_of_an_earlier_bundle_are_left_alone(settings, run_fo
     (tmp_path / "mine" / "README.md").write_text("mine")
     for folder in (run_folder, tmp_path / "mine"):
         before = sorted(file.name for file in folder.rglob("*"))
-        with pytest.raises(SettingError, match="^`output_dir` must be new, empty, or of an earlier call"):
+        with pytest.raises(SettingError, match="^`output_dir` must be new, empty, or left by an earlier publication"):
             publish(replace(settings(), output_dir=folder))
         assert sorted(file.name for file in folder.rglob("*")) == before
 

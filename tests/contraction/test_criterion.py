@@ -9,7 +9,6 @@ import torch
 from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler
 
 from lerobot_cdp.contraction import denoiser_coefficients, rate_operator, signal_and_noise
-
 from tests.conftest import symmetric_matrix
 
 VP_PREDICTIONS = ("epsilon", "sample", "v_prediction")

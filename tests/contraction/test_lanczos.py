@@ -17,7 +17,6 @@ from lerobot_cdp.contraction import (
     symmetric,
     transposed,
 )
-
 from tests.conftest import symmetric_matrix
 
 D = 12

@@ -11,7 +11,6 @@ from lerobot.policies.multi_task_dit.configuration_multi_task_dit import MultiTa
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from lerobot_cdp.contraction import contraction_loss, dense_jacobian
-
 from tests.conftest import feature
 
 T, A = 4, 2
@@ -63,7 +62,7 @@ def test_the_rate_is_that_of_the_heads_own_ode(policy, batch, monkeypatch):
     all_directions = partial(contraction_loss, n_products=T * A)
     monkeypatch.setattr(contractive_multi_task_dit, "contraction_loss", all_directions)
     torch.manual_seed(7)
-    rate = policy.contraction(batch["action"], policy.observation_encoder.encode(batch)).rate
+    rate = policy.penalty(batch["action"], policy.observation_encoder.encode(batch)).rate
     torch.manual_seed(7)
     sigma = (0.01 + 0.09 * torch.rand(6)).view(-1, 1, 1)
     x_t = (1 - sigma) * batch["action"] + sigma * torch.randn(6, T, A)
@@ -81,7 +80,7 @@ def test_one_term_is_added_and_it_lowers_the_rate(policy, batch):
     policy.contraction_weight = 0.0
     torch.manual_seed(0)
     plain, _ = policy(batch)
-    torch.testing.assert_close(loss, plain + 0.01 * log["contraction_loss"])
+    torch.testing.assert_close(loss, plain + 0.01 * log["penalty"])
 
     policy.contraction_weight = 100.0
     optimizer = torch.optim.Adam(policy.noise_predictor.parameters(), lr=1e-2)

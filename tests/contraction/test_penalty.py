@@ -7,12 +7,12 @@ gradient is the dense hinge's; (3) gradient descent on it makes sampling contrac
 import pytest
 import torch
 from diffusers import DDIMScheduler
+from peak_memory import PeakMemory
 from torch import nn
 
 from lerobot_cdp.contraction import ContractionPenalty, bind, contraction_loss, dense_jacobian, rate_operator
 from lerobot_cdp.diffusion.process import FlowMatching, VariancePreserving
 from lerobot_cdp.diffusion.sampler import FlowMatchEulerScheduler
-from peak_memory import PeakMemory
 
 B, T, A, C = 6, 4, 2, 3
 PREDICTIONS = ("epsilon", "sample", "v_prediction", "velocity")

@@ -3,11 +3,10 @@
 import pytest
 import torch
 
+from lerobot_cdp.contraction import autodiff, bind, dense_jacobian, finite_difference, transposed
 from lerobot_cdp.diffusion.backbones import BACKBONES, make_backbone
 from lerobot_cdp.policy.configuration_cdp import SOLVERS
-from lerobot_cdp.contraction import autodiff, bind, dense_jacobian, finite_difference, transposed
 from lerobot_cdp.policy.modeling_cdp import CDPPolicy
-
 from tests.conftest import make_batch, make_config, make_observation
 
 B, C = 3, 7

@@ -5,9 +5,8 @@ import torch
 from lerobot.policies.diffusion.configuration_diffusion import DiffusionConfig
 from lerobot.policies.diffusion.modeling_diffusion import DiffusionModel
 
-from lerobot_cdp.policy.modeling_cdp import CDPPolicy
 from lerobot_cdp.diffusion.encoder import ObservationEncoder, RgbEncoder, stack_cameras
-
+from lerobot_cdp.policy.modeling_cdp import CDPPolicy
 from tests.conftest import feature, make_batch, make_config, make_observation
 
 SIZES = {"top": (3, 48, 40), "wrist": (3, 24, 32)}

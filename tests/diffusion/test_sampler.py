@@ -10,7 +10,6 @@ import torch
 from lerobot_cdp.contraction import denoiser_coefficients
 from lerobot_cdp.diffusion.process import make_process
 from lerobot_cdp.diffusion.sampler import make_scheduler, sample
-
 from tests.conftest import make_config
 
 ODE_SOLVERS = ("DDIM", "DPMSolver++", "UniPC")

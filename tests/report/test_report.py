@@ -5,29 +5,28 @@ import re
 import sys
 from pathlib import Path
 
+import contraction_report
 import numpy as np
 import pytest
 import torch
+from contraction_report import ContractionReportConfig, make_report
 from diffusers import DDIMScheduler
 from lerobot.datasets import LeRobotDatasetMetadata
 from lerobot.policies import make_policy, make_policy_config, make_pre_post_processors
 from lerobot.policies.diffusion.configuration_diffusion import DiffusionConfig
 from lerobot.policies.diffusion.modeling_diffusion import DiffusionPolicy
+from report_page import read_report, summary
 from tqdm import tqdm
 
-import contraction_report
-from contraction_report import ContractionReportConfig, make_report
-from lerobot_cdp.policy.configuration_cdp import CDPConfig
-from lerobot_cdp.errors import SettingError
-from lerobot_cdp.policy.modeling_cdp import CDPPolicy
-from lerobot_cdp.diffusion.process import FlowMatching, VariancePreserving
-from lerobot_cdp.report import measures, observations, protocol
-from lerobot_cdp.report.expansion import acting_network, process_of
-from lerobot_cdp.report.data import DatasetSource
-from lerobot_cdp.diffusion.sampler import FlowMatchEulerScheduler
 from lerobot_cdp.acting.warm_start import steps_to_skip
-from report_page import read_report, summary
-
+from lerobot_cdp.diffusion.process import FlowMatching, VariancePreserving
+from lerobot_cdp.diffusion.sampler import FlowMatchEulerScheduler
+from lerobot_cdp.errors import SettingError
+from lerobot_cdp.policy.configuration_cdp import CDPConfig
+from lerobot_cdp.policy.modeling_cdp import CDPPolicy
+from lerobot_cdp.report import measures, observations, protocol
+from lerobot_cdp.report.data import DatasetSource
+from lerobot_cdp.report.expansion import acting_network, process_of
 from tests.conftest import feature, make_batch, make_config
 
 T, A = 8, 2

@@ -1,6 +1,6 @@
 """`cdp-twin`: run a digital twin of an SO-101 until it is interrupted.
 
-cdp-twin                                             an arm, LeRobot's settings for it, and nothing wrong
+cdp-twin                                             an arm without faults, and LeRobot's settings for it
 cdp-twin --seed=7                                    cube and goal elsewhere
 cdp-twin --robot_id=right --camera_port=5556         another one, for bi_so_follower
 cdp-twin --faults.drop=0.02 --faults.start_s=5       one reply in fifty gets lost, 5 s after the first command
@@ -25,7 +25,7 @@ CAMERA_TIMEOUT_MS = 500
 
 @dataclass
 class TwinConfig:
-    """What to run, and what is to go wrong.
+    """Settings of the twin and its faults.
 
     Args:
         root: Folder of the serial line and of the calibration file.
@@ -35,7 +35,7 @@ class TwinConfig:
         height: Of a frame, in pixels.
         width: Of a frame, in pixels.
         fps: Frames per second.
-        seed: Of the places of cube and goal.
+        seed: Seed of the positions of cube and goal.
         faults: See `Faults`.
 
     Raises:

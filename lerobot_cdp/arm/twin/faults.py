@@ -17,8 +17,8 @@ class Faults:
         silent_servo: Number of a servo, 1 to 6, that no longer answers or obeys. None: all do.
         latency_s: Delay of every reply, >= 0, in s.
         freeze_camera: The camera sends no more frames.
-        start_s: They begin so long, >= 0, after the first position that LeRobot commands since they were set, in s.
-        duration_s: And last so long, > 0, in s.
+        start_s: When they begin, >= 0, in s after the first position that LeRobot commands.
+        duration_s: How long they last, > 0, in s.
 
     Raises:
         SettingError: if one is out of its range.
