@@ -102,6 +102,6 @@ if __name__ == "__main__":
     except SettingError as error:
         sys.exit(f"error: {error}")
     except StageError as error:
-        sys.exit(f"\n{error}\n{AGAIN}")
+        sys.exit(f"{error}\n{AGAIN}")
     except KeyboardInterrupt:
-        sys.exit(f"\nInterrupted. {AGAIN}")
+        sys.exit(f"Interrupted. {AGAIN}")
