@@ -93,7 +93,7 @@ def act(policy, n: int) -> torch.Tensor:
 
 def test_a_chunk_that_does_not_contract_is_held_off(caplog):
     factors = [[0.5, 0.5], [0.5, 2.0], [0.5, float("nan")], [0.5, 0.5]]
-    free = act(make_guarded(WATCH, [[0.5, 2.0]] * 4), 12)
+    free = act(make_guarded(WATCH, [[0.5, 2.0], [float("nan"), 2.0]] * 2), 12)
     assert not caplog.records
     guarded = act(make_guarded(1.0, factors), 12)
     assert torch.equal(guarded[:, 0], free[:, 0])  # each robot of the batch by itself
@@ -120,6 +120,13 @@ def test_planning_in_the_background_reports_it():
     policy = make_guarded(1.0, [[2.0, 0.5]])
     with pytest.raises(UnsafeChunkError, match="must be at most 1.0"):
         policy.predict_action_chunk(make_observation(policy.config, 2, None))
+
+
+def test_watching_stops_nothing():
+    """Noise that is 0 has no neighbour: the factor is not a number."""
+    policy = make_policies()[0]
+    policy.predict_action_chunk(make_batch(policy.config), noise=torch.zeros(4, 16, 2))
+    assert policy.contraction_factor.isnan().all()
 
 
 @pytest.mark.parametrize("how", ["select_action", "predict_action_chunk"])
