@@ -16,7 +16,7 @@ unexport PYTHONDONTWRITEBYTECODE
 UV      = $(shell uv --version 2>/dev/null)
 PROBE   = $(PY) $(if $(UV),-c "",-m pip --version)
 CREATE  = $(if $(UV),uv venv --quiet --python "$$python" $(VENV),"$$python" -m venv $(VENV))
-INSTALL = $(if $(UV),uv pip install --python $(PY),$(PY) -m pip install --no-compile)
+INSTALL = $(if $(UV),uv pip install --quiet --python $(PY),$(PY) -m pip install --quiet --disable-pip-version-check --no-compile)
 
 # These move an arm in real time, and run alone.
 REAL_TIME = tests/arm
@@ -35,7 +35,8 @@ $(STAMP): pyproject.toml constraints.txt
 	    echo "Making $(VENV) with $$python"; \
 	    rm -rf $(VENV) && $(CREATE) || exit 1; \
 	fi
-	$(INSTALL) --constraint constraints.txt --editable '.[dev]'
+	@echo "Installing into $(VENV): some minutes the first time, most of it PyTorch"
+	@$(INSTALL) --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
 test: $(STAMP)  ## run the tests
@@ -49,8 +50,8 @@ endif
 whole-path: $(STAMP)  ## run docs/whole_path.sh on a tiny budget
 	$(PY) -m pytest $(WHOLE_PATH)
 
-demo: $(STAMP)  ## train and compare two small policies
-	$(PY) eval/demo.py $(ARGS)
+demo: $(STAMP)  ## record, train and compare small policies
+	@$(PY) -m eval.demo $(ARGS)
 
 lint: $(STAMP)  ## check style and format
 	$(PY) -m ruff check

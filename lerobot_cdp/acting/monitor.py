@@ -41,7 +41,7 @@ def check_contraction(factor: Tensor | None, limit: float | None) -> None:
     Raises:
         UnsafeChunkError: if one is above the limit.
     """
-    if limit is not None and not (factor <= limit).all():
+    if limit is not None and _exceeds(factor, limit).any():
         raise UnsafeChunkError(f"the contraction factor must be at most {limit} to act. Got {factor.max().item():.3g}.")
 
 
@@ -50,12 +50,16 @@ def hold_unsafe(chunk: Tensor, pose: Tensor, factor: Tensor | None, limit: float
 
     It is a hold for absolute actions only: a relative one, repeated, moves on.
     """
-    if limit is None or (factor <= limit).all():
+    if limit is None or not (unsafe := _exceeds(factor, limit)).any():
         return chunk
-    unsafe = ~(factor <= limit)
     logging.warning(
         "Holding the last action for a chunk: the contraction factor must be at most %s to act. Got %.3g.",
         limit,
         factor.max().item(),
     )
     return torch.where(unsafe.view(-1, 1, 1), pose.unsqueeze(1), chunk)
+
+
+def _exceeds(factor: Tensor, limit: float) -> Tensor:
+    """(B,) bool. NaN is above every limit but infinity, which watches only."""
+    return ~(factor <= limit) & (limit != float("inf"))

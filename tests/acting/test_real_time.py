@@ -12,30 +12,20 @@ from lerobot.rollout.inference.rtc import supports_rtc_inference
 from lerobot_cdp.acting.real_time import Prefix, guided, make_prefix, strip_padding
 from lerobot_cdp.contraction import denoiser_coefficients
 from lerobot_cdp.contraction.products import dense_jacobian
-from lerobot_cdp.diffusion.process import make_process
-from lerobot_cdp.diffusion.sampler import make_scheduler, sample
+from lerobot_cdp.diffusion.sampler import sample
 from lerobot_cdp.policy.modeling_cdp import CDPPolicy
+from tests.closed_forms import (
+    PREDICTIONS,
+    SOLVERS,
+    as_network,
+    give_denoiser,
+    make_process,
+    make_solver,
+    signal_and_noise,
+)
 from tests.conftest import make_batch, make_config, make_observation, symmetric_matrix
 
 T, A = 4, 2
-PREDICTIONS = ("epsilon", "sample", "v_prediction", "velocity")
-SOLVERS = [(s, p) for s in ("DDIM", "DPMSolver++", "UniPC", "DDPM") for p in PREDICTIONS[:3]]
-SOLVERS += [("FlowMatchEuler", "velocity")]
-
-
-def coefficients(process, timesteps):
-    alpha, sigma = (s.double() for s in process.signal_and_noise(timesteps))
-    return alpha, sigma, *denoiser_coefficients(alpha, sigma, process.prediction_type)
-
-
-def as_network(denoiser, process):
-    """The network whose denoiser is `denoiser(x_t, α, σ)`."""
-
-    def network(x_t, timesteps):
-        alpha, sigma, c_skip, c_out = (c.view(-1, 1, 1) for c in coefficients(process, timesteps))
-        return (denoiser(x_t, alpha, sigma) - c_skip * x_t) / c_out
-
-    return network
 
 
 def unit_gaussian(x_t, alpha, sigma):
@@ -49,57 +39,59 @@ def random_prefix(limit: float = 1e9) -> Prefix:
 
 
 def denoised(network, process, x_t, timesteps):
-    *_, c_skip, c_out = (c.view(-1, 1, 1) for c in coefficients(process, timesteps))
+    c_skip, c_out = denoiser_coefficients(*signal_and_noise(process, timesteps), process.prediction_type)
     return c_skip * x_t + c_out * network(x_t, timesteps)
 
 
 @pytest.mark.parametrize("prediction", PREDICTIONS)
-@pytest.mark.parametrize("limit", [1e9, 1.5])
-def test_the_shift_is_the_formulas_with_the_dense_jacobian(prediction, limit, seed):
-    """A correlated Gaussian's denoiser bent by a tanh: its Jacobian is neither the identity nor symmetric."""
-    process = make_process(make_config(prediction_type=prediction))
+@pytest.mark.parametrize("most", [1e9, 1.5])
+@pytest.mark.parametrize("limit", [None, 0.5])
+def test_the_shift_is_the_formulas_with_the_dense_jacobian(prediction, most, limit, seed):
+    """A correlated Gaussian's denoiser bent by a tanh: its Jacobian is neither the identity nor symmetric.
+
+    With a limit, D and the sum are clipped as the solver clips, and the Jacobian is still that of D itself.
+    """
+    process = make_process(prediction)
     covariance = symmetric_matrix(torch.linspace(0.05, 1.2, T * A), seed)
     bend = torch.randn(T * A, T * A, dtype=torch.float64)
 
     def denoiser(x_t, alpha, sigma):
-        flat, a, s = x_t.flatten(1), alpha.view(-1, 1), sigma.view(-1, 1)
-        gain = torch.stack(
-            [torch.linalg.inv(p**2 * covariance + q**2 * torch.eye(T * A)) for p, q in zip(a, s, strict=True)]
-        )
-        return ((flat.unsqueeze(1) @ gain @ covariance).squeeze(1) * a + torch.tanh(flat @ bend)).view_as(x_t)
+        gain = alpha * torch.linalg.inv(alpha**2 * covariance + sigma**2 * torch.eye(T * A)) @ covariance
+        flat = x_t.flatten(1).unsqueeze(1)
+        return (flat @ gain + torch.tanh(flat @ bend)).view_as(x_t)
 
-    network, prefix = as_network(denoiser, process), random_prefix(limit)
-    timesteps = torch.tensor([20, 70])
-    x_t = torch.randn(2, T, A, dtype=torch.float64)
-    got = denoised(guided(network, process, prefix, None), process, x_t, timesteps)
+    network, prefix = as_network(denoiser, process), random_prefix(most)
+    timesteps, x_t = torch.tensor([20, 70]), torch.randn(2, T, A, dtype=torch.float64)
+    got = denoised(guided(network, process, prefix, limit), process, x_t, timesteps)
 
-    alpha, sigma, *_ = coefficients(process, timesteps)
-    J = dense_jacobian(lambda x: denoiser(x, alpha.view(-1, 1, 1), sigma.view(-1, 1, 1)), x_t)
-    x_0 = denoiser(x_t, alpha.view(-1, 1, 1), sigma.view(-1, 1, 1))
+    def clip(x):
+        return x if limit is None else x.clamp(-limit, limit)
+
+    alpha, sigma = signal_and_noise(process, timesteps)
+    J = dense_jacobian(lambda x: denoiser(x, alpha, sigma), x_t)
+    x_0 = clip(denoiser(x_t, alpha, sigma))
     error = (prefix.weights * (prefix.actions - x_0)).flatten(1)
-    gain = sigma * ((alpha**2 + sigma**2) / (alpha * sigma)).clamp(max=limit)
-    expected = x_0 + (gain.view(-1, 1, 1) * (J.mT @ error.unsqueeze(2)).view_as(x_0))
+    gain = sigma * ((alpha**2 + sigma**2) / (alpha * sigma)).clamp(max=most)
+    expected = clip(x_0 + gain * (J.mT @ error.unsqueeze(2)).view_as(x_0))
     torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)  # α and σ are in single precision
 
 
 @pytest.mark.parametrize("prediction", PREDICTIONS)
 def test_for_unit_gaussian_data_it_is_the_exact_posterior_mean(prediction, seed):
     """x_0 | x_t ~ N(D, r²) with r² = σ²/(α² + σ²); a weight w is a measurement with variance r² (1 − w)/w."""
-    process = make_process(make_config(prediction_type=prediction))
-    network, prefix = as_network(unit_gaussian, process), random_prefix()
+    process, prefix = make_process(prediction), random_prefix()
     timesteps, x_t = torch.tensor([10, 50, 90]), torch.randn(3, T, A, dtype=torch.float64)
-    got = denoised(guided(network, process, prefix, None), process, x_t, timesteps)
-    alpha, sigma = (c.view(-1, 1, 1) for c in coefficients(process, timesteps)[:2])
+    got = denoised(guided(as_network(unit_gaussian, process), process, prefix, None), process, x_t, timesteps)
+    alpha, sigma = signal_and_noise(process, timesteps)
     mean, variance = unit_gaussian(x_t, alpha, sigma), sigma**2 / (alpha**2 + sigma**2)
     precision = prefix.weights / (1 - prefix.weights).clamp_min(1e-12) / variance
     expected = (mean / variance + precision * prefix.actions) / (1 / variance + precision)
     torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("solver,prediction", SOLVERS)
+@pytest.mark.parametrize("solver,prediction", [*SOLVERS, ("DDPM", "epsilon"), ("DDPM", "sample")])
 def test_what_binds_is_reproduced_and_what_does_not_is_left_alone(solver, prediction, seed):
-    config = make_config(noise_scheduler_type=solver, prediction_type=prediction, clip_sample=False)
-    process, scheduler = make_process(config), make_scheduler(solver, config)
+    process, scheduler = make_process(prediction), make_solver(solver, prediction)
     network, noise = as_network(unit_gaussian, process), torch.randn(3, T, A, dtype=torch.float64)
     prefix = random_prefix()
 
@@ -114,7 +106,7 @@ def test_what_binds_is_reproduced_and_what_does_not_is_left_alone(solver, predic
 
 def test_correlated_actions_follow_the_prefix(seed):
     """With one action per row in lockstep, the free rows move with those that bind; the identity would leave them."""
-    process = make_process(make_config(prediction_type="velocity"))
+    process = make_process("velocity")
     covariance = 0.95 * torch.ones(T, T, dtype=torch.float64) + 0.05 * torch.eye(T)
 
     def denoiser(x_t, alpha, sigma):
@@ -123,8 +115,7 @@ def test_correlated_actions_follow_the_prefix(seed):
 
     network = as_network(denoiser, process)
     prefix = Prefix(torch.full((1, T, A), 1.3).double(), torch.tensor([1.0, 1.0, 0.0, 0.0]).double().unsqueeze(1), 10.0)
-    scheduler = make_scheduler("FlowMatchEuler", make_config(prediction_type="velocity", clip_sample=False))
-    noise = torch.randn(200, T, A, dtype=torch.float64)
+    scheduler, noise = process.scheduler, torch.randn(200, T, A, dtype=torch.float64)
     steered = sample(guided(network, process, prefix, None), scheduler, noise, 20)
     assert steered[:, :2].mean().item() == pytest.approx(1.3, abs=0.1)
     assert steered[:, 2:].mean().item() == pytest.approx(1.3 * 0.95 / 0.975, abs=0.15)  # Gaussian conditioning
@@ -159,6 +150,14 @@ def make_policy(images: bool = False, rtc: bool = True, **settings) -> CDPPolicy
     return CDPPolicy(make_config(images=images, rtc_config=rtc_config, **settings)).eval()
 
 
+WEIGHTS = [1, 1, 3 / 4, 2 / 4, 1 / 4]  # of five actions left, two of which will be executed first
+
+
+def go_on(policy, delay, left_over):
+    observation = make_observation(policy.config, 1, None)
+    return policy.predict_action_chunk(observation, inference_delay=delay, prev_chunk_left_over=left_over)
+
+
 @pytest.mark.parametrize("left_over", [None, torch.zeros(6, 2)], ids=["none", "zeros"])
 @pytest.mark.parametrize("prediction", PREDICTIONS)
 def test_without_actions_left_it_is_plain_sampling_to_the_bit(prediction, left_over):
@@ -175,14 +174,12 @@ def test_without_actions_left_it_is_plain_sampling_to_the_bit(prediction, left_o
 @pytest.mark.parametrize("monitor", [False, True])
 def test_the_chunk_goes_on_from_what_is_being_executed(prediction, monitor):
     """A backbone with the denoiser of unit Gaussian data: the actions that bind come out in the rows returned first."""
-    policy = make_policy(prediction_type=prediction, clip_sample_range=5.0, monitor_contraction=monitor)
-    model = policy.acting_model
-    network = as_network(unit_gaussian, model.process)
-    model.backbone.forward = lambda x_t, t, condition: network(x_t, t).float()
-    left_over = torch.randn(5, 2)
-    chunk = policy.predict_action_chunk(
-        make_observation(policy.config, 1, None), inference_delay=3, prev_chunk_left_over=left_over
+    policy = make_policy(
+        prediction_type=prediction, clip_sample_range=5.0, max_contraction_factor=float("inf") if monitor else None
     )
+    give_denoiser(policy.acting_model, unit_gaussian)
+    left_over = torch.randn(5, 2)
+    chunk = go_on(policy, 3, left_over)
     torch.testing.assert_close(chunk[0, :3], left_over[:3])
     assert (chunk[0, 5:] - chunk[0, 5:].mean()).abs().mean() > 0.3  # and the end is not at rest
 
@@ -191,14 +188,23 @@ def test_the_chunk_goes_on_from_what_is_being_executed(prediction, monitor):
 def test_a_policy_that_knows_one_plan_goes_over_into_it(prediction):
     """Its denoiser ignores x_t: there is no Jacobian to guide by."""
     policy = make_policy(prediction_type=prediction)
-    model, plan, left_over = policy.acting_model, torch.rand(1, 16, 2) - 0.5, torch.rand(5, 2) - 0.5
-    network = as_network(lambda x_t, alpha, sigma: plan + 0 * x_t, model.process)
-    model.backbone.forward = lambda x_t, t, condition: network(x_t, t).float()
-    given = {"inference_delay": 2, "prev_chunk_left_over": left_over}
-    chunk = policy.predict_action_chunk(make_observation(policy.config, 1, None), **given)
-    weights = torch.tensor([1, 1, 3 / 4, 2 / 4, 1 / 4] + [0] * 10).unsqueeze(1)
+    plan, left_over = torch.rand(1, 16, 2) - 0.5, torch.rand(5, 2) - 0.5
+    give_denoiser(policy.acting_model, lambda x_t, alpha, sigma: plan + 0 * x_t)
+    chunk = go_on(policy, 2, left_over)
+    weights = torch.tensor(WEIGHTS + [0] * 10).unsqueeze(1)
     expected = weights * torch.cat([left_over, torch.zeros(10, 2)]) + (1 - weights) * plan[0, 1:]
     torch.testing.assert_close(chunk[0], expected, rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+def test_an_estimate_outside_of_the_range_guides_as_the_clipped_one(prediction):
+    """One step from noise, where β alone is the gain: D = 5 + mean(x)/2 over the rows is 1 once it is clipped."""
+    policy = make_policy(prediction_type=prediction, num_inference_steps=1)
+    give_denoiser(policy.acting_model, lambda x, alpha, sigma: 5 + 0.5 * x.mean(1, keepdim=True) + 0 * x)
+    chunk = go_on(policy, 2, torch.full((5, 2), 0.5))
+    beta, jacobian = policy.config.rtc_config.max_guidance_weight, 0.5 / 16
+    free = 1 + beta * jacobian * sum(WEIGHTS) * (0.5 - 1)
+    torch.testing.assert_close(chunk[0, 5:], torch.full((10, 2), free), rtol=0, atol=1e-2)
 
 
 @pytest.mark.parametrize("images", [False, True])

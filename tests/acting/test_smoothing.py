@@ -7,8 +7,9 @@ import torch
 
 from lerobot_cdp.acting.real_time import Prefix
 from lerobot_cdp.acting.smoothing import smoothed
-from tests.conftest import make_batch
-from tests.policy.test_modeling_cdp import make_policy
+from lerobot_cdp.policy.model import Chunk
+from lerobot_cdp.policy.modeling_cdp import CDPPolicy
+from tests.conftest import make_batch, make_config
 
 PASSES = [1, 2, 5]
 
@@ -48,27 +49,27 @@ def test_an_error_that_differs_from_frame_to_frame_jerks_less(seed):
 
 
 def test_the_policy_smooths_whole_chunks_and_nothing_by_default():
-    policy = make_policy().eval()
+    policy = CDPPolicy(make_config()).eval()
     batch, noise = make_batch(policy.config), torch.randn(4, 16, 2)
     whole = policy.acting_model.conditional_sample
     raw = policy.predict_action_chunk(batch, noise=noise)
-    chunks = []
+    chunks: list[Chunk] = []
     policy.acting_model.conditional_sample = lambda *args, **plan: chunks.append(whole(*args, **plan)) or chunks[-1]
     policy.config.smoothing = 3
     got = policy.predict_action_chunk(batch, noise=noise)
     current = policy.config.n_obs_steps - 1
     rows = slice(current, current + policy.config.n_action_steps)
-    assert torch.equal(raw, chunks[0][:, rows])
-    assert torch.equal(got, smoothed(chunks[0], 3)[:, rows])
+    assert torch.equal(raw, chunks[0].actions[:, rows])
+    assert torch.equal(got, smoothed(chunks[0].actions, 3)[:, rows])
 
 
 def test_what_binds_in_real_time_chunking_is_not_smoothed():
-    policy = make_policy(smoothing=3).eval()
-    policy.acting_model.conditional_sample = lambda condition, start, **plan: start
+    policy = CDPPolicy(make_config(smoothing=3)).eval()
+    policy.acting_model.conditional_sample = lambda condition, start, **plan: Chunk(start)
     batch = {name: value for name, value in make_batch(policy.config).items() if name.startswith("observation.")}
     weights = torch.zeros(16, 1)
     weights[:6] = 1.0
     prefix = Prefix(torch.randn(1, 16, 2), weights, 5.0)
     got = policy.acting_model.generate_actions(batch, torch.randn(4, 16, 2), prefix)
     current = policy.config.n_obs_steps - 1
-    torch.testing.assert_close(got[:, : 6 - current], prefix.actions[:, current:6].expand(4, -1, -1))
+    torch.testing.assert_close(got.actions[:, : 6 - current], prefix.actions[:, current:6].expand(4, -1, -1))

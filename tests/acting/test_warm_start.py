@@ -5,26 +5,33 @@ import torch
 from lerobot.policies.rtc import RTCConfig
 
 from lerobot_cdp.acting.warm_start import start_from, steps_to_skip
-from lerobot_cdp.diffusion.process import make_process
-from lerobot_cdp.diffusion.sampler import make_scheduler, sample
-from lerobot_cdp.errors import SettingError
+from lerobot_cdp.diffusion.sampler import sample, with_steps
 from lerobot_cdp.policy.modeling_cdp import CDPPolicy
+from tests.closed_forms import (
+    SOLVERS,
+    as_network,
+    gaussian,
+    gaussian_end,
+    make_process,
+    make_solver,
+    signal_and_noise,
+)
 from tests.conftest import make_config, make_observation
-from tests.diffusion.test_sampler import COMBINATIONS, MEAN, STD, STEPS, gaussian_network
+
+MEAN, STD = 0.3, 0.4
 
 
 @pytest.mark.parametrize("share,evaluations", [(1.0, 10), (0.4, 4), (0.39, 4), (0.1, 1), (0.01, 1)])
 def test_the_level_decides_the_evaluations(share, evaluations):
-    scheduler = make_scheduler("DDIM", make_config())
-    scheduler.set_timesteps(10)  # 99, 89, …, 9
-    skip = steps_to_skip(scheduler, share)
+    scheduler = make_solver("DDIM")
+    skip = steps_to_skip(with_steps(scheduler, 10), share)
     calls = []
     sample(lambda x_t, t: calls.append(int(t[0])) or x_t, scheduler, torch.randn(1, 4, 2), 10, skip=skip)
     assert calls == [99, 89, 79, 69, 59, 49, 39, 29, 19, 9][10 - evaluations :]
 
 
 def test_actions_are_shifted_and_noise_is_added():
-    process = make_process(make_config())
+    process = make_process()
     rest, noise = torch.tensor([[[5.0], [6.0], [7.0]]]), torch.randn(2, 6, 1)
     x_t = start_from(rest, noise, process, torch.tensor(39), current=1)
     alpha, sigma = process.signal_and_noise(torch.tensor([39]))
@@ -32,21 +39,21 @@ def test_actions_are_shifted_and_noise_is_added():
     torch.testing.assert_close(x_t, alpha * expected + sigma * noise)
 
 
-@pytest.mark.parametrize("solver,prediction", COMBINATIONS)
+@pytest.mark.parametrize("solver,prediction", SOLVERS)
 def test_the_solver_goes_on_from_there_to_the_closed_form(solver, prediction, seed):
-    """The ODE of Gaussian data from any t ends at μ + s (x_t − α_t μ)/v_t."""
-    settings = {"noise_scheduler_type": solver, "prediction_type": prediction, "clip_sample": False}
-    config = make_config(num_train_timesteps=1000, num_inference_steps=STEPS[solver], **settings)
-    process, scheduler = make_process(config), make_scheduler(solver, config)
-    scheduler.set_timesteps(STEPS[solver])
+    steps = 50 if solver == "DPMSolver++" else 200
+    process = make_process(prediction, n_timesteps=1000)
+    scheduler = with_steps(make_solver(solver, prediction, n_timesteps=1000), steps)
     skip = steps_to_skip(scheduler, 0.5)
     t = scheduler.timesteps[skip]
     rest, noise = torch.randn(4, 3, 2).double(), torch.randn(4, 6, 2).double()
     x_t = start_from(rest, noise, process, t, current=1)
-    got = sample(gaussian_network(process), scheduler, x_t, STEPS[solver], skip=skip)
-    alpha, sigma = (s.double() for s in process.signal_and_noise(t.unsqueeze(0)))
-    exact = MEAN + STD * (x_t - alpha * MEAN) / (alpha**2 * STD**2 + sigma**2).sqrt()
-    assert (got - exact).abs().max() < (2e-2 if STEPS[solver] == 200 else 4e-3)
+    got = sample(as_network(gaussian(MEAN, STD), process), scheduler, x_t, steps, skip=skip)
+    exact = gaussian_end(x_t, *signal_and_noise(process, t.view(1)), MEAN, STD)
+    assert (got - exact).abs().max() < (2e-2 if steps == 200 else 4e-3)
+
+
+# ---------------------------------------------------------------- the policy
 
 
 def make_policy(**settings) -> tuple[CDPPolicy, list]:
@@ -68,7 +75,7 @@ def test_the_second_chunk_starts_from_the_rest_of_the_first():
     assert len(calls) == 10 + 3
     whole = policy.acting_model.generate_actions(  # of which the policy returns n_action_steps
         {key: torch.stack([value, value], 1) for key, value in observations[0].items()}, noise
-    )
+    ).actions
     assert torch.equal(whole[:, :6], chunk)
     expected = start_from(whole[:, 6:], noise, policy.acting_model.process, torch.tensor(29), current=1)
     assert torch.equal(calls[10], expected)
@@ -80,13 +87,14 @@ def test_the_second_chunk_starts_from_the_rest_of_the_first():
 
 def test_off_costs_nothing_and_changes_nothing():
     actions = []
-    for settings in ({}, {"warm_start": 0.0}, {"warm_start": 0.5, "n_action_steps": 15}):  # the last has no rest
-        policy, calls = make_policy(**({"n_action_steps": 15} | settings))
+    for settings in ({}, {"warm_start": 0.5}):  # in vain: no action is left
+        policy, calls = make_policy(n_action_steps=15, **settings)
         torch.manual_seed(1)
-        actions.append([policy.select_action(make_observation(policy.config, 1, None, s)) for s in range(16)])
+        actions.append(
+            torch.stack([policy.select_action(make_observation(policy.config, 1, None, s)) for s in range(16)])
+        )
         assert len(calls) == 20
-    for first, second, third in zip(*actions, strict=True):
-        assert torch.equal(first, second) and torch.equal(first, third)
+    assert torch.equal(*actions)
 
 
 def test_real_time_chunking_starts_from_what_is_left():
@@ -96,9 +104,3 @@ def test_real_time_chunking_starts_from_what_is_left():
     assert len(calls) == 3
     policy.predict_action_chunk(observation, inference_delay=1, prev_chunk_left_over=torch.zeros(5, 2))
     assert len(calls) == 3 + 10
-
-
-@pytest.mark.parametrize("share", [-0.1, 1.0])
-def test_the_share_is_checked(share):
-    with pytest.raises(SettingError, match=rf"`warm_start` must be in \[0, 1\). Got {share}"):
-        make_config(warm_start=share)

@@ -61,20 +61,14 @@ def test_full_depth_is_dense(spectrum, dtype, tolerance, seed):
 
 
 @pytest.mark.parametrize("spectrum", SPECTRA)
-@pytest.mark.parametrize("n_products", [1, 2, 4, 8])
+@pytest.mark.parametrize("n_products", [1, 2, 4, 8, 100])
 def test_few_products_bound_from_inside_and_one_product_a_step(spectrum, n_products, seed):
     product = Counted(batch_of(SPECTRA[spectrum], seed))
     got = lanczos(product, torch.randn(3, D, dtype=torch.float64), n_products)
-    assert product.calls == n_products
+    assert product.calls == min(n_products, D)
     slack = 1e-9 * SPECTRA[spectrum].abs().max().clamp_min(1e-12)
     dense = torch.linalg.eigvalsh(product.matrices)
     assert (got.largest <= dense[:, -1] + slack).all() and (got.smallest >= dense[:, 0] - slack).all()
-
-
-def test_more_products_than_dimensions_cost_no_more():
-    product = Counted(torch.eye(4, dtype=torch.float64).expand(2, 4, 4))
-    lanczos(product, torch.randn(2, 4, dtype=torch.float64), 100)
-    assert product.calls == 4
 
 
 def test_power_iteration_would_be_wrong_where_lanczos_is_right(seed):

@@ -2,14 +2,14 @@
 
 from functools import partial
 
-import contractive_multi_task_dit
 import pytest
 import torch
-from contractive_multi_task_dit import ContractiveMultiTaskDiTPolicy
 from lerobot.policies.multi_task_dit import modeling_multi_task_dit as multi_task_dit
 from lerobot.policies.multi_task_dit.configuration_multi_task_dit import MultiTaskDiTConfig
 from transformers import CLIPTextConfig, CLIPTextModel
 
+from docs import contractive_multi_task_dit
+from docs.contractive_multi_task_dit import ContractiveMultiTaskDiTPolicy
 from lerobot_cdp.contraction import contraction_loss, dense_jacobian
 from tests.conftest import feature
 

@@ -1,67 +1,42 @@
-"""The contraction penalty against dense references.
+"""The contraction loss against dense references, and what the policy's penalty adds to it.
 
-Invariants: (1) its rate is the top eigenvalue of the dense rate matrix when every direction is searched; (2) its
-gradient is the dense hinge's; (3) gradient descent on it makes sampling contract; (4) edge cases give numbers.
+Invariants: (1) its rate is the top eigenvalue of the dense rate matrix when every direction is searched; (2) value and
+gradient are the dense loss's; (3) gradient descent on it makes sampling contract; (4) edge cases give numbers.
 """
+
+import itertools
+import weakref
 
 import pytest
 import torch
-from diffusers import DDIMScheduler
-from peak_memory import PeakMemory
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from lerobot_cdp.contraction import ContractionPenalty, bind, contraction_loss, dense_jacobian, rate_operator
-from lerobot_cdp.diffusion.process import FlowMatching, VariancePreserving
-from lerobot_cdp.diffusion.sampler import FlowMatchEulerScheduler
+from lerobot_cdp.contraction import LOSSES, ContractionPenalty, bind, contraction_loss, rate_operator
+from lerobot_cdp.contraction.products import METHODS
+from tests.closed_forms import PREDICTIONS, make_process
 
-B, T, A, C = 6, 4, 2, 3
-PREDICTIONS = ("epsilon", "sample", "v_prediction", "velocity")
+B, T, A, C = 3, 2, 2, 3
+D = T * A
+KINDS = [("epsilon", "vp"), ("sample", "vp"), ("v_prediction", "vp"), ("velocity", "flow"), ("sample", "ve")]
+TOLERANCE = {"autodiff": 1e-9, "finite_difference": 1e-5}
 
 
 class Denoiser(nn.Module):
     """A small smooth network of x_t (B, T, A), timestep and condition (B, C)."""
 
-    def __init__(self):
+    def __init__(self, d=D):
         super().__init__()
-        self.layers = nn.Sequential(nn.Linear(T * A + C + 1, 32), nn.Tanh(), nn.Linear(32, T * A))
+        self.layers = nn.Sequential(nn.Linear(d + C + 1, 32), nn.Tanh(), nn.Linear(32, d))
+        self.layers[-1].weight.data *= 20  # a fresh `sample` network contracts already: the hinge would be silent
 
     def forward(self, x_t, timesteps, condition):
         inputs = [x_t.flatten(1), condition, timesteps.to(x_t.dtype).unsqueeze(1) / 100]
         return self.layers(torch.cat(inputs, dim=1)).view_as(x_t)
 
 
-def make_penalty(**settings) -> ContractionPenalty:
-    defaults = {
-        "loss": "hinge",
-        "points": "data",
-        "margin": 0.3,
-        "timestep_range": (0, 0.5),
-        "batch_share": 1.0,
-        "n_products": T * A,
-        "product": "autodiff",
-    }
-    return ContractionPenalty(**(defaults | settings))
-
-
-def make_process(prediction: str):
-    if prediction == "velocity":
-        return FlowMatching(FlowMatchEulerScheduler(num_train_timesteps=100))
-    settings = {"beta_schedule": "squaredcos_cap_v2", "prediction_type": prediction}
-    return VariancePreserving(DDIMScheduler(num_train_timesteps=100, **settings))
-
-
-@pytest.fixture
-def process():
-    return make_process("epsilon")
-
-
-@pytest.fixture
-def inputs(seed):
-    return Denoiser(), torch.randn(B, T, A), torch.randn(B, C)
-
-
 class Recorder(nn.Module):
-    """Remembers where a network was evaluated first."""
+    """Remembers where a network was evaluated."""
 
     def __init__(self, network):
         super().__init__()
@@ -72,186 +47,129 @@ class Recorder(nn.Module):
         return self.network(*arguments)
 
 
-def dense_loss(network, x_t, timesteps, condition, process, margin):
-    """The hinge from dense Jacobians, with a graph to the parameters."""
-    operator = rate_operator(*process.signal_and_noise(timesteps), process.prediction_type, process.name)
-    rates = []
-    for b in range(len(x_t)):
-        j = torch.func.jacrev(lambda x, b=b: network(x[None], timesteps[b : b + 1], condition[b : b + 1]).flatten())(
-            x_t[b]
-        ).flatten(1)
-        rate = operator.shift[b] * torch.eye(T * A) + operator.scale[b] * (j + j.T) / 2
-        rates.append(torch.linalg.eigvalsh(rate)[-1])
-    rates = torch.stack(rates)
-    return torch.relu(rates + margin * operator.fastest).mean(), rates
+@pytest.fixture
+def inputs(seed):
+    """A network, x_0 and a condition of a batch of which the penalty takes B."""
+    return Denoiser(), torch.randn(8 * B, T, A), torch.randn(8 * B, C)
 
 
-@pytest.mark.parametrize("prediction", PREDICTIONS)
-@pytest.mark.parametrize("product,tolerance", [("autodiff", 1e-4), ("finite_difference", 2e-2)])
-def test_value_and_gradient_are_the_dense_ones(prediction, product, tolerance, inputs):
-    network, x_0, condition = inputs
-    process = make_process(prediction)
-    if prediction == "sample":  # a fresh `sample` network contracts already: its hinge would be silent
-        network.layers[-1].weight.data *= 20
-    recorder = Recorder(network)
-    penalty = make_penalty(product=product)
-    value = penalty(recorder, process, x_0, condition, torch.Generator().manual_seed(3))
-    x_t, timesteps, _ = recorder.calls[0]
-    assert (timesteps < 50).all()
-    expected, rates = dense_loss(network, x_t.detach(), timesteps, condition, process, 0.3)
-    torch.testing.assert_close(value.rate, rates.detach(), rtol=tolerance, atol=tolerance)
-    torch.testing.assert_close(value.loss, expected, rtol=tolerance, atol=tolerance)
-    parameters = list(network.parameters())
-    got = torch.cat([g.flatten() for g in torch.autograd.grad(value.term(1.0), parameters, materialize_grads=True)])
-    want = torch.cat([g.flatten() for g in torch.autograd.grad(expected, parameters, materialize_grads=True)])
-    assert want.norm() > 0 and (got - want).norm() <= 5 * tolerance * want.norm()
+def make_point(process, dtype=torch.float64):
+    """f of x_t alone, its parameters, and points x_t at three noise levels."""
+    network = Denoiser().to(dtype)
+    sigma = torch.tensor([0.1, 0.3, 0.6], dtype=dtype)
+    alpha = {"vp": (1 - sigma**2).sqrt(), "flow": 1 - sigma, "ve": torch.ones(B, dtype=dtype)}[process]
+    f = bind(network, torch.tensor([10, 30, 60]), torch.randn(B, C, dtype=dtype))
+    return f, list(network.parameters()), torch.randn(B, T, A, dtype=dtype), alpha, sigma
 
 
-@pytest.mark.parametrize("product", ["autodiff", "finite_difference"])
-def test_the_penalty_costs_its_products(product, inputs, process):
-    network, x_0, condition = inputs
-    recorder = Recorder(network)
-    make_penalty(product=product, n_products=5, batch_share=0.5)(recorder, process, x_0, condition)
-    batch_sizes = [call[0].shape[0] for call in recorder.calls]
-    # finite differences: f(x), five steps from it, and the pair with a graph; autodiff: five and one.
-    assert batch_sizes == ([3] * 6 + [6] if product == "finite_difference" else [3] * 6)
+def dense_rate(f, x_t, alpha, sigma, prediction, process):
+    """sym R_t, (B, d, d), with a graph to the parameters."""
+    # Sample by sample, of a network that is bound to them all.
+    jacobian = torch.stack(
+        [torch.func.jacrev(lambda x, b=b: f(torch.stack([x] * len(x_t)))[b].flatten())(x_t[b]) for b in range(len(x_t))]
+    ).flatten(2)
+    operator = rate_operator(alpha, sigma, prediction, process)
+    shift, scale = (values.view(-1, 1, 1) for values in (operator.shift, operator.scale))
+    return shift * torch.eye(D, dtype=x_t.dtype) + scale * (jacobian + jacobian.mT) / 2
 
 
-@pytest.mark.parametrize("prediction", PREDICTIONS)
-def test_descent_makes_sampling_contract(prediction):
-    torch.manual_seed(0)
-    process = make_process(prediction)
-    network, x_0, condition = Denoiser(), torch.randn(B, T, A), torch.randn(B, C)
-    if prediction == "sample":  # make it expand first
-        network.layers[-1].weight.data *= 20
-    penalty = make_penalty(product="finite_difference", margin=0.1, n_products=4)
-    optimizer = torch.optim.Adam(network.parameters(), lr=2e-2)
-    generator = torch.Generator().manual_seed(0)
-    first = penalty(network, process, x_0, condition, torch.Generator().manual_seed(1))
-    for _ in range(80):
-        optimizer.zero_grad()
-        penalty(network, process, x_0, condition, generator).term(1.0).backward()
-        optimizer.step()
-    recorder = Recorder(network)
-    last = penalty(recorder, process, x_0, condition, torch.Generator().manual_seed(1))
-    assert (first.rate > 0).any() and last.rate.mean() < first.rate.mean() - 0.02
-    x_t, timesteps, _ = recorder.calls[0]
-    dense = dense_loss(network, x_t.detach(), timesteps, condition, process, 0.1)[1]
-    assert (dense < 0.05).all(), dense
+def dense_loss(loss, rate, alpha, process):
+    if loss == "hinge":
+        return torch.relu(torch.linalg.eigvalsh(rate)[:, -1]).mean()
+    b = alpha if process == "vp" else torch.ones_like(alpha)
+    # R = α (J_D − b I), so α (J_D + 0.1 I) = R + α (b + 0.1) I.
+    target = (alpha * (b + 0.1)).view(-1, 1, 1) * torch.eye(D, dtype=alpha.dtype)
+    return (rate + target).square().mean()
 
 
-def test_one_sample_at_least_and_no_gradient_to_the_condition(inputs, process):
-    network, x_0, condition = inputs
-    condition.requires_grad_()
-    value = make_penalty(batch_share=1e-6)(network, process, x_0, condition)
-    assert value.rate.shape == (1,)
-    assert torch.autograd.grad(value.term(1.0), condition, allow_unused=True) == (None,)
+def all_pairs(monkeypatch):
+    """The paper's loss draws two directions: each pair of basis vectors in turn, whose mean is the dense value."""
+    basis = torch.eye(D, dtype=torch.float64).view(D, 1, T, A).expand(D, B, T, A)
+    pairs = itertools.cycle(itertools.product(basis, basis))
+    monkeypatch.setattr("lerobot_cdp.contraction.losses.unit_directions", lambda *_: next(pairs))
+    return D**2
 
 
-def test_the_lowest_timesteps_alone(inputs, process):
-    network, x_0, condition = inputs
-    recorder = Recorder(network)
-    make_penalty(timestep_range=(0, 1e-6))(recorder, process, x_0, condition)
-    assert all((call[1] == 0).all() for call in recorder.calls)
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("prediction,process", KINDS)
+@pytest.mark.parametrize("loss", LOSSES)
+def test_rate_value_and_gradient_are_the_dense_ones(loss, prediction, process, method, seed, monkeypatch):
+    # In float64 a step this small is exact to the tolerance.
+    monkeypatch.setattr("lerobot_cdp.contraction.local_rate.RELATIVE_STEP", 1e-5)
+    n_draws = all_pairs(monkeypatch) if loss == "jacobian" else 1
+    f, parameters, x_t, alpha, sigma = make_point(process)
+    arguments = (f, parameters, x_t, alpha, sigma, prediction, process, loss)
+    values = [contraction_loss(*arguments, n_products=D, method=method)]
+    values += [contraction_loss(*arguments, n_products=1, method=method) for _ in range(n_draws - 1)]
+
+    rate = dense_rate(f, x_t, alpha, sigma, prediction, process)
+    expected = dense_loss(loss, rate, alpha, process)
+    close = {"rtol": TOLERANCE[method], "atol": TOLERANCE[method]}
+    torch.testing.assert_close(values[0].rate, torch.linalg.eigvalsh(rate)[:, -1], **close)
+    torch.testing.assert_close(torch.stack([value.loss for value in values]).mean(), expected, **close)
+    want = torch.autograd.grad(expected, parameters, materialize_grads=True)
+    terms = torch.stack([value.term(2.0) for value in values]).mean()
+    got = torch.autograd.grad(terms, parameters)
+    want, got = (torch.cat([g.flatten() for g in gradient]) for gradient in (want, got))
+    assert want.norm() > 0 and (got - 2 * want).norm() <= 10 * TOLERANCE[method] * want.norm()
 
 
-@pytest.mark.parametrize("product", ["autodiff", "finite_difference"])
-def test_a_network_that_ignores_x_has_the_rate_of_theory(product):
-    """`sample`: the fastest contraction, −α²; `epsilon`: the ODE x' = (σ'/σ)x + … expands by σ²."""
-
-    class Constant(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.weight = nn.Parameter(torch.ones(1))
-
-        def forward(self, x, t, c):  # the output depends on x only through 0·x
-            return self.weight * torch.ones_like(x) + 0 * x
-
-    network = Constant()
-    for prediction in ("sample", "epsilon"):
-        value = make_penalty(product=product)(network, make_process(prediction), torch.zeros(B, T, A), None)
-        assert (value.rate < 0).all() if prediction == "sample" else (value.rate > 0).all()
-        assert torch.isfinite(value.loss)
+@pytest.mark.parametrize("prediction,process", KINDS)
+def test_in_single_precision_the_finite_difference_is_good_enough(prediction, process, seed):
+    f, parameters, x_t, alpha, sigma = make_point(process, torch.float32)
+    value = contraction_loss(f, parameters, x_t, alpha, sigma, prediction, process, n_products=D)
+    rate = torch.linalg.eigvalsh(dense_rate(f, x_t, alpha, sigma, prediction, process))[:, -1]
+    torch.testing.assert_close(value.rate, rate, rtol=2e-2, atol=2e-2)
+    want = torch.autograd.grad(torch.relu(rate).mean(), parameters, materialize_grads=True)
+    want, got = (torch.cat([g.flatten() for g in gradient]) for gradient in (want, value.gradient))
+    assert (got - want).norm() <= 0.1 * want.norm()
 
 
-def test_same_generator_same_penalty(inputs, process):
-    network, x_0, condition = inputs
-    values = [make_penalty()(network, process, x_0, condition, torch.Generator().manual_seed(7)).loss for _ in range(2)]
-    assert values[0] == values[1]
+@pytest.mark.parametrize("method", METHODS)
+def test_it_costs_its_products(method, seed):
+    f, parameters, *point = make_point("vp")
+    sizes = []
+    contraction_loss(lambda x: sizes.append(len(x)) or f(x), parameters, *point, "sample", n_products=2, method=method)
+    # Finite differences: f(x), two steps from it, and the pair with a graph. Autodiff: two and one.
+    assert sizes == ([B, B, B, 2 * B] if method == "finite_difference" else [B] * 3)
 
 
-def test_float32_under_autocast(inputs, process):
-    """bfloat16 has 8 bits: a finite difference would be noise, so autocast is off inside."""
-    network, x_0, condition = inputs
-    arguments = (network, process, x_0, condition)
-    penalty = make_penalty(product="finite_difference")
-    plain = penalty(*arguments, torch.Generator().manual_seed(7))
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        mixed = penalty(*arguments, torch.Generator().manual_seed(7))
-    assert torch.equal(plain.rate, mixed.rate)
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("prediction,b", [("sample", 0.0), ("sample", 3.0), ("epsilon", 0.0)])
+def test_a_network_without_parameters_has_the_rate_of_theory_and_no_gradient(prediction, b, method, loss, monkeypatch):
+    """f(x) = b x. `sample`: ρ = α b − α², the fastest contraction with b = 0; `epsilon` there: ρ = σ²."""
+    n_draws = all_pairs(monkeypatch) if loss == "jacobian" else 1
+    _, parameters, x_t, alpha, sigma = make_point("vp")
+    arguments = (lambda x: b * x, parameters, x_t, alpha, sigma, prediction, "vp", loss)
+    values = [contraction_loss(*arguments, method=method) for _ in range(n_draws)]
+    rate = alpha * b - alpha**2 if prediction == "sample" else sigma**2
+    torch.testing.assert_close(values[0].rate, rate)
+    expected = torch.relu(rate) if loss == "hinge" else (rate + alpha**2 + 0.1 * alpha).square() / D
+    torch.testing.assert_close(torch.stack([value.loss for value in values]).mean(), expected.mean())
+    assert not any(g.any() for g in values[0].gradient)
 
 
-@pytest.mark.parametrize("product", ["autodiff", "finite_difference"])
-def test_the_callers_backward_pass_runs_no_network(product, inputs, process):
-    """The gradient is taken under full precision: TF32 in the caller's backward pass cannot reach it."""
-    network, x_0, condition = inputs
-    arguments = (network, process, x_0, condition)
-    value = make_penalty(product=product)(*arguments, torch.Generator().manual_seed(3))
-    term = value.term(2.0)
-    next_nodes = {type(node).__name__ for node, _ in term.grad_fn.next_functions if node is not None}
-    assert next_nodes == {"AccumulateGrad"}
-    (3 * term).backward()
-    for parameter, derivative in zip(network.parameters(), value.gradient, strict=True):
-        torch.testing.assert_close(parameter.grad, 6 * derivative)
-    with pytest.raises(RuntimeError, match="must be differentiated once"):
-        term.backward()
-
-
-def test_the_term_joins_other_losses_without_a_second_gradient_in_memory(inputs, process):
-    """Of the gradients' size there is one copy at the end of the backward pass, and it is the sum."""
-    network, x_0, condition = inputs
-    wide = [layer for _ in range(6) for layer in (nn.Linear(256, 256), nn.Tanh())]
-    network.layers = nn.Sequential(nn.Linear(T * A + C + 1, 256), *wide, nn.Linear(256, T * A))
-    size = sum(p.nbytes for p in network.parameters())
-
-    def training_loss():
-        return network(x_0[:1], torch.zeros(1, dtype=torch.long), condition[:1]).square().mean()
-
-    value = make_penalty()(network, process, x_0, condition, torch.Generator().manual_seed(3))
-    want = torch.autograd.grad(training_loss(), network.parameters())
-    want = [a + 2 * b for a, b in zip(want, value.gradient, strict=True)]
-    with PeakMemory() as memory:
-        loss = training_loss()
-        loss = loss + value.term(2.0)
-        del value
-        loss.backward()
-    assert size <= memory.peak < 1.5 * size
-    for parameter, expected in zip(network.parameters(), want, strict=True):
-        torch.testing.assert_close(parameter.grad, expected)
-
-
-def test_contraction_loss_names_what_is_wrong(inputs):
-    network, x_0, _ = inputs
-    ones = torch.ones(B)
-    for setting, value, must_be in (
-        ("loss", "eigenvalue", "one of"),
-        ("product", "finite-difference", "one of"),
-        ("margin", 1.0, "in"),
-        ("prediction_type", "noise", "one of"),
-        ("process", "edm", "one of"),
-    ):
-        arguments = {"prediction_type": "sample", "process": "ve"} | {setting: value}
-        with pytest.raises(ValueError, match=rf"^`{setting}` must be {must_be} .* Got {value!r}\.$"):
-            contraction_loss(lambda x: x, network.parameters(), x_0, ones, ones, **arguments)
-
-
-@pytest.mark.parametrize("prediction", PREDICTIONS)
-def test_no_noise_gives_a_number(prediction, inputs):
-    network, x_0, condition = inputs
-    f = bind(network, torch.zeros(B, dtype=torch.long), condition)
-    process = "flow" if prediction == "velocity" else "vp"
-    value = contraction_loss(f, network.parameters(), x_0, torch.ones(B), torch.zeros(B), prediction, process)
+@pytest.mark.parametrize("prediction,process", KINDS)
+def test_no_noise_gives_a_number(prediction, process, seed):
+    f, parameters, x_t, *_ = make_point(process, torch.float32)
+    value = contraction_loss(f, parameters, x_t, torch.ones(B), torch.zeros(B), prediction, process)
     assert value.loss.isfinite() and value.rate.isfinite().all() and all(g.isfinite().all() for g in value.gradient)
+
+
+@pytest.mark.parametrize(
+    "setting,value",
+    [
+        ("loss", "eigenvalue"),
+        ("method", "finite-difference"),
+        ("prediction_type", "noise"),
+        ("process", "edm"),
+    ],
+)
+def test_a_wrong_name_is_named(setting, value):
+    arguments = {"prediction_type": "sample", "process": "ve"} | {setting: value}
+    with pytest.raises(ValueError, match=rf"^`{setting}` must be one of .* Got {value!r}\.$"):
+        contraction_loss(lambda x: x, [], torch.zeros(1, T, A), torch.ones(1), torch.ones(1), **arguments)
 
 
 def test_bind_repeats_what_it_is_bound_to():
@@ -261,8 +179,114 @@ def test_bind_repeats_what_it_is_bound_to():
     assert seen[0][0].tolist() == [1, 2, 1, 2] and seen[0][1].flatten().tolist() == [3, 4, 3, 4]
 
 
-def test_dense_jacobian_of_a_bound_network(inputs):
+# ---------------------------------------------------------------- at noised demonstrations of a policy's batch
+
+
+def penalty_of(inputs, prediction="epsilon", loss="hinge", timestep_range=(0.2, 0.5), seed=3):
     network, x_0, condition = inputs
-    timesteps = torch.arange(B)
-    j = dense_jacobian(bind(network, timesteps, condition), x_0)
-    assert j.shape == (B, T * A, T * A)
+    penalty = ContractionPenalty(loss, timestep_range)
+    return penalty(network, make_process(prediction), x_0, condition, torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+def test_it_looks_at_noised_demonstrations_of_an_eighth_of_the_batch(prediction):
+    network, x_0, condition = Denoiser(8), torch.randn(800, 4, 2), torch.randn(800, C, requires_grad=True)
+    recorder, process = Recorder(network), make_process(prediction)
+    value = penalty_of((recorder, x_0, condition), prediction)
+    (x_t, timesteps, seen), n = recorder.calls[0], 100
+    assert len(value.rate) == len(x_t) == n and len(recorder.calls) == 7  # f(x), five products, and the pair
+    assert timesteps.min() >= 20 and timesteps.max() <= 50 and len(timesteps.unique()) > 20
+    assert torch.equal(seen, condition[:n]) and not any(c.requires_grad for *_, c in recorder.calls)
+    alpha, sigma = (values.view(-1, 1, 1) for values in process.signal_and_noise(timesteps))
+    epsilon = (x_t - alpha * x_0[:n]) / sigma
+    assert abs(epsilon.mean()) < 0.15 and epsilon.std().item() == pytest.approx(1, abs=0.1)
+    assert len(penalty_of((network, x_0[:3], condition[:3]), prediction).rate) == 1  # at least
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_the_generator_is_all_its_randomness(loss, inputs):
+    losses = []
+    for seed in (7, 7, 8):
+        torch.rand(3)  # the global state moves on
+        losses.append(penalty_of(inputs, loss=loss, seed=seed).loss)
+    assert losses[0] == losses[1] != losses[2]
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+def test_descent_makes_sampling_contract(prediction):
+    torch.manual_seed(0)
+    network, x_0, condition = Denoiser(), torch.randn(8 * B, T, A), torch.randn(8 * B, C)
+    optimizer = torch.optim.Adam(network.parameters(), lr=2e-2)
+    first = penalty_of((network, x_0, condition), prediction)
+    for step in range(80):
+        optimizer.zero_grad()
+        penalty_of((network, x_0, condition), prediction, seed=step).term(1.0).backward()
+        optimizer.step()
+    recorder, process = Recorder(network), make_process(prediction)
+    last = penalty_of((recorder, x_0, condition), prediction)
+    assert (first.rate > 0).any() and last.rate.mean() < first.rate.mean() - 0.02
+    x_t, timesteps, seen = recorder.calls[0]
+    arguments = (*process.signal_and_noise(timesteps), process.prediction_type, process.name)
+    dense = torch.linalg.eigvalsh(dense_rate(bind(network, timesteps, seen), x_t, *arguments))[:, -1]
+    assert (dense < 0.05).all(), dense
+
+
+# ---------------------------------------------------------------- in the caller's backward pass
+
+
+def test_float32_under_autocast(inputs):
+    """bfloat16 has 8 bits: a finite difference would be noise, so autocast is off inside."""
+    plain = penalty_of(inputs)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mixed = penalty_of(inputs)
+    assert torch.equal(plain.rate, mixed.rate)
+
+
+def test_the_callers_backward_pass_runs_no_network(inputs):
+    """The gradient is taken under full precision: TF32 in the caller's backward pass cannot reach it."""
+    value = penalty_of(inputs)
+    term = value.term(2.0)
+    next_nodes = {type(node).__name__ for node, _ in term.grad_fn.next_functions if node is not None}
+    assert next_nodes == {"AccumulateGrad"}
+    (3 * term).backward()
+    for parameter, derivative in zip(inputs[0].parameters(), value.gradient, strict=True):
+        torch.testing.assert_close(parameter.grad, 6 * derivative)
+    with pytest.raises(RuntimeError, match="must be differentiated once"):
+        term.backward()
+
+
+class Multiples(TorchDispatchMode):
+    """At each product, while any of `tensors` lives: how many do."""
+
+    def __init__(self, tensors):
+        super().__init__()
+        self.tensors, self.alive = [weakref.ref(tensor) for tensor in tensors], []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        alive = sum(tensor() is not None for tensor in self.tensors)
+        if func is torch.ops.aten.mul.Tensor and result.ndim and alive:
+            self.alive.append(alive)
+        return result
+
+
+def test_the_term_joins_other_losses_without_a_second_gradient_in_memory(inputs):
+    """Each derivative is freed as soon as its multiple is made: never are there two of the weights' size."""
+    network, x_0, condition = inputs
+    parameters = list(network.parameters())
+
+    def training_loss():
+        return network(x_0, torch.zeros(len(x_0), dtype=torch.long), condition).square().mean()
+
+    value = penalty_of(inputs)
+    want = torch.autograd.grad(training_loss(), parameters)
+    want = [a + 2 * b for a, b in zip(want, value.gradient, strict=True)]
+    loss = training_loss()
+    loss = loss + value.term(2.0)
+    watch = Multiples(value.gradient)
+    del value
+    with watch:
+        loss.backward()
+    assert watch.alive == [4, 3, 2, 1]
+    for parameter, expected in zip(parameters, want, strict=True):
+        torch.testing.assert_close(parameter.grad, expected)

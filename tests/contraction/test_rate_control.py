@@ -11,8 +11,8 @@ from lerobot_cdp.contraction.rate_control import BASE_WEIGHT, GAIN, SMOOTHING
 N = 4000
 
 
-def probe(a, b, x_0, floor=0.8) -> RateControl:
-    control = RateControl(target=0.9, floor=floor)
+def probe(a, b, x_0) -> RateControl:
+    control = RateControl()
     control.probe(a, b, x_0)
     return control
 
@@ -76,12 +76,12 @@ def constant(share, diversity):
     ],
 )
 def test_the_weight_follows_the_nearer_constraint(share, diversity, drive):
-    control = run(RateControl(0.9, 0.8), constant(share, diversity))
+    control = run(RateControl(), constant(share, diversity))
     assert control.weight == pytest.approx(BASE_WEIGHT * math.exp(GAIN * drive), rel=1e-3)
 
 
 def test_the_loop_settles():
-    control = run(RateControl(0.9, 0.5), lambda weight: (weight / (weight + BASE_WEIGHT / 2), torch.ones(())))
+    control = run(RateControl(), lambda weight: (weight / (weight + BASE_WEIGHT / 2), torch.ones(())))
     balance = BASE_WEIGHT * math.exp(GAIN * (0.9 - float(control.share)))
     assert control.weight == pytest.approx(balance) and 0.7 < control.share < 0.9 and control.weight > BASE_WEIGHT
 
@@ -91,17 +91,12 @@ def test_diversity_has_the_last_word():
         weight = weight / BASE_WEIGHT
         return weight / (weight + 1000), 1 / (1 + 0.1 * weight)
 
-    control = run(RateControl(0.9, 0.8), plant)
+    control = run(RateControl(), plant)
     assert 0.8 < control.diversity < 0.9 and BASE_WEIGHT < control.weight < 2.5 * BASE_WEIGHT
 
 
-def test_a_target_out_of_reach_does_not_wind_the_weight_up():
-    short, long = (run(RateControl(0.9, 0.8), constant(0.8, 1.0), n) for n in (100, 1000))
-    assert short.weight == pytest.approx(float(long.weight), rel=1e-3)
-
-
 def test_the_weight_is_finite_from_the_first_step():
-    assert RateControl(0.9, 0.8).weight == pytest.approx(BASE_WEIGHT)
+    assert RateControl().weight == pytest.approx(BASE_WEIGHT)
     known_by_heart = torch.ones(2, 4, 2)
     control = probe(known_by_heart, known_by_heart, known_by_heart)
     control.update(torch.tensor([True]))
@@ -109,8 +104,8 @@ def test_the_weight_is_finite_from_the_first_step():
 
 
 def test_a_checkpoint_resumes_it():
-    control = run(RateControl(0.9, 0.5), lambda weight: (weight / (weight + 1), torch.ones(())), n=37)
-    resumed = RateControl(0.9, 0.5)
+    control = run(RateControl(), lambda weight: (weight / (weight + 1), torch.ones(())), n=37)
+    resumed = RateControl()
     resumed.load_state_dict(control.state_dict())
     for one in (control, resumed):
         one.update(torch.tensor([False, True]))

@@ -4,21 +4,19 @@ import pytest
 import torch
 
 from lerobot_cdp.contraction import autodiff, bind, dense_jacobian, finite_difference, transposed
-from lerobot_cdp.diffusion.backbones import BACKBONES, make_backbone
-from lerobot_cdp.policy.configuration_cdp import SOLVERS
+from lerobot_cdp.policy.build import make_backbone
+from lerobot_cdp.policy.configuration_cdp import BACKBONE_SETTINGS, SOLVERS, ContractionConfig
 from lerobot_cdp.policy.modeling_cdp import CDPPolicy
 from tests.conftest import make_batch, make_config, make_observation
 
-B, C = 3, 7
+B, T, C = 3, 8, 7
+BACKBONES = tuple(BACKBONE_SETTINGS)
 
 
-VARIANTS = {name: {"backbone": name} for name in BACKBONES} | {"patches": {"backbone": "dit", "dit_patch_size": 2}}
-
-
-@pytest.fixture(params=VARIANTS)
+@pytest.fixture(params=BACKBONES)
 def backbone(request, seed):
     """A backbone off its initialisation: layers that start at zero would hide others."""
-    network = make_backbone(make_config(**VARIANTS[request.param], horizon=4, n_action_steps=2), C)
+    network = make_backbone(make_config(backbone=request.param, horizon=T, n_action_steps=2), C)
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
@@ -27,7 +25,7 @@ def backbone(request, seed):
 
 @pytest.fixture
 def inputs(seed):
-    return torch.randn(B, 4, 2), torch.tensor([0, 40, 99]), torch.randn(B, C)
+    return torch.randn(B, T, 2), torch.tensor([0, 40, 99]), torch.randn(B, C)
 
 
 def test_shape_and_gradient_to_every_parameter_and_input(backbone, inputs):
@@ -61,7 +59,7 @@ def test_contraction_products_are_the_dense_ones(backbone, inputs):
     x_t, timesteps, condition = inputs
     f = bind(backbone, timesteps, condition)
     jacobian = dense_jacobian(f, x_t)
-    v = torch.nn.functional.normalize(torch.randn(B, 8), dim=1)
+    v = torch.nn.functional.normalize(torch.randn(B, 2 * T), dim=1)
     right = torch.einsum("bij,bj->bi", jacobian, v)
     left = torch.einsum("bij,bi->bj", jacobian, v)
     v = v.view_as(x_t)
@@ -72,16 +70,20 @@ def test_contraction_products_are_the_dense_ones(backbone, inputs):
     torch.testing.assert_close(difference, right, rtol=1e-2, atol=1e-2 * right.abs().max().item())
 
 
-@pytest.mark.parametrize("product", ["finite_difference", "autodiff"])
+@pytest.mark.parametrize("horizon,tokens", [(8, 2), (6, 3), (5, 5)])
+def test_tokens_of_the_transformer_share_the_horizon(horizon, tokens):
+    network = make_backbone(make_config(backbone="dit", horizon=horizon, n_action_steps=2), C)
+    assert network.transformer.pos_embedding.shape == (1, tokens, 32)
+    assert network(torch.randn(B, horizon, 2), torch.zeros(B), torch.randn(B, C)).shape == (B, horizon, 2)
+
+
 @pytest.mark.parametrize("prediction", SOLVERS)
 @pytest.mark.parametrize("name", BACKBONES)
-def test_trained_saved_loaded_and_sampled(name, prediction, product, tmp_path):
+def test_trained_saved_loaded_and_sampled(name, prediction, tmp_path):
     torch.manual_seed(0)
     # Not the hinge, which is silent where a fresh network contracts already.
-    settings = {"contraction_weight": 1.0, "contraction_every": 1, "contraction_loss": "jacobian"}
-    policy = CDPPolicy(
-        make_config(backbone=name, prediction_type=prediction, contraction_product=product, **settings)
-    ).train()
+    contraction = ContractionConfig(weight=1.0, every=1, loss="jacobian")
+    policy = CDPPolicy(make_config(backbone=name, prediction_type=prediction, contraction=contraction)).train()
     before = {k: p.clone() for k, p in policy.diffusion.named_parameters()}
     optimizer = torch.optim.Adam(policy.get_optim_params(), lr=1e-3)
     for step in range(2):
@@ -90,7 +92,7 @@ def test_trained_saved_loaded_and_sampled(name, prediction, product, tmp_path):
         loss.backward()
         optimizer.step()
         policy.update()
-        assert log["contraction_loss"] > 0
+        assert log["penalty"] > 0
     assert all(not torch.equal(before[k], p) for k, p in policy.diffusion.named_parameters())
     policy.save_pretrained(tmp_path)
     loaded = CDPPolicy.from_pretrained(tmp_path)
@@ -105,7 +107,7 @@ def test_trained_saved_loaded_and_sampled(name, prediction, product, tmp_path):
 def training_step(**settings) -> tuple[CDPPolicy, list[torch.Tensor]]:
     """A policy after one step's backward pass, and its gradients."""
     torch.manual_seed(0)
-    policy = CDPPolicy(make_config(contraction_weight=1.0, contraction_margin=0.9, **settings)).train()
+    policy = CDPPolicy(make_config(contraction=ContractionConfig(weight=1.0), **settings)).train()
     torch.manual_seed(1)
     policy(make_batch(policy.config))[0].backward()
     return policy, [p.grad for p in policy.get_optim_params()]
@@ -116,8 +118,9 @@ def test_compiled_in_training_loads_uncompiled(name, tmp_path, monkeypatch):
     """torch.compile traces every call of the network, the penalty's too; without Inductor, which would take minutes."""
     compile_ = torch.nn.Module.compile
     monkeypatch.setattr(torch.nn.Module, "compile", lambda module, mode: compile_(module, backend="eager"))
-    compiled, gradients = training_step(backbone=name, compile_model=True)
-    plain, expected = training_step(backbone=name)
+    settings = {"backbone": name} | ({"down_dims": (16,)} if name == "unet" else {})
+    compiled, gradients = training_step(compile_model=True, **settings)
+    plain, expected = training_step(**settings)
     for got, wanted in zip(gradients, expected, strict=True):
         torch.testing.assert_close(got, wanted, rtol=1e-2, atol=1e-4)
     compiled.save_pretrained(tmp_path)
@@ -138,7 +141,7 @@ def test_gradient_checkpointing_changes_no_gradient():
 def test_bfloat16_autocast(name):
     """The penalty keeps full precision; the diffusion loss does not, and both reach the weights."""
     torch.manual_seed(0)
-    policy = CDPPolicy(make_config(backbone=name, contraction_margin=0.9)).train()
+    policy = CDPPolicy(make_config(backbone=name)).train()
     batch = make_batch(policy.config)
     torch.manual_seed(1)
     _, plain = policy(batch)
