@@ -50,7 +50,7 @@ def test_the_same_actions(tmp_path, solver, steps, prediction):
 @pytest.mark.parametrize("separate", [True, False])
 def test_the_same_actions_from_cameras(tmp_path, separate):
     settings = {"use_separate_rgb_encoder_per_camera": separate, "noise_scheduler_type": "DDIM"}
-    stock = save_stock(tmp_path / "stock", True, num_inference_steps=2, resize_shape=(20, 24), **settings)
+    stock = save_stock(tmp_path / "stock", True, num_inference_steps=2, resize_shape=(36, 40), **settings)
     assert torch.equal(act(upgraded(tmp_path / "stock", tmp_path / "cdp")), act(stock))
 
 

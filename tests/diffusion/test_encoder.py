@@ -12,7 +12,7 @@ from tests.conftest import feature, make_batch, make_config, make_observation
 SIZES = {"top": (3, 48, 40), "wrist": (3, 24, 32)}
 
 
-def different_cameras(resize_shape=(20, 24), **settings):
+def different_cameras(resize_shape=(36, 40), **settings):
     features = {"observation.state": feature("STATE", 3)}
     features |= {f"observation.images.{name}": feature("VISUAL", *shape) for name, shape in SIZES.items()}
     return make_config(images=True, input_features=features, resize_shape=resize_shape, **settings)
@@ -45,7 +45,7 @@ def test_cameras_of_different_sizes_train_and_act(separate):
     policy.eval()
     observation = make_observation(policy.config, 2, None)
     assert policy.select_action(observation).shape == (2, 2)
-    assert policy._queues["observation.images"][0].shape == (2, 2, 3, 20, 24)  # what is kept is small
+    assert policy._queues["observation.images"][0].shape == (2, 2, 3, 36, 40)  # what is kept is small
     del observation["observation.images.wrist"]
     with pytest.raises(ValueError, match=r"^`observation.images.wrist` must be in the batch\. Got \["):
         policy.select_action(observation)

@@ -94,12 +94,12 @@ def cameras(**shapes):
 
 def test_cameras_of_different_sizes_are_resized():
     features = cameras(top=(3, 48, 64), wrist=(3, 24, 32))
-    make_config(input_features=features, resize_shape=(24, 32)).validate_features()
+    make_config(input_features=features, resize_shape=(36, 40)).validate_features()
     with pytest.raises(ValueError, match="`resize_shape` must be set where cameras differ in size. Got None with"):
         make_config(input_features=features).validate_features()
     features = cameras(top=(3, 48, 64), depth=(1, 48, 64))
     with pytest.raises(ValueError, match="`observation.images.depth` must have 3 channels"):
-        make_config(input_features=features, resize_shape=(24, 32)).validate_features()
+        make_config(input_features=features, resize_shape=(36, 40)).validate_features()
     with pytest.raises(ValueError, match=r"`crop_shape` must fit into `observation.images.top`, \(24, 32\)"):
         make_config(input_features=cameras(top=(3, 24, 32)), crop_shape=(25, 20)).validate_features()
 
