@@ -283,7 +283,8 @@ class CDPConfig(DiffusionConfig):
         """
         if self.robot_state_feature is None:
             raise ValueError(
-                f"`input_features` must hold 'observation.state'. Got {sorted(self.input_features or [])}."
+                f"`input_features` must hold 'observation.state': rename the feature in the dataset, or join its parts "
+                f"into one. Got {sorted(self.input_features or [])}."
             )
         if self.action_feature is None:
             raise ValueError(f"`output_features` must hold 'action'. Got {sorted(self.output_features or [])}.")

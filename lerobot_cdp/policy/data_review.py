@@ -7,6 +7,7 @@ import numpy as np
 from lerobot.datasets import LeRobotDatasetMetadata
 from lerobot.utils.constants import OBS_ENV_STATE, OBS_STATE
 
+from ..errors import SettingError
 from .configuration_cdp import CDPConfig
 
 __all__ = ["review_data"]
@@ -21,7 +22,13 @@ def review_data(config: CDPConfig, meta: LeRobotDatasetMetadata) -> None:
     Args:
         config: with the dataset's features.
         meta: of the dataset.
+
+    Raises:
+        SettingError: if a vector is stored as whole numbers, of which LeRobot's normalisation makes NaN.
     """
+    for key in (OBS_STATE, OBS_ENV_STATE, *config.output_features):
+        if key in meta.features and not meta.features[key]["dtype"].startswith("float"):
+            raise SettingError(f"`{key}` must be stored as float32 in the dataset. Got {meta.features[key]['dtype']}.")
     for warning in (*_unused(config), *_tasks(meta), *_statistics(config, meta)):
         logging.warning(warning)
 

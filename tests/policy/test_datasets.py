@@ -218,6 +218,13 @@ def test_joints_that_stand_still_and_glitches_are_named(make_dataset, caplog):
     assert "e0" not in remarks(caplog) and "n0" not in remarks(caplog)
 
 
+def test_whole_numbers_are_refused(make_dataset):
+    meta = make_dataset({STATE: 3, ACTION: 2}).meta
+    meta.features[STATE]["dtype"] = "int64"
+    with pytest.raises(SettingError, match="^`observation.state` must be stored as float32 in the dataset. Got int64."):
+        make_policy(CDPConfig(**SMALL), ds_meta=meta)
+
+
 # ------------------------------------------------------------------ sizes
 
 
