@@ -1,9 +1,10 @@
-"""Where the presets are, complete train configs: to be given to lerobot-train, or copied and changed.
+"""Presets: complete train configs, to be given to lerobot-train, or copied and changed.
 
-python -m lerobot_cdp.presets
-lerobot-train --config_path=PATH
+python -m lerobot_cdp.presets                                              lists them
+lerobot-train --config_path=$(python -m lerobot_cdp.presets so100)         trains with one
 """
 
+import sys
 from pathlib import Path
 
 __all__ = ["paths"]
@@ -18,7 +19,11 @@ def paths() -> list[Path]:
 
 
 def main() -> None:
-    print(*paths(), sep="\n")
+    """Print the paths of all presets, or of the one that is named."""
+    found = [path for path in paths() if path.stem in sys.argv[1:] or not sys.argv[1:]]
+    if not found:
+        sys.exit(f"error: the preset must be one of {[path.stem for path in paths()]}. Got {sys.argv[1:]}.")
+    print(*found, sep="\n")
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from .checkpoints.folders import PROCESSORS, CheckpointSource, checkpoint_folder
 from .checkpoints.weights import StoredWeights, load_complete
 from .errors import SettingError
 from .policy.build import built_for_loading
-from .policy.configuration_cdp import CDPConfig
+from .policy.configuration_cdp import CDPConfig, ContractionConfig
 from .policy.modeling_cdp import CDPPolicy
 from .policy.processor_cdp import make_cdp_pre_post_processors
 
@@ -76,7 +76,7 @@ def cdp_config(stock: DiffusionConfig) -> CDPConfig:
     settings = {field.name: getattr(stock, field.name) for field in fields(stock)}
     settings |= {"repo_id": None, "push_to_hub": False, "pretrained_path": None}
     settings |= {"num_inference_steps": stock.num_inference_steps or stock.num_train_timesteps}
-    return CDPConfig(**settings, timestep_spacing="leading")
+    return CDPConfig(**settings, timestep_spacing="leading", contraction=ContractionConfig(weight=0.0))
 
 
 def _read_config(folder: Path) -> DiffusionConfig:

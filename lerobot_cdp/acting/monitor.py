@@ -11,13 +11,14 @@ from torch import Tensor
 
 __all__ = ["UnsafeChunkError", "check_contraction", "contraction_factor", "hold_unsafe", "neighbour"]
 
-DISTANCE = 0.01  # between the two starts, per number of a chunk; the noise has 1
+DISTANCE = 0.01  # between the two starts, root mean square over the numbers of a chunk; the noise has 1
 
 
-def neighbour(noise: Tensor) -> Tensor:
-    """A start close to `noise` (B, T, A), in a direction that looks random but touches no random state."""
-    direction = noise.flip(1)  # again normal noise, nearly independent
-    return noise + DISTANCE * direction
+def neighbour(start: Tensor) -> Tensor:
+    """A start close to `start` (B, T, A), noise or not, in a fixed random direction: no random state is touched."""
+    direction = torch.randn(start.shape[1:], generator=torch.Generator().manual_seed(0))
+    direction = direction / direction.square().mean().sqrt()
+    return start + DISTANCE * direction.to(start)
 
 
 def contraction_factor(starts: Tensor, ends: Tensor) -> Tensor:
@@ -61,5 +62,5 @@ def hold_unsafe(chunk: Tensor, pose: Tensor, factor: Tensor | None, limit: float
 
 
 def _exceeds(factor: Tensor, limit: float) -> Tensor:
-    """(B,) bool. NaN is above every limit but infinity, which watches only."""
-    return ~(factor <= limit) & (limit != float("inf"))
+    """(B,) bool; NaN is above every limit."""
+    return ~(factor <= limit)

@@ -66,7 +66,7 @@ def make_scheduler(name: str, clip: float | None, **process: object) -> Schedule
         **process: `num_train_timesteps`; but for `FlowMatchEuler` also `prediction_type`, `timestep_spacing`,
             `beta_schedule`, `beta_start` and `beta_end`, as diffusers has them.
     """
-    clipping = {"clip_sample": clip is not None, "clip_sample_range": clip or 1.0}
+    clipping = {"clip_sample": clip is not None, "clip_sample_range": 1.0 if clip is None else clip}
     if name == "FlowMatchEuler":
         return FlowMatchEulerScheduler(**process, **clipping)
     if name == "DPMSolver++":

@@ -63,10 +63,11 @@ class ContractionConfig:
 
     def __post_init__(self):
         _tuples_for_lists(self)
-        weight = self.weight
-        is_weight = weight == AUTO or (not isinstance(weight, str) and 0 <= weight < float("inf"))
+        weight, is_pair = self.weight, isinstance(self.timestep_range, tuple) and len(self.timestep_range) == 2
+        is_weight = weight == AUTO or (isinstance(weight, int | float) and 0 <= weight < float("inf"))
         self._require("weight", is_weight, "finite and at least 0, or 'auto'")
         self._require("loss", self.loss in LOSSES, f"one of {list(LOSSES)}")
+        self._require("timestep_range", self.timestep_range is None or is_pair, "a pair (low, high)")
         low, high = self.timestep_range or EVERYWHERE
         self._require("timestep_range", 0 <= low < high <= 1, "(low, high) with 0 <= low < high <= 1")
         self._require("start", self.start >= 0, "at least 0")
@@ -113,8 +114,8 @@ class CDPConfig(DiffusionConfig):
         max_contraction_factor: Limit, > 0, on the contraction factor of a chunk; None: not measured. The factor is the
             final distance of two chunks over their distance at the start (see `acting.monitor`); measuring it doubles
             the batch. Above the limit, `select_action` repeats the last action for the length of a chunk, which holds
-            the arm only if actions are absolute. `inf`: measure and log only. With a warm start, the factor counts from
-            the noise level at which sampling starts.
+            the arm only if actions are absolute. A large limit, such as 1e9, measures and logs only. With a warm start,
+            the factor counts from the noise level at which sampling starts.
         ema_decay: Largest decay, in [0, 1), of the averaged weights, which act. 0: no average.
         contraction: The contraction penalty, see `ContractionConfig`.
         rtc_config: LeRobot's settings of real-time chunking (see `acting.real_time`); its rollout fills them in.
@@ -165,6 +166,8 @@ class CDPConfig(DiffusionConfig):
     def __post_init__(self):
         _tuples_for_lists(self)
         if isinstance(self.contraction, dict):
+            known = [own.name for own in fields(ContractionConfig)]
+            self._require("contraction", self.contraction.keys() <= set(known), f"a dict with keys of {known}")
             self.contraction = ContractionConfig(**self.contraction)
         if self.noise_scheduler_type is None:
             self.noise_scheduler_type = SOLVERS.get(self.prediction_type, VP_SOLVERS)[0]
@@ -237,9 +240,11 @@ class CDPConfig(DiffusionConfig):
         steps, most = self.num_inference_steps, self.num_train_timesteps
         is_number = steps is not None and 1 <= steps <= most
         self._require("num_inference_steps", is_number, f"in [1, num_train_timesteps = {most}]")
+        self._require("clip_sample_range", 0 < self.clip_sample_range < float("inf"), "greater than 0 and finite")
         self._require("sampling_temperature", 0 < self.sampling_temperature <= 1, "in (0, 1]")
         if self.max_contraction_factor is not None:
-            self._require("max_contraction_factor", self.max_contraction_factor > 0, "greater than 0")
+            is_limit = 0 < self.max_contraction_factor < float("inf")
+            self._require("max_contraction_factor", is_limit, "greater than 0 and finite, or null")
         if self.noise_scheduler_type == "DDPM":  # it adds fresh noise at every step
             self._require("sampling_temperature", self.sampling_temperature == 1, "1.0 with DDPM")
             is_off = self.max_contraction_factor is None

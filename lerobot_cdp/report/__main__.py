@@ -17,6 +17,7 @@ from pathlib import Path
 from lerobot.configs import PreTrainedConfig, parser
 
 from ..checkpoints.files import write_json, write_text
+from ..checkpoints.folders import CheckpointSource, checkpoint_folder
 from ..errors import SettingError, first_line
 from .data import DatasetSource, measure_policy
 from .page import KIND, page, read_report
@@ -70,6 +71,7 @@ class ContractionReportConfig:
 
 
 def _read_policy_config(path: str, overrides: list[str]) -> PreTrainedConfig:
+    path = str(checkpoint_folder(CheckpointSource(path)))
     try:
         config = PreTrainedConfig.from_pretrained(path, cli_overrides=overrides)
     except (OSError, ValueError) as error:

@@ -33,6 +33,13 @@ def test_the_presets_are_these():
     assert {p.stem for p in PRESETS} == names
 
 
-def test_the_command_lists_them(capsys):
+def test_the_command_lists_them_or_names_one(capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["presets"])
     presets.main()
     assert capsys.readouterr().out.split() == [str(path) for path in PRESETS]
+    monkeypatch.setattr("sys.argv", ["presets", "so100"])
+    presets.main()
+    assert capsys.readouterr().out.split() == [str(path) for path in PRESETS if path.stem == "so100"]
+    monkeypatch.setattr("sys.argv", ["presets", "so10"])
+    with pytest.raises(SystemExit, match="the preset must be one of .*Got .'so10'.."):
+        presets.main()

@@ -78,6 +78,8 @@ def test_processors_settings_and_the_moving_average(tmp_path):
 def test_it_trains_on_with_contraction(tmp_path):
     save_stock(tmp_path / "stock")
     policy = upgraded(tmp_path / "stock", tmp_path / "cdp").train()
+    assert policy.config.contraction.weight == 0  # until asked for
+    policy.config.contraction.weight = 0.1
     loss, log = policy(make_batch(policy.config))
     loss.backward()
     assert log["penalty"] > 0 and all(p.grad is not None for p in policy.get_optim_params())

@@ -66,6 +66,10 @@ def test_the_solver_follows_the_process():
         ({"backbone": "dit", "hidden_dim": 48}, "`hidden_dim` must be a multiple of 32. Got 48."),
         ({"noise_scheduler_type": "DDPM", "max_contraction_factor": 1.0}, "`max_contraction_factor` must be None with "
          "DDPM, whose noise drives two chunks apart. Got 1.0."),
+        ({"contraction": {"wieght": 1}}, "`contraction` must be a dict with keys of ['weight', 'loss', "
+         "'timestep_range', 'start', 'every']. Got {'wieght': 1}."),
+        ({"contraction": {"timestep_range": 0.5}}, "`contraction.timestep_range` must be a pair (low, high). Got 0.5."),
+        ({"contraction": {"weight": None}}, "`contraction.weight` must be finite and at least 0, or 'auto'. Got None."),
         ({"contraction": 0.1}, "`contraction` must be a ContractionConfig or a dict. Got 0.1."),
         ({"noise_scheduler_type": "DDPM", "sampling_temperature": 0.5}, "`sampling_temperature` must be 1.0 with DDPM. "
          "Got 0.5."),
@@ -111,11 +115,12 @@ BAD = {
     "noise_scheduler_type": ("Euler", "one of"),
     "timestep_spacing": ("even", "one of"),
     "beta_schedule": ("cosine", "one of"),
+    "clip_sample_range": (-1.0, "greater than 0 and finite"),
     "sampling_temperature": (0.0, r"in \(0, 1\]"),
     "smoothing": (-1, "at least 0"),
     "vision_stages": (5, r"in \[1, 4\]"),
     "warm_start": (1.0, r"in \[0, 1\)"),
-    "max_contraction_factor": (0.0, "greater than 0"),
+    "max_contraction_factor": (0.0, "greater than 0 and finite, or null"),
     "ema_decay": (1.0, r"in \[0, 1\)"),
     "num_inference_steps": (101, r"in \[1, num_train_timesteps = 100\]"),
     "n_action_steps": (16, r"at most horizon − n_obs_steps \+ 1 = 15"),

@@ -53,7 +53,7 @@ def test_chunks_sampled_side_by_side_are_those_sampled_one_by_one(solver, predic
     one_by_one = [chunk(i) for i in range(N_THREADS)]
     meeting, forward = Barrier(N_THREADS, timeout=20), model.backbone.forward
     model.backbone.forward = lambda *given: (meeting.wait(), forward(*given))[1]
-    with ThreadPoolExecutor(N_THREADS, initializer=torch.set_num_threads, initargs=(1,)) as threads:
+    with ThreadPoolExecutor(N_THREADS) as threads:
         side_by_side = list(threads.map(chunk, range(N_THREADS)))
     assert not torch.equal(one_by_one[0], one_by_one[1])
     assert all(torch.equal(a, b) for a, b in zip(one_by_one, side_by_side, strict=True))
