@@ -14,7 +14,7 @@ LOW_DIMENSIONAL = dict.fromkeys(("STATE", "ENV", "ACTION"), NormalizationMode.MI
 NORMALIZED = {"normalization_mapping": {"VISUAL": NormalizationMode.MEAN_STD, **LOW_DIMENSIONAL}}
 OWN = NORMALIZED | {
     "backbone": "unet", "vision_stages": 4, "ema_decay": 0.999, "sampling_temperature": 1.0, "smoothing": 0,
-    "warm_start": 0.0, "max_contraction_factor": None,
+    "warm_start": 0.0, "max_contraction_factor": None, "do_mask_loss_for_padding": False,
 }  # fmt: skip
 
 
