@@ -143,6 +143,7 @@ def test_the_card_by_the_rules_of_the_hub(settings, eval_folder):
     for text in (
         low, f"median | {measures['factor']['50']:.3g} |", f"range | {measures['spread']['mean']:.3g} |",
         "contraction.png", "episode.mp4",
+        "Tasks: push for 5 steps; push for 12 steps; push for 9 steps. The policy does not read these words.",
         "| pusht | 3 | 33.3 % | 2 |", f"{len(EPISODE_LENGTHS)} episodes, {sum(EPISODE_LENGTHS)} frames at 10 Hz",
         f"lerobot-eval --policy.path={REPO} --env.type=pusht --env.obs_type=environment_state_agent_pos",
         f'CDPPolicy.from_pretrained("{REPO}")', "## Limits", "Licence of the weights: apache-2.0",
