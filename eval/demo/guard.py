@@ -16,11 +16,16 @@ PATIENCE = 10  # seconds between terminating a command and killing it
 
 
 def guard(command: list[str]) -> int:
-    """Run `command` in this process's group, of which it must be the leader; return its exit status."""
+    """Run `command` in this process's group, of which it must be the leader.
+
+    Returns:
+        Its exit status; where a signal ended it 128 more than that, as of a shell.
+    """
     signal.signal(signal.SIGTERM, lambda *_: None)  # meant for the others; a handler is not passed on, as SIG_IGN is
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
     threading.Thread(target=_end_with_starter, args=(process,), daemon=True).start()
-    return process.wait()
+    status = process.wait()
+    return status if status >= 0 else 128 - status
 
 
 def _end_with_starter(process: subprocess.Popen) -> None:

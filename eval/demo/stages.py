@@ -60,8 +60,10 @@ def run_stage(title: str, commands: dict[str, list[str]], logs: Path, bar: str =
 
 
 def _check(name: str, process: subprocess.Popen, log: Path) -> None:
-    if process.poll():
-        raise StageError(f"{name} failed: {last_line(log)}\nAll it printed: {log}")
+    status = process.poll()
+    if status:
+        what = f"was ended by signal {status - 128}" if status > 128 else f"failed: {last_line(log)}"
+        raise StageError(f"{name} {what}\nAll it printed: {log}")
 
 
 @contextmanager
@@ -129,7 +131,8 @@ def progress(log: Path, bar: str) -> float:
 
 def last_line(log: Path) -> str:
     """The last line of a log that says something: an error where there is one, else no progress bar."""
-    lines = [line.strip() for line in re.split(r"[\r\n]+", _tail(log)) if line.strip()]
+    text = re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", _tail(log))  # colours, and moves of nested bars
+    lines = [line.strip() for line in re.split(r"[\r\n]+", text) if line.strip()]
     lines = [line for line in lines if not re.search(r"\d+%\|", line)] or lines
     errors = [line for line in lines if re.match(r"(\w+\.)*\w*(Error|Exception|error)\b.*:", line)]
     return shorten((errors or lines)[-1], 300)

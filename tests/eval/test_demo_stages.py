@@ -67,6 +67,12 @@ def test_a_failure_names_the_log_and_its_error_and_ends_the_others(tmp_path):
     assert not alive(started(pid))
 
 
+def test_a_command_that_was_killed_is_said_to_be(tmp_path):
+    kill = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+    with pytest.raises(StageError, match="^big was ended by signal 9\nAll it printed: "):
+        run_stage("1/1  kill", {"big": ["python", "-c", kill]}, tmp_path)
+
+
 @pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_no_process_is_left_whatever_ends_the_demo(tmp_path, signum):
     pid = tmp_path / "pid"
@@ -104,6 +110,7 @@ def test_progress_is_the_last_bar_of_that_name(tmp_path):
             "ValueError: `x`",
         ),
         ("$ train\nhttpx.ReadError: gone\n\nat exit\nTraining:  1%|  | 1/9 [0", "httpx.ReadError: gone"),
+        ("$ train\n\x1b[33mno cube\x1b[0m\nRunning:   1%|   | 1/9 [00:01<\x1b[A\x1b[A\r\n", "no cube"),
         ("$ train\nkilled\n\rTraining:   1%|   | 1/9 [00:01<", "killed"),
     ],
 )
