@@ -17,8 +17,8 @@ from draccus.utils import ParsingError
 
 from .checkpoints.files import written_whole
 from .checkpoints.folders import PROCESSORS, CheckpointSource, checkpoint_folder
+from .diffusion.picture import built_for_loading
 from .errors import SettingError
-from .policy.build import built_for_loading
 from .policy.modeling_cdp import CDPPolicy
 
 __all__ = ["ExportConfig", "averaged_only", "export"]
@@ -63,7 +63,7 @@ def averaged_only(policy: CDPPolicy) -> CDPPolicy:
     config = dataclasses.replace(policy.config, ema_decay=0.0, pretrained_path=None)
     weights = {name: value for name, value in policy.state_dict().items() if not name.startswith("ema.")}
     weights |= {f"diffusion.{name}": value for name, value in policy.ema.module.state_dict().items()}
-    with built_for_loading(config):
+    with built_for_loading():
         exported = CDPPolicy(config)
     exported.load_state_dict(weights)
     return exported.to(config.device).eval()

@@ -23,8 +23,8 @@ from torch import Tensor
 from .checkpoints.files import written_whole
 from .checkpoints.folders import PROCESSORS, CheckpointSource, checkpoint_folder
 from .checkpoints.weights import StoredWeights, load_complete
+from .diffusion.picture import built_for_loading
 from .errors import SettingError
-from .policy.build import built_for_loading
 from .policy.configuration_cdp import CDPConfig, ContractionConfig
 from .policy.modeling_cdp import CDPPolicy
 from .policy.processor_cdp import make_cdp_pre_post_processors
@@ -57,7 +57,7 @@ def upgrade(config: UpgradeConfig) -> CDPPolicy:
     with written_whole(config.output_dir) as folder:
         source = checkpoint_folder(config.policy)
         config_of_cdp = cdp_config(_read_config(source))
-        with built_for_loading(config_of_cdp):
+        with built_for_loading():
             policy = CDPPolicy(config_of_cdp)
         weights = dict(StoredWeights(source / "model.safetensors"))
         statistics = _take_statistics(weights, policy.config)

@@ -12,7 +12,7 @@ from torchvision.transforms import CenterCrop, RandomCrop, Resize
 from torchvision.transforms.v2.functional import resize
 
 from ..errors import SettingError
-from .picture import N_STAGES, seen_size
+from .picture import N_STAGES, is_built_for_loading, seen_size
 
 __all__ = ["ObservationEncoder", "RgbEncoder", "stack_cameras"]
 
@@ -59,7 +59,8 @@ class RgbEncoder(DiffusionRgbEncoder):
 
 def _resnet(config: DiffusionConfig) -> nn.Module:
     try:
-        return getattr(torchvision.models, config.vision_backbone)(weights=config.pretrained_backbone_weights)
+        weights = None if is_built_for_loading() else config.pretrained_backbone_weights
+        return getattr(torchvision.models, config.vision_backbone)(weights=weights)
     except OSError as error:  # of which urllib's and huggingface_hub's are kinds
         raise SettingError(
             f"`pretrained_backbone_weights` must be here, or be downloaded once. Got "

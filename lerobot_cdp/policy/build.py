@@ -1,7 +1,5 @@
 """From settings to objects: here alone a `CDPConfig` becomes a process, a solver, a backbone and a penalty."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from math import gcd
 
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
@@ -15,7 +13,7 @@ from ..diffusion.process import FlowMatching, Process, VariancePreserving
 from ..diffusion.sampler import make_scheduler
 from .configuration_cdp import DIT_HEAD_DIM, VP_SETTINGS, CDPConfig
 
-__all__ = ["built_for_loading", "make_backbone", "make_penalty", "make_process", "make_solver"]
+__all__ = ["make_backbone", "make_penalty", "make_process", "make_solver"]
 
 DIT_PATCH = 4  # actions that share a token, where the horizon allows it: fewer tokens are quicker, and learn sooner
 
@@ -55,16 +53,6 @@ def make_backbone(config: CDPConfig, condition_dim: int) -> nn.Module:
         patch_size=gcd(config.horizon, DIT_PATCH),
         embed_dim=embed_dim,
     )
-
-
-@contextmanager
-def built_for_loading(config: CDPConfig) -> Iterator[None]:
-    """Build a policy without downloading pretrained weights: those of a checkpoint replace them at once."""
-    weights, config.pretrained_backbone_weights = config.pretrained_backbone_weights, None
-    try:
-        yield
-    finally:
-        config.pretrained_backbone_weights = weights
 
 
 def make_penalty(config: CDPConfig) -> ContractionPenalty:

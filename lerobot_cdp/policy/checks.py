@@ -35,9 +35,9 @@ def check_features(stored: dict, config: CDPConfig) -> None:
     wanted = {**config.input_features, **config.output_features}
     known = {**(stored.get("input_features") or {}), **(stored.get("output_features") or {})}
     differ = [
-        f"`{key}` must have shape {tuple(known[key]['shape'])}. Got {tuple(feature.shape)}"
-        for key, feature in wanted.items()
-        if key in known and tuple(known[key]["shape"]) != tuple(feature.shape)
+        f"`{key}` must have shape {tuple(known[key]['shape'])}. Got {tuple(wanted[key].shape)}"
+        for key in (OBS_STATE, OBS_ENV_STATE, ACTION)
+        if key in known and key in wanted and tuple(known[key]["shape"]) != tuple(wanted[key].shape)
     ]
     if differ:
         raise ValueError(f"{'; '.join(differ)}: a checkpoint goes on with data of the sizes that it was trained on.")

@@ -10,7 +10,7 @@ from lerobot.utils.constants import OBS_ENV_STATE, OBS_STATE
 
 from ..contraction import LOSSES
 from ..contraction.rate_control import BASE_WEIGHT
-from ..diffusion.picture import map_size, most_stages, seen_size
+from ..diffusion.picture import is_built_for_loading, map_size, most_stages, seen_size
 from ..errors import SettingError, require
 from .schema import SCHEMA_VERSION, SchemaVersion
 
@@ -259,15 +259,15 @@ class CDPConfig(DiffusionConfig):
         if is_other and self.pretrained_backbone_weights == default.pretrained_backbone_weights:  # not a user's choice
             self.pretrained_backbone_weights = f"{_title(self.vision_backbone)}_Weights.IMAGENET1K_V1"
         weights = self.pretrained_backbone_weights
-        is_known = weights is None or weights.startswith(f"{_title(self.vision_backbone)}_Weights.")
+        is_known = (
+            weights is None or "." not in weights or weights.startswith(f"{_title(self.vision_backbone)}_Weights.")
+        )
         must_be = f"null or weights of vision_backbone = {self.vision_backbone}"
         self._require("pretrained_backbone_weights", is_known, must_be)
-        if self.resize_shape is None:
-            self._require("crop_ratio", self.crop_ratio == 1, "1.0 without a resize_shape, whose share it is")
-        elif self.crop_shape is not None:
-            cropped = tuple(int(side * self.crop_ratio) for side in self.resize_shape)
-            is_that = self.crop_ratio < 1 and tuple(self.crop_shape) == cropped
-            self._require("crop_shape", is_that, "None with a resize_shape, of which crop_ratio is kept")
+        if self.resize_shape is None and self.crop_ratio < 1:
+            logging.warning(
+                "`crop_ratio` = %s has no effect without a `resize_shape`, whose share it is.", self.crop_ratio
+            )
 
     def _check_ranges(self) -> None:
         for name in ("n_obs_steps", "n_action_steps", "num_train_timesteps"):
@@ -295,7 +295,7 @@ class CDPConfig(DiffusionConfig):
             raise ValueError(f"`output_features` must hold 'action'. Got {sorted(self.output_features or [])}.")
         for key, feature in self.image_features.items():
             self._check_camera(key, feature.shape)
-        if self.image_features:
+        if self.image_features and not is_built_for_loading():
             self._check_encoder(next(iter(self.image_features.values())).shape[1:])
 
     def _check_encoder(self, picture: tuple[int, int]) -> None:

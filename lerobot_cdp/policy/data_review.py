@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import numpy as np
 from lerobot.datasets import LeRobotDatasetMetadata
-from lerobot.utils.constants import OBS_ENV_STATE, OBS_STATE
+from lerobot.utils.constants import ACTION, OBS_ENV_STATE, OBS_STATE
 
 from ..errors import SettingError
 from .configuration_cdp import CDPConfig
@@ -13,7 +13,9 @@ from .configuration_cdp import CDPConfig
 __all__ = ["review_data"]
 
 STILL = 1e-4  # least range of a dimension that is called moving, in the dataset's unit, as in Diffusion Policy
-GLITCH = 100  # times the range of the middle 98 %
+GLITCH = 100  # times the range of the middle 98 %, which LeRobot averages over the episodes
+FAR = 10  # standard deviations, which also tell episodes apart
+VECTORS = (OBS_STATE, OBS_ENV_STATE, ACTION)
 
 
 def review_data(config: CDPConfig, meta: LeRobotDatasetMetadata) -> None:
@@ -26,10 +28,10 @@ def review_data(config: CDPConfig, meta: LeRobotDatasetMetadata) -> None:
     Raises:
         SettingError: if a vector is stored as whole numbers, of which LeRobot's normalisation makes NaN.
     """
-    for key in (OBS_STATE, OBS_ENV_STATE, *config.output_features):
+    for key in VECTORS:
         if key in meta.features and not meta.features[key]["dtype"].startswith("float"):
             raise SettingError(f"`{key}` must be stored as float32 in the dataset. Got {meta.features[key]['dtype']}.")
-    for warning in (*_unused(config), *_tasks(meta), *_statistics(config, meta)):
+    for warning in (*_unused(config), *_tasks(meta), *_statistics(meta)):
         logging.warning(warning)
 
 
@@ -42,15 +44,15 @@ def _unused(config: CDPConfig) -> Iterator[str]:
 
 
 def _tasks(meta: LeRobotDatasetMetadata) -> Iterator[str]:
-    if len(meta.tasks) > 1:
+    if meta.tasks is not None and len(meta.tasks) > 1:
         yield (
             f"Ignored: the words of the {len(meta.tasks)} tasks in this dataset. `cdp` cannot tell them apart but by "
-            "what it observes; train on one task by --dataset.episodes."
+            "what it observes; choose the episodes of one task by --dataset.episodes."
         )
 
 
-def _statistics(config: CDPConfig, meta: LeRobotDatasetMetadata) -> Iterator[str]:
-    for key in (OBS_STATE, OBS_ENV_STATE, *config.output_features):
+def _statistics(meta: LeRobotDatasetMetadata) -> Iterator[str]:
+    for key in VECTORS:
         if key not in meta.features or not {"min", "max"} <= (meta.stats or {}).get(key, {}).keys():
             continue
         stats = {name: np.atleast_1d(value) for name, value in meta.stats[key].items()}
@@ -58,9 +60,9 @@ def _statistics(config: CDPConfig, meta: LeRobotDatasetMetadata) -> Iterator[str
         reach = stats["max"] - stats["min"]
         if (still := reach < STILL).any():
             yield f"{key}: {', '.join(names[still])} never moved in the demonstrations (range below {STILL:g})."
-        if {"q01", "q99"} <= stats.keys():
+        if {"q01", "q99", "std"} <= stats.keys():
             usual = stats["q99"] - stats["q01"]
-            if (glitch := (usual > 0) & (reach > GLITCH * usual)).any():
+            if (glitch := (usual > 0) & (reach > GLITCH * usual) & (reach > FAR * stats["std"])).any():
                 worst = [f"{name} ({low:g} to {high:g})" for name, low, high in
                          zip(names[glitch], stats["min"][glitch], stats["max"][glitch], strict=True)]  # fmt: skip
                 yield (

@@ -40,6 +40,7 @@ class ExportableSampler(nn.Module):
         solver = config.noise_scheduler_type
         require(solver in EXPORTABLE, "noise_scheduler_type", f"one of {list(EXPORTABLE)} in an export", solver)
         self.config, self.model = config, policy.acting_model
+        require(not self.model.training, "policy", "in eval mode for an export", "one in training mode")
         # Laid here: a graph has no place for what a scheduler works out on the way.
         self.scheduler = with_steps(self.model.solver, config.num_inference_steps)
         self.timesteps = self.scheduler.timesteps.tolist()

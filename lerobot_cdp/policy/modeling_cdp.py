@@ -30,10 +30,11 @@ from ..checkpoints.files import read_json
 from ..checkpoints.weights import StoredWeights, check_download, load_complete
 from ..contraction import PenaltyValue, RateControl
 from ..diffusion.encoder import stack_cameras
+from ..diffusion.picture import built_for_loading
 from ..errors import explain
 from ..hub.card import DatasetFacts, Facts, make_card
 from ..hub.push import push_trained
-from .build import built_for_loading, make_penalty
+from .build import make_penalty
 from .checks import check_actions, check_chunk, check_features, check_finite, check_observation, with_axes
 from .configuration_cdp import AUTO, CDPConfig
 from .data_review import review_data
@@ -237,6 +238,7 @@ class CDPPolicy(DiffusionPolicy):
             self._observe(batch)
             stacked = self._history()
         else:
+            batch = with_axes(batch, self.config)
             check_observation(batch, self.config, time_axis=True)
             stacked = stack_cameras(batch, self.config, time_axis=True)
         rtc = self.config.rtc_config
@@ -368,7 +370,7 @@ class CDPPolicy(DiffusionPolicy):
                 stored = {name: value for name, value in kwargs.items() if name != "strict"}
                 config = PreTrainedConfig.from_pretrained(pretrained_name_or_path, **stored)
             _check_type(config)
-            with built_for_loading(config):
+            with built_for_loading():
                 return super().from_pretrained(pretrained_name_or_path, config=config, **kwargs)
         except (HfHubHTTPError, HFValidationError, TransportError, FileNotFoundError) as error:
             source = str(pretrained_name_or_path)

@@ -71,7 +71,7 @@ def open_dataset(source: DatasetSource, policy: PreTrainedConfig) -> LeRobotData
 
 
 def choose_frames(dataset: LeRobotDataset, policy: PreTrainedConfig, n: int, seed: int) -> list[int]:
-    """Random frames among those that start a training sample: their action chunks are no padding."""
+    """Random frames among those that start a training sample."""
     sampler = EpisodeAwareSampler(
         dataset.meta.episodes["dataset_from_index"],
         dataset.meta.episodes["dataset_to_index"],

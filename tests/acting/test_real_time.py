@@ -175,7 +175,7 @@ def test_without_actions_left_it_is_plain_sampling_to_the_bit(prediction, left_o
 def test_the_chunk_goes_on_from_what_is_being_executed(prediction, monitor):
     """A backbone with the denoiser of unit Gaussian data: the actions that bind come out in the rows returned first."""
     policy = make_policy(
-        prediction_type=prediction, clip_sample_range=5.0, max_contraction_factor=float("inf") if monitor else None
+        prediction_type=prediction, clip_sample_range=5.0, max_contraction_factor=1e9 if monitor else None
     )
     give_denoiser(policy.acting_model, unit_gaussian)
     left_over = torch.randn(5, 2)

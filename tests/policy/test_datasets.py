@@ -14,6 +14,7 @@ from lerobot.datasets.sampler import EpisodeAwareSampler
 from lerobot.policies import make_policy, make_pre_post_processors
 from torch.utils.data import default_collate
 
+from lerobot_cdp.diffusion.picture import built_for_loading
 from lerobot_cdp.errors import SettingError
 from lerobot_cdp.export import averaged_only
 from lerobot_cdp.policy.configuration_cdp import CDPConfig
@@ -125,8 +126,6 @@ def test_pictures_that_say_nothing_are_refused(picture, settings, message):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"crop_ratio": 0.9}, "`crop_ratio` must be 1.0 without a resize_shape, whose share it is. Got 0.9."),
-        ({"resize_shape": (96, 96), "crop_shape": (84, 84)}, "`crop_shape` must be None with a resize_shape"),
         ({"vision_backbone": "resnet34", "pretrained_backbone_weights": "ResNet50_Weights.DEFAULT"},
          "`pretrained_backbone_weights` must be null or weights of vision_backbone = resnet34"),
     ],
@@ -134,6 +133,22 @@ def test_pictures_that_say_nothing_are_refused(picture, settings, message):
 def test_settings_of_pictures_without_effect_are_refused(settings, message):
     with pytest.raises(SettingError, match=message):
         CDPConfig(**SMALL | settings)
+
+
+def test_a_crop_ratio_without_effect_is_remarked_on(caplog):
+    CDPConfig(**SMALL, crop_ratio=0.9)
+    assert "`crop_ratio` = 0.9 has no effect without a `resize_shape`" in caplog.text
+
+
+def test_a_checkpoint_that_sees_little_still_loads(tmp_path):
+    """It acts as it did; only a new policy is refused."""
+    inputs = {STATE: feature("STATE", 3), "observation.images.top": feature("VISUAL", 3, 32, 32)}
+    with built_for_loading():
+        policy = CDPPolicy(make_config(input_features=inputs, **SCRATCH)).eval()
+    policy.save_pretrained(tmp_path)
+    loaded, noise = CDPPolicy.from_pretrained(tmp_path), torch.randn(4, 16, 2)
+    batch = make_batch(policy.config)
+    assert torch.equal(*(p.predict_action_chunk(batch, noise=noise) for p in (policy, loaded)))
 
 
 def test_another_resnet_has_its_own_weights():
