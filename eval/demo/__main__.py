@@ -1,5 +1,6 @@
 """`python -m eval.demo`: the stages of the demo one after another, then a table and a picture."""
 
+import os
 import shutil
 import signal
 import sys
@@ -68,7 +69,8 @@ def show(config: DemoConfig) -> None:
     results = Results.read(config)
     plot(results, config.picture)
     print(f"\n{table(results)}\n")
-    print(f"Picture: {config.picture}    Numbers: {config.results}    Checkpoints: {config.output_dir / 'train'}")
+    print(f"Picture, with 95 % intervals: {config.picture}")
+    print(f"Numbers: {config.results}    Checkpoints: {config.output_dir / 'train'}")
     print("\nTo go on:")
     for what, command in next_steps(config).items():
         print(f"  # {what}\n  {command}")
@@ -87,7 +89,8 @@ def next_steps(config: DemoConfig) -> dict[str, str]:
         "your own data": "lerobot-train --policy.type=cdp --dataset.repo_id=USER/YOUR_DATASET",
     }
     if shutil.which("lerobot-train") is None:  # started by make, which activates nothing
-        return {"put LeRobot's commands on the PATH": f"source {Path(sys.prefix, 'bin', 'activate')}"} | commands
+        activate = Path(os.path.relpath(sys.prefix), "bin", "activate")
+        return {"put LeRobot's commands on the PATH": f"source {activate}"} | commands
     return commands
 
 
