@@ -16,7 +16,7 @@ unexport PYTHONDONTWRITEBYTECODE
 UV      = $(shell uv --version 2>/dev/null)
 PROBE   = $(PY) $(if $(UV),-c "",-m pip --version)
 CREATE  = $(if $(UV),uv venv --quiet --python "$$python" $(VENV),"$$python" -m venv $(VENV))
-INSTALL = $(if $(UV),uv pip install --quiet --python $(PY),$(PY) -m pip install --quiet --disable-pip-version-check --no-compile)
+INSTALL = $(if $(UV),uv pip install --quiet --python $(PY),$(PY) -m pip install -qq --no-compile)
 
 # These move an arm in real time, and run alone.
 REAL_TIME = tests/arm
