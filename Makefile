@@ -12,7 +12,7 @@ STAMP := $(VENV)/.installed
 # again. Here the first one that imports a module writes it, which is also quicker than compiling all on installing.
 unexport PYTHONDONTWRITEBYTECODE
 
-# uv where there is one, else venv and pip.
+# uv where there is one, else venv and pip. Both print errors alone.
 UV      = $(shell uv --version 2>/dev/null)
 PROBE   = $(PY) $(if $(UV),-c "",-m pip --version)
 CREATE  = $(if $(UV),uv venv --quiet --python "$$python" $(VENV),"$$python" -m venv $(VENV))
