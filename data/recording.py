@@ -176,6 +176,7 @@ def _assemble(recording: Recording, demonstrations: list[Path], partial: Path) -
     shutil.rmtree(folder, ignore_errors=True)
     datasets.disable_progress_bars()
     features, about = recording.features, {"root": folder, "robot_type": recording.robot_type}
+    about["video_backend"] = "pyav"  # never asked to decode; LeRobot would try torchcodec, and log why it fails
     dataset = LeRobotDataset.create(recording.config.repo_id, recording.fps, features, **about)
     for file in tqdm(demonstrations, desc="dataset", unit="episode"):
         for episode in _episodes(dict(np.load(file))):

@@ -21,6 +21,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from lerobot_cdp.errors import require
+from lerobot_cdp.report.video import video_backend
 
 __all__ = ["MemoryDataset", "load_memory_dataset"]
 
@@ -63,7 +64,7 @@ class MemoryDataset:
             begins = self.meta.episodes[episode][f"videos/{key}/from_timestamp"]  # a file holds many episodes
             times = [begins + time for time in self.frames["timestamp"][start : self._end[start]].tolist()]
             path = dataset.root / self.meta.get_video_file_path(episode, key)
-            videos.append(decode_video_frames(path, times, dataset.tolerance_s, return_uint8=True))
+            videos.append(decode_video_frames(path, times, dataset.tolerance_s, video_backend(), return_uint8=True))
         return torch.cat(videos)
 
     def __len__(self) -> int:
@@ -132,4 +133,5 @@ def load_memory_dataset(
     require(in_range, "n_episodes", f"in [1, {meta.total_episodes}], what {repo_id} has", n_episodes)
     episodes = None if n_episodes is None else list(range(n_episodes))
     timestamps = resolve_delta_timestamps(policy, meta)
-    return MemoryDataset(LeRobotDataset(repo_id, root=root, episodes=episodes, delta_timestamps=timestamps))
+    where = {"root": root, "episodes": episodes, "video_backend": video_backend()}
+    return MemoryDataset(LeRobotDataset(repo_id, delta_timestamps=timestamps, **where))

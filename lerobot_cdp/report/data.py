@@ -16,6 +16,7 @@ from torch.utils.data import default_collate
 from ..errors import SettingError, explain
 from ..policy.checks import with_axes
 from .plan import NEIGHBOUR_DRAWS, SPREAD_DRAWS, Plan, measure, own_solver, summarise
+from .video import video_backend
 
 __all__ = ["DatasetSource", "batches", "choose_frames", "measure_policy", "open_dataset"]
 
@@ -67,7 +68,13 @@ def open_dataset(source: DatasetSource, policy: PreTrainedConfig) -> LeRobotData
                 f"Got {source.repo_id!r} with {got}."
             )
     timestamps = resolve_delta_timestamps(policy, meta)
-    return LeRobotDataset(source.repo_id, root=source.root, episodes=source.episodes, delta_timestamps=timestamps)
+    return LeRobotDataset(
+        source.repo_id,
+        root=source.root,
+        episodes=source.episodes,
+        delta_timestamps=timestamps,
+        video_backend=video_backend(),
+    )
 
 
 def choose_frames(dataset: LeRobotDataset, policy: PreTrainedConfig, n: int, seed: int) -> list[int]:
