@@ -7,8 +7,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from lerobot.configs import PreTrainedConfig
-from lerobot.policies import PreTrainedPolicy, get_policy_class, make_pre_post_processors
+from lerobot.policies import PreTrainedPolicy
 from lerobot.processor import PolicyProcessorPipeline
+
+from lerobot_cdp.report.data import load_policy as load
 
 __all__ = ["chunk_latency", "load_policy"]
 
@@ -21,12 +23,8 @@ def load_policy(
     Returns:
         The policy in evaluation mode, its preprocessor and its postprocessor.
     """
-    config = dataclasses.replace(PreTrainedConfig.from_pretrained(folder), **(settings or {}))
-    # Not strict, LeRobot's default, would evaluate random weights wherever names do not match.
-    policy = get_policy_class(config.type).from_pretrained(folder, config=config, strict=True)
-    device = {"device_processor": {"device": config.device}}
-    processors = make_pre_post_processors(config, pretrained_path=str(folder), preprocessor_overrides=device)
-    return policy, *processors
+    config = PreTrainedConfig.from_pretrained(folder)
+    return load(dataclasses.replace(config, pretrained_path=folder, **(settings or {})))
 
 
 @torch.inference_mode()

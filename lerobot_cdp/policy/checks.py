@@ -6,7 +6,15 @@ from torch import Tensor
 
 from .configuration_cdp import CDPConfig
 
-__all__ = ["check_actions", "check_chunk", "check_features", "check_finite", "check_observation", "with_axes"]
+__all__ = [
+    "check_actions",
+    "check_chunk",
+    "check_features",
+    "check_finite",
+    "check_observation",
+    "is_single",
+    "with_axes",
+]
 
 
 def with_axes(batch: dict[str, Tensor], config: CDPConfig, time_axis: bool = True) -> dict[str, Tensor]:
@@ -20,6 +28,19 @@ def with_axes(batch: dict[str, Tensor], config: CDPConfig, time_axis: bool = Tru
     features = {**config.input_features, **config.output_features}
     single = [key for key, ft in features.items() if tuple(ft.shape) == (1,) and isinstance(batch.get(key), Tensor)]
     return batch | {key: batch[key].unsqueeze(-1) for key in single if batch[key].ndim == 1 + time_axis}
+
+
+def is_single(batch: dict[str, Tensor], config: CDPConfig) -> bool:
+    """Whether a batch is a single observation, without a time axis; told by its state.
+
+    A state of one number may have lost its axis: (B, n_obs_steps) is then stacked, (B, 1) and (B,) are single.
+    """
+    state = batch.get(OBS_STATE)
+    if state is None or state.ndim > 2:
+        return False
+    is_one_number = tuple(config.robot_state_feature.shape) == (1,)
+    is_stacked = is_one_number and state.ndim == 2 and config.n_obs_steps > 1 and state.shape[1] == config.n_obs_steps
+    return not is_stacked
 
 
 def check_features(stored: dict, config: CDPConfig) -> None:

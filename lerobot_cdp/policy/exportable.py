@@ -8,6 +8,7 @@ from ..acting.smoothing import smoothed
 from ..diffusion.encoder import stack_cameras
 from ..diffusion.sampler import follow, with_steps
 from ..errors import require
+from .checks import with_axes
 from .modeling_cdp import CDPPolicy
 
 __all__ = ["ExportableSampler"]
@@ -46,6 +47,7 @@ class ExportableSampler(nn.Module):
         self.timesteps = self.scheduler.timesteps.tolist()
 
     def forward(self, observations: dict[str, Tensor], noise: Tensor) -> Tensor:
+        observations = with_axes(observations, self.config)
         condition = self.model.encoder(stack_cameras(observations, self.config, time_axis=True))
 
         def network(x_t: Tensor, timesteps: Tensor) -> Tensor:

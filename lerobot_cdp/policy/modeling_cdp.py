@@ -21,7 +21,7 @@ from lerobot.configs import PreTrainedConfig
 from lerobot.policies.diffusion.modeling_diffusion import DiffusionPolicy
 from lerobot.policies.pretrained import PreTrainedPolicy
 from lerobot.policies.utils import populate_queues
-from lerobot.utils.constants import ACTION, OBS_STATE
+from lerobot.utils.constants import ACTION
 from torch import Tensor, nn
 
 from ..acting.monitor import check_contraction, hold_unsafe
@@ -35,7 +35,7 @@ from ..errors import explain
 from ..hub.card import DatasetFacts, Facts, make_card
 from ..hub.push import push_trained
 from .build import make_penalty
-from .checks import check_actions, check_chunk, check_features, check_finite, check_observation, with_axes
+from .checks import check_actions, check_chunk, check_features, check_finite, check_observation, is_single, with_axes
 from .configuration_cdp import AUTO, CDPConfig
 from .data_review import review_data
 from .ema import EMA
@@ -180,6 +180,15 @@ class CDPPolicy(DiffusionPolicy):
         """The parameters to train: not the moving average."""
         return [p for p in self.diffusion.parameters() if p.requires_grad]
 
+    def train(self, mode: bool = True) -> "CDPPolicy":
+        """As torch does, but an adapter, which does not store them, leaves the running statistics of images alone."""
+        super().train(mode)
+        if self.config.use_peft:
+            for module in self.diffusion.encoder.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.eval()
+        return self
+
     def wrap_with_peft(self, *args, **kwargs) -> nn.Module:
         """LeRobot's; the adapter is added to the averaged weights, and has no average of its own."""
         if self.ema is not None:
@@ -234,7 +243,7 @@ class CDPPolicy(DiffusionPolicy):
             ValueError: if an observation is missing or misshaped, or the actions are not finite.
             UnsafeChunkError: if sampling does not contract as `max_contraction_factor` asks.
         """
-        if OBS_STATE in batch and batch[OBS_STATE].ndim == 2:
+        if is_single(batch, self.config):
             self._observe(batch)
             stacked = self._history()
         else:

@@ -8,8 +8,9 @@ from lerobot.configs import PreTrainedConfig
 from lerobot.datasets import LeRobotDataset, LeRobotDatasetMetadata
 from lerobot.datasets.factory import resolve_delta_timestamps
 from lerobot.datasets.sampler import EpisodeAwareSampler
-from lerobot.policies import get_policy_class, make_pre_post_processors
+from lerobot.policies import PreTrainedPolicy, get_policy_class, make_pre_post_processors
 from lerobot.policies.diffusion.modeling_diffusion import DiffusionPolicy
+from lerobot.processor import PolicyProcessorPipeline
 from torch import Tensor
 from torch.utils.data import default_collate
 
@@ -18,7 +19,7 @@ from ..policy.checks import with_axes
 from .plan import NEIGHBOUR_DRAWS, SPREAD_DRAWS, Plan, measure, own_solver, summarise
 from .video import video_backend
 
-__all__ = ["DatasetSource", "batches", "choose_frames", "measure_policy", "open_dataset"]
+__all__ = ["DatasetSource", "batches", "choose_frames", "load_policy", "measure_policy", "open_dataset"]
 
 BATCH_SIZE = 64  # observations measured at once
 # What 1 is, of actions that were normalised so.
@@ -102,6 +103,21 @@ def batches(
         yield with_axes(batch, policy)
 
 
+def load_policy(
+    config: PreTrainedConfig,
+) -> tuple[PreTrainedPolicy, PolicyProcessorPipeline, PolicyProcessorPipeline]:
+    """The policy at `config.pretrained_path`, in eval mode, with its preprocessor and postprocessor.
+
+    Args:
+        config: its settings, which may differ from the checkpoint's.
+    """
+    path = config.pretrained_path
+    # Not strict, LeRobot's default, would give random weights wherever names do not match.
+    policy = get_policy_class(config.type).from_pretrained(path, config=config, strict=True)
+    device = {"device_processor": {"device": config.device}}
+    return policy, *make_pre_post_processors(config, pretrained_path=str(path), preprocessor_overrides=device)
+
+
 # ------------------------------------------------------------------ report
 
 
@@ -122,11 +138,7 @@ def measure_policy(config: PreTrainedConfig, source: DatasetSource, n_observatio
     """
     dataset = open_dataset(source, config)
     frames = choose_frames(dataset, config, n_observations, seed)
-    # Not strict, LeRobot's default, would measure random weights wherever names do not match.
-    policy = get_policy_class(config.type).from_pretrained(config.pretrained_path, config=config, strict=True)
-    device = {"device_processor": {"device": config.device}}
-    path = str(config.pretrained_path)
-    preprocessor, _ = make_pre_post_processors(config, pretrained_path=path, preprocessor_overrides=device)
+    policy, preprocessor, _ = load_policy(config)
     plan = Plan.of(policy)
     raw = measure(policy, plan, batches(dataset, frames, preprocessor, config), n_observations, seed)
     return {"settings": describe(policy, plan, source, n_observations, seed), "measures": summarise(raw, plan)}

@@ -155,7 +155,7 @@ def page(report: dict, other: dict | None = None) -> str:
         for plot, method in zip(PLOTS, _method(report), strict=True)
     ]
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    template = environment.from_string(files(__package__).joinpath("page.html").read_text(encoding="utf-8"))
+    template = environment.from_string(files(__package__).joinpath("page.html.jinja").read_text(encoding="utf-8"))
     return template.render(
         reports=reports,
         labels=[label(report) for report in reports],

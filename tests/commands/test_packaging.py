@@ -60,7 +60,9 @@ def built(tmp_path_factory):
 def source_files() -> set[str]:
     """What must be in the wheel: every module and the card's template, and the presets."""
     packages = ("lerobot_cdp", "lerobot_policy_cdp")
-    code = [path for name in packages for end in ("py", "md", "html") for path in (REPOSITORY / name).rglob(f"*.{end}")]
+    code = [
+        path for name in packages for end in ("py", "md", "jinja") for path in (REPOSITORY / name).rglob(f"*.{end}")
+    ]
     presets = [f"lerobot_cdp/configs/{path.name}" for path in (REPOSITORY / "configs" / "policy").glob("*.yaml")]
     return {str(path.relative_to(REPOSITORY)) for path in code} | set(presets)
 

@@ -89,6 +89,18 @@ def test_a_feature_of_one_number_is_learned_from(make_dataset):
     assert losses[0] == losses[1]
 
 
+@pytest.mark.parametrize("n_obs_steps", [1, 2])
+def test_a_state_of_one_number_is_told_apart_from_a_stack_of_them(n_obs_steps):
+    policy = CDPPolicy(make_config(input_features={STATE: feature("STATE", 1)}, n_obs_steps=n_obs_steps)).eval()
+    states, noise = torch.randn(3, n_obs_steps, 1), torch.randn(3, 16, 2)
+    expected = policy.predict_action_chunk({STATE: states}, noise=noise)
+    assert torch.equal(policy.predict_action_chunk({STATE: states.squeeze(-1)}, noise=noise), expected)
+    for single in (lambda state: state, lambda state: state.squeeze(-1)):  # one after the other, as a robot gives them
+        policy.reset()
+        chunks = [policy.predict_action_chunk({STATE: single(states[:, t])}, noise=noise) for t in range(n_obs_steps)]
+        assert torch.equal(chunks[-1], expected)
+
+
 # ------------------------------------------------------------------ pictures
 
 
@@ -291,3 +303,16 @@ def test_an_adapter_trains_from_the_averaged_weights_without_further_settings(ba
     loss, _ = adapted(batch)
     loss.backward(), optimizer.step(), adapted.update()
     assert not torch.allclose(adapted.eval().predict_action_chunk(batch, noise=noise), before)
+
+
+def test_an_adapter_leaves_the_statistics_of_pictures(tmp_path):
+    """They are not in its checkpoint: what it was trained on must be what it will act on."""
+    pytest.importorskip("peft", reason="the extra `peft` of LeRobot is not installed")
+    CDPPolicy(make_config(images=True, use_group_norm=False)).save_pretrained(tmp_path)
+    base = CDPPolicy.from_pretrained(tmp_path)
+    base.config.pretrained_path = tmp_path
+    adapted = base.wrap_with_peft(peft_cli_overrides={"method_type": "LORA"}).train()
+    before = {name: value.clone() for name, value in base.diffusion.encoder.named_buffers()}
+    adapted(make_batch(base.config))
+    assert any("running_mean" in name for name in before)
+    assert all(torch.equal(value, before[name]) for name, value in base.diffusion.encoder.named_buffers())
