@@ -23,6 +23,7 @@ class Cell:
         steps: Gradient steps.
         batch_size: Samples per step.
         seed: Of the weights, the order of the data and the noise.
+        curve: Steps after which it is kept as well, for a learning curve.
     """
 
     task: str
@@ -33,6 +34,7 @@ class Cell:
     steps: int
     batch_size: int = 64
     seed: int = 0
+    curve: tuple[int, ...] = ()
 
     @property
     def name(self) -> str:
@@ -51,6 +53,8 @@ class Evaluation:
         stress: What goes wrong meanwhile.
         starts: Start states.
         first_start: Environment seed of the first one; the others follow.
+        step: Gradient steps after which it is scored; None: all.
+        policy: What it is called in tables when scored so; None: as its cell.
     """
 
     solver: str
@@ -59,11 +63,15 @@ class Evaluation:
     stress: Stress = NO_STRESS
     starts: int = 50
     first_start: int = 100_000
+    step: int | None = None
+    policy: str | None = None
 
     @property
     def name(self) -> str:
         """Readable, and another one for another evaluation."""
-        return _name("-".join(filter(None, (f"{self.solver}{self.evaluations}", self.stress.name))), self)
+        step = self.step and f"step{self.step}"
+        parts = (self.policy, f"{self.solver}{self.evaluations}", self.stress.name, step)
+        return _name("-".join(filter(None, parts)), self)
 
 
 def _name(readable: str, content: Cell | Evaluation) -> str:
@@ -99,7 +107,8 @@ class Grid:
         policies: By number of demonstrations.
         steps: Gradient steps.
         shared: Settings of `cdp` and `diffusion` in this grid: network, chunks, learning rate.
-        evaluations: Of the network, per chunk; `diffusion` is scored with DDPM's 100 as well, ACT needs 1.
+        evaluations: Of the network, per chunk; ACT needs 1.
+        curve: Gradient steps after which policies are scored too, with the most evaluations.
         stressed: Number of demonstrations whose policies are scored under `stresses` too, with the most evaluations.
         stresses: What goes wrong then. ACT does not sample, so its samples do not err.
         batch_size, seeds, starts, first_start: Of training and of scoring.
@@ -110,6 +119,7 @@ class Grid:
     steps: int
     shared: dict
     evaluations: tuple[int, ...]
+    curve: tuple[int, ...] = ()
     stressed: int | None = None
     stresses: tuple[Stress, ...] = ()
     batch_size: int = 64
@@ -133,24 +143,39 @@ class Grid:
             settings = policy.settings | {"chunk_size": horizon, "n_action_steps": n_action_steps}
         if policy.late:
             settings["contraction"] = settings["contraction"] | {"start": 7 * steps // 10}
-        return Cell(self.task, policy.label, policy.type, settings, demonstrations, steps, self.batch_size, seed)
+        return Cell(self.task, policy.label, policy.type, settings, demonstrations, steps, self.batch_size, seed, self.curve)
 
     def scored(self, cell: Cell) -> list[Evaluation]:
         """All evaluations of the policy of a cell."""
         evaluations = [_evaluation(cell, n) for n in self.evaluations]
         if cell.type == "act":
             evaluations = [Evaluation("act", 1)]
-        under_stress = [
-            replace(evaluations[-1], stress=stress)
+        most = evaluations[-1]
+        evaluations += [replace(most, step=step) for step in self.curve]
+        evaluations += [
+            replace(most, stress=stress)
             for stress in self.stresses
             if cell.demonstrations == self.stressed and not (stress.sample_error and cell.type == "act")
         ]
-        if cell.type == "diffusion":
-            evaluations.append(Evaluation("ddpm", 100, {"noise_scheduler_type": "DDPM", "num_inference_steps": 100}))
-        return [replace(e, starts=self.starts, first_start=self.first_start) for e in (*evaluations, *under_stress)]
+        if is_lerobots(cell):
+            evaluations += [_lerobots(cell, "DDIM", self.evaluations[-1]), _lerobots(cell, "DDPM", 100)]
+        return [replace(e, starts=self.starts, first_start=self.first_start) for e in evaluations]
 
 
 def _evaluation(cell: Cell, n: int) -> Evaluation:
     if cell.settings.get("prediction_type") == "velocity":
         return Evaluation("euler", n, {"num_inference_steps": n})
     return Evaluation("ddim", n, {"noise_scheduler_type": "DDIM", "num_inference_steps": n})
+
+
+def is_lerobots(cell: Cell) -> bool:
+    """Whether the weights of a `cdp` are, bit by bit, those that LeRobot's `diffusion` would have: its average aside."""
+    plain = cell.settings.get("contraction", {}).get("weight") == 0 and cell.settings["backbone"] == "unet"
+    return cell.type == "cdp" and plain and cell.settings["prediction_type"] != "velocity"
+
+
+def _lerobots(cell: Cell, scheduler: str, n: int) -> Evaluation:
+    """LeRobot's `diffusion` as it comes, out of a `cdp` that was trained with the same steps."""
+    settings = {"ema_decay": 0.0, "timestep_spacing": "leading", "noise_scheduler_type": scheduler}
+    name = f"diffusion, {cell.settings['prediction_type']}"
+    return Evaluation(scheduler.lower(), n, settings | {"num_inference_steps": n}, policy=name)

@@ -10,6 +10,7 @@ import pandas as pd
 from lerobot_cdp.checkpoints.files import write_bytes
 
 from .cells import Cell, Evaluation, Grid
+from .training import checkpoint
 
 __all__ = ["collect", "summary", "write_table"]
 
@@ -18,6 +19,7 @@ COLUMNS = {
     "policy": "category",
     "demonstrations": "int16",
     "seed": "int8",  # of the training
+    "step": "int32",  # gradient steps before it was scored
     "solver": "category",
     "evaluations": "int16",  # of the network, per chunk
     "stress": "category",
@@ -44,7 +46,7 @@ def collect(folder: Path, grid: Grid) -> pd.DataFrame:
         for evaluation in grid.scored(cell):
             path = folder / cell.name / f"{evaluation.name}.json"
             if path.exists():
-                training = json.loads((folder / cell.name / "checkpoint" / "training.json").read_text())
+                training = json.loads((checkpoint(folder / cell.name, cell) / "training.json").read_text())
                 rows += _rows(cell, evaluation, json.loads(path.read_text()), training)
     return pd.DataFrame(rows, columns=[*COLUMNS]).astype(COLUMNS)
 
@@ -53,9 +55,10 @@ def _rows(cell: Cell, evaluation: Evaluation, result: dict, training: dict) -> l
     start = cell.settings.get("contraction", {}).get("start", 0)
     step_seconds = [entry["update_s"] for entry in training["history"] if entry["steps"] > start]
     facts = {
-        "policy": cell.policy,
+        "policy": evaluation.policy or cell.policy,
         "demonstrations": cell.demonstrations,
         "seed": cell.seed,
+        "step": evaluation.step or cell.steps,
         "solver": evaluation.solver,
         "evaluations": evaluation.evaluations,
         "stress": evaluation.stress.name,
@@ -78,7 +81,7 @@ def write_table(table: pd.DataFrame, path: Path) -> None:
 
 
 def summary(table: pd.DataFrame) -> str:
-    """Means for the terminal, a line per policy, share of the data and number of evaluations."""
-    calm = table[table["stress"] == ""]
+    """Means for the terminal, a line per fully trained policy, share of the data and number of evaluations."""
+    calm = table[(table["stress"] == "") & (table["step"] == table["step"].max())]
     means = calm.groupby(POLICY, observed=True, sort=False)[["reward", "success", "jerk", "chunk_s"]].mean()
     return means.round(3).to_string()

@@ -15,7 +15,7 @@ from lerobot_cdp.errors import SettingError
 from .cells import Cell, Evaluation
 from .rollouts import run_episodes
 from .tasks import TASKS
-from .training import train
+from .training import checkpoint, train
 
 __all__ = ["run_cell"]
 
@@ -24,14 +24,14 @@ def run_cell(folder: Path, datasets_dir: Path | None, cell: Cell, evaluations: l
     """Do what is missing of one cell and return whether it succeeded: an error must not stop the others."""
     try:
         register_third_party_plugins()  # in every process: this is how LeRobot finds the type `cdp`
-        checkpoint = folder / cell.name / "checkpoint"
+        folder = folder / cell.name
         for evaluation in evaluations:
-            path = folder / cell.name / f"{evaluation.name}.json"
+            path = folder / f"{evaluation.name}.json"
             if path.exists():
                 continue
-            if not checkpoint.exists():
-                train(cell, datasets_dir, checkpoint)
-            write_json(path, evaluate(cell, evaluation, checkpoint))
+            if not checkpoint(folder, cell).exists():
+                train(cell, datasets_dir, folder)
+            write_json(path, evaluate(cell, evaluation, checkpoint(folder, cell, evaluation.step)))
     except SettingError as error:
         logging.error("cell %s failed: %s", cell.name, error)
         return False
@@ -41,10 +41,10 @@ def run_cell(folder: Path, datasets_dir: Path | None, cell: Cell, evaluations: l
     return True
 
 
-def evaluate(cell: Cell, evaluation: Evaluation, checkpoint: Path) -> dict:
+def evaluate(cell: Cell, evaluation: Evaluation, folder: Path) -> dict:
     """Return the result of one evaluation, as plain data."""
     start = time.perf_counter()
-    policy = load_policy(checkpoint, evaluation.settings)
+    policy = load_policy(folder, evaluation.settings)
     episodes = run_episodes(*policy, TASKS[cell.task].env, evaluation)
     return {
         "cell": asdict(cell),
