@@ -143,7 +143,9 @@ class Grid:
             settings = policy.settings | {"chunk_size": horizon, "n_action_steps": n_action_steps}
         if policy.late:
             settings["contraction"] = settings["contraction"] | {"start": 7 * steps // 10}
-        return Cell(self.task, policy.label, policy.type, settings, demonstrations, steps, self.batch_size, seed, self.curve)
+        return Cell(
+            self.task, policy.label, policy.type, settings, demonstrations, steps, self.batch_size, seed, self.curve
+        )
 
     def scored(self, cell: Cell) -> list[Evaluation]:
         """All evaluations of the policy of a cell."""
@@ -169,7 +171,7 @@ def _evaluation(cell: Cell, n: int) -> Evaluation:
 
 
 def is_lerobots(cell: Cell) -> bool:
-    """Whether the weights of a `cdp` are, bit by bit, those that LeRobot's `diffusion` would have: its average aside."""
+    """Whether a `cdp` has, bit by bit, the weights that LeRobot's `diffusion` would have, beside its average."""
     plain = cell.settings.get("contraction", {}).get("weight") == 0 and cell.settings["backbone"] == "unet"
     return cell.type == "cdp" and plain and cell.settings["prediction_type"] != "velocity"
 

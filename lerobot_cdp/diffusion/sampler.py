@@ -11,7 +11,6 @@
 import copy
 from collections.abc import Callable
 
-import numpy as np
 import torch
 from diffusers import (
     DDIMScheduler,
@@ -23,29 +22,39 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor
 
+from .grid import EQUAL, Warp, levels, whole_timesteps
+
 __all__ = ["FlowMatchEulerScheduler", "follow", "make_scheduler", "sample", "with_steps"]
 
 
 class FlowMatchEulerScheduler(FlowMatchEulerDiscreteScheduler):
     """diffusers' Euler solver for flow matching, with two things changed.
 
-    Its steps are equal, σ = 1, 1 − 1/n, …, 1/n, 0: diffusers ends with a step of 1/T whatever n is, one evaluation that
-    hardly moves. And it clips the estimate of x_0, and goes on with the velocity of the clipped one (diffusers' DDIM
-    clips as well, but keeps the noise of the unclipped one).
+    Its steps are those of `grid`: diffusers ends with a step of 1/T whatever n is, one evaluation that hardly moves.
+    And it clips the estimate of x_0, and goes on with the velocity of the clipped one (diffusers' DDIM clips as well,
+    but keeps the noise of the unclipped one).
 
     Args:
         num_train_timesteps: T; a step at σ is at the timestep σ·T.
         clip_sample: clip x_t − σ v to ±`clip_sample_range`.
         clip_sample_range: > 0, in units of the normalised actions.
+        warp: how the steps are laid.
     """
 
     @register_to_config
-    def __init__(self, num_train_timesteps: int = 100, clip_sample: bool = True, clip_sample_range: float = 1.0):
+    def __init__(
+        self,
+        num_train_timesteps: int = 100,
+        clip_sample: bool = True,
+        clip_sample_range: float = 1.0,
+        warp: Warp = EQUAL,
+    ):
         super().__init__(num_train_timesteps=num_train_timesteps)
+        self.init_noise_sigma = warp.start  # diffusers' name for what the first noise is multiplied by
 
     def set_timesteps(self, num_inference_steps: int) -> None:
-        """Lay `num_inference_steps` equal steps from σ = 1 to 0."""
-        super().set_timesteps(sigmas=np.linspace(1, 1 / num_inference_steps, num_inference_steps))
+        """Lay `num_inference_steps` steps."""
+        super().set_timesteps(sigmas=levels(num_inference_steps, self.config.warp))
 
     def step(self, model_output: Tensor, timestep: Tensor, sample: Tensor):
         """One step from x_t = `sample` (B, T, A) with the velocity `model_output` (B, T, A)."""
@@ -57,23 +66,56 @@ class FlowMatchEulerScheduler(FlowMatchEulerDiscreteScheduler):
         return super().step(model_output, timestep, sample)
 
 
-def make_scheduler(name: str, clip: float | None, **process: object) -> SchedulerMixin:
+class Warped:
+    """Part of a scheduler that counts timesteps in whole numbers: lays the steps as `warp` says, where there is one."""
+
+    warp: Warp | None = None
+
+    def set_timesteps(self, num_inference_steps: int) -> None:
+        """Lay `num_inference_steps` steps."""
+        if self.warp is None:
+            super().set_timesteps(num_inference_steps)
+        else:
+            n_timesteps = self.config.num_train_timesteps
+            super().set_timesteps(timesteps=whole_timesteps(num_inference_steps, self.warp, n_timesteps))
+
+
+class WarpedDDPMScheduler(Warped, DDPMScheduler):
+    """diffusers' DDPM."""
+
+
+class WarpedDPMSolverScheduler(Warped, DPMSolverMultistepScheduler):
+    """diffusers' DPM-Solver++, which clips estimates of x_0 to any range."""
+
+    limit: float | None = None
+
+    def _threshold_sample(self, sample: Tensor) -> Tensor:
+        return sample.clamp(-self.limit, self.limit)
+
+
+def make_scheduler(name: str, clip: float | None, warp: Warp | None, **process: object) -> SchedulerMixin:
     """A diffusers scheduler.
 
     Args:
         name: a `noise_scheduler_type` of the table above.
         clip: estimates of x_0 are clipped to ± this, in units of the normalised actions; None: not clipped.
+        warp: how steps are laid; None: by diffusers' `timestep_spacing`, with flow matching equal steps.
         **process: `num_train_timesteps`; but for `FlowMatchEuler` also `prediction_type`, `timestep_spacing`,
             `beta_schedule`, `beta_start` and `beta_end`, as diffusers has them.
     """
     clipping = {"clip_sample": clip is not None, "clip_sample_range": 1.0 if clip is None else clip}
     if name == "FlowMatchEuler":
-        return FlowMatchEulerScheduler(**process, **clipping)
-    if name == "DPMSolver++":
-        # Thresholding at the quantile 1 with a maximum of 1 is plain clipping to [-1, 1].
-        threshold = {"thresholding": clip is not None, "dynamic_thresholding_ratio": 1.0, "sample_max_value": 1.0}
-        return DPMSolverMultistepScheduler(**process, **threshold, solver_order=2)
-    return {"DDIM": DDIMScheduler, "DDPM": DDPMScheduler}[name](**process, **clipping)
+        return FlowMatchEulerScheduler(**process, **clipping, warp=warp or EQUAL)
+    if name == "DDIM" and warp is None:
+        return DDIMScheduler(**process, **clipping)
+    if name == "DDPM":
+        scheduler = WarpedDDPMScheduler(**process, **clipping)
+    else:  # diffusers' DDIM takes equal steps only; at order 1 the other is DDIM (Lu et al. 2022, section 4)
+        order = {"DDIM": 1, "DPMSolver++": 2}[name]
+        scheduler = WarpedDPMSolverScheduler(**process, thresholding=clip is not None, solver_order=order)
+        scheduler.limit = clip
+    scheduler.warp = warp
+    return scheduler
 
 
 def with_steps(scheduler: SchedulerMixin, num_inference_steps: int, skip: int = 0) -> SchedulerMixin:
@@ -105,7 +147,7 @@ def sample(
     Args:
         network: (x_t (B, T, A), timesteps (B,)) -> (B, T, A), of the scheduler's prediction type.
         scheduler: as `make_scheduler` gives it. It is not changed: calls side by side do not disturb each other.
-        noise: (B, T, A), standard normal, x at the first timestep; after a `skip`, x at the first one that is left.
+        noise: (B, T, A), standard normal; after a `skip`, x at the first timestep that is left.
         num_inference_steps: network evaluations.
         generator: used by `DDPM` alone, for the noise it adds at every step.
         skip: steps, in [0, num_inference_steps), left out at the beginning, and their evaluations with them.
@@ -114,7 +156,8 @@ def sample(
         (B, T, A) normalised actions; the same `noise` gives the same actions, but for `DDPM`.
     """
     scheduler = with_steps(scheduler, num_inference_steps, skip)
-    return follow(network, scheduler, scheduler.timesteps[skip:].tolist(), noise, generator)
+    x_t = noise if skip else noise * scheduler.init_noise_sigma
+    return follow(network, scheduler, scheduler.timesteps[skip:].tolist(), x_t, generator)
 
 
 def follow(

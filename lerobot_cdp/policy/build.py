@@ -9,6 +9,7 @@ from torch import nn
 from ..contraction import ContractionPenalty
 from ..diffusion.backbones.dit import DiT
 from ..diffusion.backbones.mlp import ResidualMLP
+from ..diffusion.grid import Warp
 from ..diffusion.process import FlowMatching, Process, VariancePreserving
 from ..diffusion.sampler import make_scheduler
 from .configuration_cdp import DIT_HEAD_DIM, VP_SETTINGS, CDPConfig
@@ -18,21 +19,26 @@ __all__ = ["make_backbone", "make_penalty", "make_process", "make_solver"]
 DIT_PATCH = 4  # actions that share a token, where the horizon allows it: fewer tokens are quicker, and learn sooner
 
 
-def make_solver(config: CDPConfig, name: str | None = None) -> SchedulerMixin:
-    """The solver `name`, a `noise_scheduler_type`, on the process of the config; when not given, the config's own."""
-    name = name or config.noise_scheduler_type
-    settings = ("num_train_timesteps",)
-    if name != "FlowMatchEuler":
-        settings += ("prediction_type", *VP_SETTINGS)
+def make_solver(config: CDPConfig, warp: Warp | None = None) -> SchedulerMixin:
+    """The solver of the config, its steps laid by `warp`; when not given, as the config says."""
     clip = config.clip_sample_range if config.clip_sample else None
-    return make_scheduler(name, clip, **{setting: getattr(config, setting) for setting in settings})
+    return make_scheduler(config.noise_scheduler_type, clip, warp or config.warp, **_process_settings(config))
 
 
 def make_process(config: CDPConfig) -> Process:
-    """The process that `config.prediction_type` belongs to."""
-    if config.prediction_type == "velocity":
-        return FlowMatching(make_solver(config, "FlowMatchEuler"))
-    return VariancePreserving(make_solver(config, "DDIM"))
+    """The process that `config.prediction_type` belongs to, with a first-order solver of equal steps."""
+    is_flow = config.prediction_type == "velocity"
+    clip = config.clip_sample_range if config.clip_sample else None
+    settings = _process_settings(config) | ({} if is_flow else {"timestep_spacing": "trailing"})
+    scheduler = make_scheduler("FlowMatchEuler" if is_flow else "DDIM", clip, None, **settings)
+    return FlowMatching(scheduler) if is_flow else VariancePreserving(scheduler)
+
+
+def _process_settings(config: CDPConfig) -> dict[str, object]:
+    names = ("num_train_timesteps",)
+    if config.prediction_type != "velocity":
+        names += ("prediction_type", "timestep_spacing", *VP_SETTINGS)
+    return {name: getattr(config, name) for name in names}
 
 
 def make_backbone(config: CDPConfig, condition_dim: int) -> nn.Module:

@@ -1,4 +1,4 @@
-"""Settings of the Contractive Diffusion Policy: those of LeRobot's `diffusion`, and 15 of its own."""
+"""Settings of the Contractive Diffusion Policy: those of LeRobot's `diffusion`, and 17 of its own."""
 
 import logging
 from dataclasses import dataclass, field, fields
@@ -10,11 +10,12 @@ from lerobot.utils.constants import OBS_ENV_STATE, OBS_STATE
 
 from ..contraction import LOSSES
 from ..contraction.rate_control import BASE_WEIGHT
+from ..diffusion.grid import Warp
 from ..diffusion.picture import is_built_for_loading, map_size, most_stages, seen_size
 from ..errors import SettingError, require
 from .schema import SCHEMA_VERSION, SchemaVersion
 
-__all__ = ["AUTO", "CDPConfig", "ContractionConfig"]
+__all__ = ["AUTO", "SHIFTED", "CDPConfig", "ContractionConfig", "StepCalibration"]
 
 AUTO = "auto"
 # The solvers of the process that a prediction type belongs to; the first one is the default.
@@ -27,8 +28,10 @@ BACKBONE_SETTINGS = {
     "mlp": ("hidden_dim", "num_layers"),
     "dit": ("hidden_dim", "num_layers"),
 }
-VP_SETTINGS = ("beta_schedule", "beta_start", "beta_end", "timestep_spacing")
-TIMESTEP_SPACINGS = ("leading", "trailing", "linspace")
+VP_SETTINGS = ("beta_schedule", "beta_start", "beta_end")
+SHIFTED, EQUAL_STEPS = "shifted", "trailing"
+TIMESTEP_SPACINGS = (SHIFTED, "leading", "trailing", "linspace")
+WARPS = {"velocity": Warp(0.4, 1.0), "sample": Warp(0.4, 1.0), "epsilon": Warp(0.4, 0.84)}
 BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
 # Where the penalty acts when that is not given. Diffusion expands next to noise, where a good denoiser hardly depends
 # on x_t; further down it must, to choose between action modes. Flow matching expands in few places, if at all.
@@ -77,6 +80,20 @@ class ContractionConfig:
         require(holds, f"contraction.{name}", must_be, getattr(self, name))
 
 
+@dataclass
+class StepCalibration:
+    """How the steps of a policy were found best laid (see `diffusion.calibration`).
+
+    Args:
+        timestep_shift, first_timestep: As the settings of these names.
+        measured_on: What it was measured on.
+    """
+
+    timestep_shift: float
+    first_timestep: float
+    measured_on: str
+
+
 @PreTrainedConfig.register_subclass("cdp")
 @dataclass
 class CDPConfig(DiffusionConfig):
@@ -104,8 +121,11 @@ class CDPConfig(DiffusionConfig):
         noise_scheduler_type: Solver at inference. With `velocity`: `FlowMatchEuler`. Else `DDIM` (default) or
             `DPMSolver++` (the paper's), both deterministic, or `DDPM`.
         num_inference_steps: Network evaluations per action chunk.
-        timestep_spacing: Placement of the solver's steps, by diffusers' names: `leading`, `trailing`, `linspace`.
-            `trailing` begins at the highest noise level; `leading`, LeRobot's, begins below it.
+        timestep_spacing: How the solver's steps are laid: `shifted` (see `diffusion.grid`); `trailing`, in equal steps;
+            or, but not with `velocity`, `leading` (LeRobot's) and `linspace`, as diffusers has them.
+        timestep_shift: Shift, > 0, of the steps: below 1 they crowd next to the data. Default: the `calibration`, or
+            what suits the prediction type.
+        first_timestep: Share, in (0, 1], of the timesteps at which sampling begins. Default: likewise.
         sampling_temperature: Standard deviation, in (0, 1], of the start noise; training uses 1. Below 1, actions vary
             less and are smoother.
         smoothing: Passes, >= 0, of a moving average over each sampled chunk (see `acting.smoothing`); 0: none.
@@ -118,6 +138,8 @@ class CDPConfig(DiffusionConfig):
             the factor counts from the noise level at which sampling starts.
         ema_decay: Largest decay, in [0, 1), of the averaged weights, which act. 0: no average.
         contraction: The contraction penalty, see `ContractionConfig`.
+        calibration: What training or `lerobot_cdp.calibrate` found for the two settings of the steps; those given by
+            you go first.
         rtc_config: LeRobot's settings of real-time chunking (see `acting.real_time`); its rollout fills them in.
         action_feature_names: Names of the action dimensions; LeRobot fills it from the dataset.
         resize_shape: (H, W) that every camera is resized to; needed where cameras differ in size.
@@ -147,8 +169,10 @@ class CDPConfig(DiffusionConfig):
 
     prediction_type: str = "sample"
     noise_scheduler_type: str | None = None
-    num_inference_steps: int = 5
-    timestep_spacing: str = "trailing"
+    num_inference_steps: int = 3
+    timestep_spacing: str = "shifted"
+    timestep_shift: float | None = None
+    first_timestep: float | None = None
 
     sampling_temperature: float = 1.0
     smoothing: int = 0
@@ -158,6 +182,7 @@ class CDPConfig(DiffusionConfig):
     ema_decay: float = 0.999
     contraction: ContractionConfig = field(default_factory=ContractionConfig)
 
+    calibration: StepCalibration | None = None
     rtc_config: RTCConfig | None = None
     action_feature_names: list[str] | None = None
     push_to_hub: bool | None = None
@@ -249,9 +274,23 @@ class CDPConfig(DiffusionConfig):
             self._require("sampling_temperature", self.sampling_temperature == 1, "1.0 with DDPM")
             is_off = self.max_contraction_factor is None
             self._require("max_contraction_factor", is_off, "None with DDPM, whose noise drives two chunks apart")
-        if self.clip_sample and self.noise_scheduler_type == "DPMSolver++":
-            # diffusers' thresholding, its only way to clip, divides by the range.
-            self._require("clip_sample_range", self.clip_sample_range == 1, "1.0 with DPMSolver++")
+        self._check_steps()
+
+    def _check_steps(self) -> None:
+        """How the steps are laid."""
+        spacing, shift, first = self.timestep_spacing, self.timestep_shift, self.first_timestep
+        self._require("timestep_shift", shift is None or 0 < shift < float("inf"), "greater than 0 and finite, or null")
+        self._require("first_timestep", first is None or 0 < first <= 1, "in (0, 1], or null")
+        if spacing == SHIFTED:
+            most = int(self.warp.start * self.num_train_timesteps)
+            must_be = f"at most {most}, the timesteps from first_timestep = {self.warp.start} on"
+            self._require("num_inference_steps", self.num_inference_steps <= most, must_be)
+            return
+        for name in ("timestep_shift", "first_timestep"):
+            self._require(name, getattr(self, name) is None, f"null with timestep_spacing = {spacing}")
+        if self.prediction_type == "velocity":
+            must_be = f"one of {[SHIFTED, EQUAL_STEPS]} with prediction_type = velocity"
+            self._require("timestep_spacing", spacing == EQUAL_STEPS, must_be)
 
     def _check_pictures(self) -> None:
         default = type(self)
@@ -341,6 +380,21 @@ class CDPConfig(DiffusionConfig):
         vectors = (OBS_STATE, OBS_ENV_STATE)
         inputs = (self.input_features or {}).items()
         return {key: feature for key, feature in inputs if key in vectors or feature.type is FeatureType.VISUAL}
+
+    @property
+    def default_warp(self) -> Warp:
+        """How the steps of a policy are laid that was not calibrated."""
+        return WARPS[self.prediction_type]
+
+    @property
+    def warp(self) -> Warp | None:
+        """How the solver's steps are laid; None: by diffusers' `timestep_spacing`."""
+        if self.timestep_spacing != SHIFTED:
+            return None
+        found = self.default_warp
+        if self.calibration:
+            found = Warp(self.calibration.timestep_shift, self.calibration.first_timestep)
+        return Warp(self.timestep_shift or found.shift, self.first_timestep or found.start)
 
     @property
     def penalty_range(self) -> tuple[float, float]:

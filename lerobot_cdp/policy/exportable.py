@@ -53,7 +53,7 @@ class ExportableSampler(nn.Module):
         def network(x_t: Tensor, timesteps: Tensor) -> Tensor:
             return self.model.backbone(x_t, timesteps, condition)
 
-        start = self.config.sampling_temperature * noise
+        start = self.config.sampling_temperature * noise * self.scheduler.init_noise_sigma
         steps = follow(network, copy.copy(self.scheduler), self.timesteps, start)
         chunk = smoothed(steps, self.config.smoothing)
         current = self.config.n_obs_steps - 1

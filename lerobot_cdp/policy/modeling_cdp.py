@@ -34,7 +34,8 @@ from ..diffusion.picture import built_for_loading
 from ..errors import explain
 from ..hub.card import DatasetFacts, Facts, make_card
 from ..hub.push import push_trained
-from .build import make_penalty
+from .build import make_penalty, make_solver
+from .calibration import CALIBRATION_BATCH, SETTLED, calibrate_policy, is_calibrated_in_training, remember
 from .checks import check_actions, check_chunk, check_features, check_finite, check_observation, is_single, with_axes
 from .configuration_cdp import AUTO, CDPConfig
 from .data_review import review_data
@@ -83,6 +84,7 @@ class CDPPolicy(DiffusionPolicy):
         self.register_buffer("contraction_log", torch.zeros(len(CONTRACTION_LOG)))
         if config.compile_model:
             self._compile(config.compile_mode)
+        self._seen: Tensor | None = None  # (B, C) features of the latest observations trained on
         self.reset()
 
     def _compile(self, mode: str) -> None:
@@ -123,6 +125,8 @@ class CDPPolicy(DiffusionPolicy):
         batch = stack_cameras(batch, self.config, time_axis=True)
         model = self.diffusion if self.training else self.acting_model
         condition = model.encoder(batch)
+        if self.training:
+            self._seen = condition.detach()
         penalty, log = None, {}
         if self.config.contraction.weight != 0 and self.training:
             # Before the diffusion loss: the graph of neither is in memory while the other is computed.
@@ -323,6 +327,22 @@ class CDPPolicy(DiffusionPolicy):
         return chunk
 
     # ------------------------------------------------------------------ checkpoints and the Hub
+
+    def _save_pretrained(self, save_directory: Path, **kwargs) -> None:
+        """LeRobot's; in a training the steps of the solver are calibrated first, on the latest batch."""
+        is_whole = kwargs.get("state_dict") is None  # else its weights are spread over several devices
+        if self.training and is_whole and self._seen is not None and self.n_updates >= SETTLED:
+            self._calibrate(self._seen)
+        super()._save_pretrained(save_directory, **kwargs)
+
+    def _calibrate(self, condition: Tensor) -> None:
+        if not is_calibrated_in_training(self.config):
+            return
+        condition = condition[:CALIBRATION_BATCH]
+        found = calibrate_policy(self.acting_model, condition)
+        remember(self.config, found, f"{len(condition)} training observations after {int(self.n_updates)} updates")
+        for model in {self.diffusion, self.acting_model}:
+            model.solver = make_solver(self.config)
 
     def push_model_to_hub(
         self,

@@ -1,0 +1,49 @@
+"""Where a solver's steps lie between noise (1) and data (0): equal steps, warped by two numbers.
+
+    u_k = start · s v_k / (1 + (s − 1) v_k),    v_k = 1 − k / n,    k = 0 … n − 1
+
+s is the time shift of Esser et al. (2024), `shift` in diffusers. At 1 steps are equal; below 1 they crowd next to the
+data. Images take more than 1. Actions want less: what a step misses early is contracted away by the steps that follow,
+what it misses next to the data stays.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+__all__ = ["EQUAL", "Warp", "levels", "whole_timesteps"]
+
+
+class Warp(NamedTuple):
+    """How the steps are laid.
+
+    Attributes:
+        shift: s > 0.
+        start: in (0, 1], where sampling begins. Below 1, a network that predicts noise is not asked where nothing but
+            noise is: its estimate of x_0 is divided by α ≈ 0 there.
+    """
+
+    shift: float
+    start: float
+
+
+EQUAL = Warp(1.0, 1.0)
+
+
+def levels(n: int, warp: Warp) -> np.ndarray:
+    """Noise levels u (n,), falling from `warp.start`, in (0, 1]: shares of the timesteps."""
+    v = 1 - np.arange(n) / n
+    return warp.start * warp.shift * v / (1 + (warp.shift - 1) * v)
+
+
+def whole_timesteps(n: int, warp: Warp, num_train_timesteps: int) -> np.ndarray:
+    """The levels as timesteps (n,) of a process that counts from 0 to T − 1, no two of them the same.
+
+    Args:
+        n: at most `warp.start` · T.
+        warp: how the steps are laid.
+        num_train_timesteps: T.
+    """
+    timesteps = np.round(num_train_timesteps * levels(n, warp)).astype(np.int64) - 1
+    left = np.arange(n)[::-1]  # steps that follow; falling by at least 1 is this, added to something that never rises
+    return np.maximum.accumulate((timesteps - left)[::-1].clip(min=0))[::-1] + left
