@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from lerobot_cdp.contraction import denoiser_coefficients
+from lerobot_cdp.diffusion.grid import Warp
 from lerobot_cdp.diffusion.process import FlowMatching, VariancePreserving
 from lerobot_cdp.diffusion.sampler import make_scheduler
 
@@ -18,10 +19,12 @@ PREDICTIONS = ("epsilon", "sample", "velocity")
 
 
 def make_solver(name, prediction="epsilon", clip=None, n_timesteps=100, spacing="trailing"):
+    """A solver whose steps are laid as diffusers calls it, or by a `Warp`."""
+    warp = spacing if isinstance(spacing, Warp) else None
     if name == "FlowMatchEuler":
-        return make_scheduler(name, clip, num_train_timesteps=n_timesteps)
+        return make_scheduler(name, clip, warp, num_train_timesteps=n_timesteps)
     noise = {"beta_schedule": "squaredcos_cap_v2", "num_train_timesteps": n_timesteps}
-    return make_scheduler(name, clip, prediction_type=prediction, timestep_spacing=spacing, **noise)
+    return make_scheduler(name, clip, warp, prediction_type=prediction, timestep_spacing=spacing, **noise)
 
 
 def make_process(prediction="epsilon", clip=None, n_timesteps=100):

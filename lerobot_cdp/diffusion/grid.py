@@ -45,5 +45,8 @@ def whole_timesteps(n: int, warp: Warp, num_train_timesteps: int) -> np.ndarray:
         num_train_timesteps: T.
     """
     timesteps = np.round(num_train_timesteps * levels(n, warp)).astype(np.int64) - 1
-    left = np.arange(n)[::-1]  # steps that follow; falling by at least 1 is this, added to something that never rises
-    return np.maximum.accumulate((timesteps - left)[::-1].clip(min=0))[::-1] + left
+    passed = np.arange(n)
+    left = passed[::-1]
+    # Falling by at least 1 is `left`, added to something that never rises; and the steps before must fit in above.
+    timesteps = np.maximum.accumulate((timesteps - left)[::-1].clip(min=0))[::-1] + left
+    return np.minimum(timesteps, int(warp.start * num_train_timesteps) - 1 - passed)

@@ -93,7 +93,7 @@ class WarpedDPMSolverScheduler(Warped, DPMSolverMultistepScheduler):
         return sample.clamp(-self.limit, self.limit)
 
 
-def make_scheduler(name: str, clip: float | None, warp: Warp | None, **process: object) -> SchedulerMixin:
+def make_scheduler(name: str, clip: float | None, warp: Warp | None = None, **process: object) -> SchedulerMixin:
     """A diffusers scheduler.
 
     Args:

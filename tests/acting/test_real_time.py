@@ -199,7 +199,7 @@ def test_a_policy_that_knows_one_plan_goes_over_into_it(prediction):
 @pytest.mark.parametrize("prediction", PREDICTIONS)
 def test_an_estimate_outside_of_the_range_guides_as_the_clipped_one(prediction):
     """One step from noise, where β alone is the gain: D = 5 + mean(x)/2 over the rows is 1 once it is clipped."""
-    policy = make_policy(prediction_type=prediction, num_inference_steps=1)
+    policy = make_policy(prediction_type=prediction, num_inference_steps=1, first_timestep=1.0)
     give_denoiser(policy.acting_model, lambda x, alpha, sigma: 5 + 0.5 * x.mean(1, keepdim=True) + 0 * x)
     chunk = go_on(policy, 2, torch.full((5, 2), 0.5))
     beta, jacobian = policy.config.rtc_config.max_guidance_weight, 0.5 / 16

@@ -58,7 +58,7 @@ def test_the_solver_goes_on_from_there_to_the_closed_form(solver, prediction, se
 
 def make_policy(**settings) -> tuple[CDPPolicy, list]:
     torch.manual_seed(0)
-    policy = CDPPolicy(make_config(**settings)).eval()
+    policy = CDPPolicy(make_config(timestep_spacing="trailing", **settings)).eval()
     calls, forward = [], policy.acting_model.backbone.forward
     policy.acting_model.backbone.forward = lambda x_t, *args: calls.append(x_t.clone()) or forward(x_t, *args)
     return policy, calls

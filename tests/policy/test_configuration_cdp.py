@@ -19,7 +19,7 @@ def test_defaults_instantiate_and_are_their_own_type():
     config = CDPConfig(device="cpu")
     assert config.type == "cdp" and DiffusionConfig(device="cpu").type == "diffusion"
     assert config.prediction_type == "sample" and config.noise_scheduler_type == "DDIM"
-    assert config.num_inference_steps == 5 and config.penalty_range == (0.7, 1.0)
+    assert config.num_inference_steps == 3 and config.penalty_range == (0.7, 1.0)
 
 
 def test_derived_settings_follow_and_given_ones_stay():
@@ -54,9 +54,14 @@ def test_the_solver_follows_the_process():
         ({"prediction_type": "velocity", "beta_schedule": "linear"}, "`beta_schedule` must be left at "
          "'squaredcos_cap_v2' with prediction_type = velocity, which does not use "
          "it. Got 'linear'."),
-        ({"prediction_type": "velocity", "timestep_spacing": "leading"}, "`timestep_spacing` must be left at "
-         "'trailing' with prediction_type = velocity, which does not use it. "
-         "Got 'leading'."),
+        ({"prediction_type": "velocity", "timestep_spacing": "leading"}, "`timestep_spacing` must be one of "
+         "['shifted', 'trailing'] with prediction_type = velocity. Got 'leading'."),
+        ({"timestep_spacing": "leading", "timestep_shift": 0.5}, "`timestep_shift` must be null with timestep_spacing "
+         "= leading. Got 0.5."),
+        ({"timestep_shift": 0}, "`timestep_shift` must be greater than 0 and finite, or null. Got 0."),
+        ({"first_timestep": 1.5}, "`first_timestep` must be in (0, 1], or null. Got 1.5."),
+        ({"first_timestep": 0.05}, "`num_inference_steps` must be at most 5, the timesteps from first_timestep = 0.05 "
+         "on. Got 10."),
         ({"backbone": "mlp", "down_dims": [8, 16]}, "`down_dims` must be left at (512, 1024, 2048) with "
          "backbone = mlp, which does not use it. Got (8, 16)."),
         ({"backbone": "dit", "gradient_checkpointing": True}, "`gradient_checkpointing` must be left at False with "
@@ -163,12 +168,6 @@ def test_all_evaluations_must_be_counted():
         make_config(num_inference_steps=None)
 
 
-def test_clip_range_of_the_second_order_solver():
-    with pytest.raises(SettingError, match=r"`clip_sample_range` must be 1.0 with DPMSolver\+\+. Got 2.0."):
-        make_config(noise_scheduler_type="DPMSolver++", clip_sample_range=2.0)
-    make_config(noise_scheduler_type="DDIM", clip_sample_range=2.0)
-
-
 def test_features():
     make_config(input_features={"observation.state": feature("STATE", 2)}).validate_features()
     with pytest.raises(ValueError, match="`input_features` must hold 'observation.state'"):
@@ -216,7 +215,7 @@ def test_the_weight_is_a_number_or_auto_at_the_command_line():
 
 
 def test_own_settings_are_few():
-    """What is ours beside LeRobot's: each must earn its place. Three fields are filled in by others."""
+    """What is ours beside LeRobot's: each must earn its place. Four fields are filled in by others."""
     own = {f.name for f in fields(CDPConfig)} - {f.name for f in fields(DiffusionConfig)}
-    own -= {"contraction", "rtc_config", "action_feature_names", "schema_version"}
-    assert len(own) + len(fields(ContractionConfig)) == 15
+    own -= {"contraction", "calibration", "rtc_config", "action_feature_names", "schema_version"}
+    assert len(own) + len(fields(ContractionConfig)) == 17

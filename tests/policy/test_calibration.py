@@ -1,0 +1,82 @@
+"""Steps that belong to a policy: found when a training saves, kept in its config, and left to a user who lays them."""
+
+import pytest
+import torch
+from lerobot.configs import PreTrainedConfig
+
+from lerobot_cdp.diffusion.grid import Warp
+from lerobot_cdp.policy.calibration import SETTLED
+from lerobot_cdp.policy.configuration_cdp import WARPS, StepCalibration
+from lerobot_cdp.policy.modeling_cdp import CDPPolicy
+from tests.conftest import make_batch, make_config, make_observation
+
+FOUND = StepCalibration(0.25, 0.9, "a test")
+
+
+def trained(n_updates=SETTLED, **settings):
+    """A policy in the midst of a training."""
+    torch.manual_seed(0)
+    policy = CDPPolicy(make_config(**settings)).train()
+    policy.n_updates.fill_(n_updates)
+    policy(make_batch(policy.config))
+    return policy
+
+
+@pytest.mark.parametrize("prediction", WARPS)
+def test_saving_a_training_lays_the_steps(prediction, tmp_path):
+    policy = trained(prediction_type=prediction)
+    assert policy.config.warp == WARPS[prediction]
+    state = torch.random.get_rng_state()
+    policy.save_pretrained(tmp_path)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    found = policy.config.calibration
+    assert f"after {SETTLED} updates" in found.measured_on
+    assert policy.config.warp == (found.timestep_shift, found.first_timestep)
+
+    loaded = CDPPolicy.from_pretrained(tmp_path)
+    assert loaded.config.calibration == found and loaded.config.warp == policy.config.warp
+    batch, noise = make_batch(policy.config), torch.randn(4, 16, 2)
+    observed = {key: value for key, value in batch.items() if key.startswith("observation")}
+    chunks = [
+        each.eval().predict_action_chunk(observed, noise=noise[: len(batch["action"])]) for each in (policy, loaded)
+    ]
+    assert torch.equal(*chunks)
+
+
+@pytest.mark.parametrize(
+    "settings,n_updates,training",
+    [
+        ({}, SETTLED - 1, True),  # too early
+        ({}, SETTLED, False),  # no training
+        ({"timestep_shift": 0.5}, SETTLED, True),
+        ({"first_timestep": 0.9}, SETTLED, True),
+        ({"timestep_spacing": "leading"}, SETTLED, True),
+        ({"noise_scheduler_type": "DDPM"}, SETTLED, True),
+    ],
+)
+def test_else_it_leaves_them_alone(settings, n_updates, training, tmp_path):
+    policy = trained(n_updates, **settings).train(training)
+    policy.save_pretrained(tmp_path)
+    assert policy.config.calibration is None
+
+
+def test_what_the_user_gives_goes_first():
+    assert make_config(calibration=FOUND).warp == Warp(0.25, 0.9)
+    assert make_config(calibration=FOUND, timestep_shift=0.5).warp == Warp(0.5, 0.9)
+    assert make_config(calibration=FOUND, first_timestep=1.0).warp == Warp(0.25, 1.0)
+    assert make_config(calibration=FOUND, timestep_spacing="leading").warp is None
+
+
+def test_it_is_overridden_on_the_command_line(tmp_path):
+    make_config(calibration=FOUND)._save_pretrained(tmp_path)
+    assert PreTrainedConfig.from_pretrained(tmp_path).calibration == FOUND
+    overridden = PreTrainedConfig.from_pretrained(tmp_path, cli_overrides=["--timestep_shift=0.5"])
+    assert overridden.warp == Warp(0.5, 0.9)
+
+
+def test_estimates_are_clipped_to_any_range():
+    """By DPM-Solver++ too, whose thresholding in diffusers divides by the range."""
+    for solver in ("DDIM", "DPMSolver++"):
+        policy = CDPPolicy(make_config(noise_scheduler_type=solver, clip_sample_range=0.5)).eval()
+        chunk = policy.predict_action_chunk(make_observation(policy.config, 3, 2))
+        assert 0.4 < chunk.abs().max() <= 0.5 + 1e-6
