@@ -72,9 +72,14 @@ def calibrate(
     def score(warp: Warp) -> float:
         return sum(math.log(max(e, 1e-12)) for e in errors(warp).values())
 
-    rounds = ["shift", "start", "shift"] if is_start_free else ["shift"]
+    rounds = [("shift", SHIFTS), ("start", STARTS), ("shift", SHIFTS)] if is_start_free else [("shift", SHIFTS)]
     best = first
-    for number in tqdm(rounds, desc="calibration", leave=False):
-        values = SHIFTS if number == "shift" else STARTS
-        best = min([best, *(best._replace(**{number: value}) for value in values)], key=score)
+    with tqdm(total=sum(len(values) for _, values in rounds), desc="calibration", leave=False) as bar:
+        for name, values in rounds:
+            tried = [best]
+            for value in values:
+                tried.append(best._replace(**{name: value}))
+                errors(tried[-1])
+                bar.update()
+            best = min(tried, key=score)
     return Calibration(best, errors(best), errors(first))
