@@ -157,7 +157,7 @@ def describe(policy: DiffusionPolicy, plan: Plan, source: DatasetSource, n_obser
         "policy_solver": config.noise_scheduler_type,
         "solver": own_solver(policy)[0],
         "n_steps": plan.n_steps,
-        "timestep_spacing": plan.solver.config.get("timestep_spacing", "uniform"),
+        "timestep_spacing": _spacing(config),
         "parameters": sum(p.numel() for p in policy.diffusion.parameters()),
         "action_normalization": normalization,
         "action_unit": UNITS.get(normalization, "the policy's unit of actions"),
@@ -169,3 +169,11 @@ def describe(policy: DiffusionPolicy, plan: Plan, source: DatasetSource, n_obser
         "neighbour_draws": NEIGHBOUR_DRAWS,
         "spread_draws": SPREAD_DRAWS,
     }
+
+
+def _spacing(config: PreTrainedConfig) -> str:
+    """How the steps of a policy are laid, in words."""
+    if config.type != "cdp":
+        return "leading"  # LeRobot's `diffusion` leaves it to diffusers, whose default it is
+    warp = config.warp
+    return f"shift {warp.shift:g} from {warp.start:g}" if warp else config.timestep_spacing

@@ -1,4 +1,4 @@
-"""The page of the contraction report: a table and five explained plots, all in one HTML file."""
+"""The page of the contraction report: a table and six explained plots, all in one HTML file."""
 
 import base64
 import json
@@ -10,7 +10,9 @@ from pathlib import Path
 from jinja2 import Environment
 
 from ..errors import SettingError
+from .plan import LAID
 from .plots import PLOTS, action_unit, label
+from .steps import FINE, N_LEVELS
 
 __all__ = ["KIND", "page", "read_report", "summary"]
 
@@ -87,6 +89,7 @@ ROWS = (
         lambda m: _solver_error(m, 3, "trailing", "uniform"),
         "action",
     ),
+    Row("Error of 3 steps as the policy lays them, median", lambda m: _solver_error(m, 3, LAID), "action"),
     Row("Change by a network error of 3 %, median", lambda m: _injected(m, 0.03), "action"),
     Row("Least `warm_start` that halves an error of the last chunk", lambda m: m["warm_start"]["suggested"], "", False),
 )
@@ -125,8 +128,11 @@ def _method(report: dict) -> list[str]:
         f"Root mean square over the executed actions, against the probability-flow ODE of the same network from the "
         f"same draw. The reference takes {error['reference_steps']} first-order steps with the denoiser clipped where "
         f"the policy clips. Of DDIM, leading and trailing are diffusers' ways to place the steps; where they clip, a "
-        f"part of the error stays however many they are. Flow matching takes Euler steps of equal size. Line: median; "
-        f"band: middle half of the observations.",
+        f"part of the error stays however many they are. Flow matching takes Euler steps; uniform ones are equal. "
+        f"Line: median; band: middle half of the observations.",
+        f"Sampling from one draw, cut into {N_LEVELS} equal long steps. Local error: where a long step ends beside {FINE} "
+        f"short ones, root mean square. Downstream factor: what becomes, in the executed actions, of a small "
+        f"difference in its direction. Bottom: their product. Bands: middle half and middle 90 % of the observations.",
         f"One random pattern per observation is added to the output at every step of {solver}; root mean square change "
         f"of the executed actions. Outputs of different prediction types are not comparable.",
     ]

@@ -13,9 +13,11 @@ from tqdm import tqdm
 
 from ..contraction import full_precision
 from ..diffusion.process import Process
+from ..diffusion.sampler import sample, with_steps
 from ..errors import SettingError
 from . import measures
 from .expansion import N_PRODUCTS, Network, acting_model, acting_network, process_of
+from .steps import FINE, N_LEVELS, step_costs, step_evaluations
 
 __all__ = ["NEIGHBOUR_DRAWS", "SPREAD_DRAWS", "Plan", "measure", "own_solver", "summarise"]
 
@@ -27,6 +29,8 @@ REFERENCE_STEPS = 1000
 ERROR_SIZES = (0.01, 0.03, 0.1)
 QUANTILES = (5, 25, 50, 75, 95)  # percent
 DDPM_STAND_IN_STEPS = 10
+LAID = "as the policy lays them"
+STEP_COSTS = ("local_error", "downstream_factor")
 ERROR_PREFIX = "solver_error_"  # of the raw measurements, one for each grid of steps
 
 
@@ -66,12 +70,14 @@ class Plan:
         config = policy.config
         _, solver, n_steps = own_solver(policy)
         first, n_timesteps = config.n_obs_steps - 1, config.num_train_timesteps
+        warp = config.warp if config.type == "cdp" else None
+        first_timestep = warp.start if warp else 1.0
         return cls(
             process=process_of(policy),
             solver=solver,
             n_steps=n_steps,
             executed=slice(first, first + config.n_action_steps),
-            error_steps=[steps for steps in ERROR_STEPS if steps <= n_timesteps],
+            error_steps=[steps for steps in ERROR_STEPS if steps <= first_timestep * n_timesteps],
             n_bins=min(N_BINS, n_timesteps),
             n_products=min(N_PRODUCTS, config.horizon * config.action_feature.shape[0]),
         )
@@ -83,7 +89,15 @@ class Plan:
         grids = 1 if self.process.name == "flow" else 2
         skips, _ = measures.warm_start_levels(self.solver, self.n_steps)
         own += sum(2 * (self.n_steps - skip) for skip in skips)
+        if self.has_step_costs:
+            own += step_evaluations()
+        own += sum(self.error_steps)
         return own + self.n_bins * (1 + self.n_products) + grids * sum(self.error_steps) + REFERENCE_STEPS
+
+    @property
+    def has_step_costs(self) -> bool:
+        """Whether the process has timesteps enough."""
+        return self.process.scheduler.config.num_train_timesteps >= N_LEVELS * FINE
 
     def measure(self, network: Network, x_0: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
         """All measurements for B observations, each (..., B).
@@ -97,6 +111,9 @@ class Plan:
         solve = measures.policy_solver(self.solver, self.n_steps)
         reference = measures.reference_solution(network, self.process, draws[0], REFERENCE_STEPS)
         errors = measures.solver_error(network, self.process, draws[0], reference, self.executed, self.error_steps)
+        laid = [sample(network, self.solver, draws[0], n) for n in self.error_steps]
+        errors[LAID] = torch.stack([measures.rms((x - reference)[:, self.executed]) for x in laid])
+        costs = step_costs(network, self.process, draws[0], self.executed) if self.has_step_costs else None
         bins = measures.binned_expansion(network, self.process, x_0, self.n_bins, self.n_products, generator)
         factor = measures.finite_time_factor(network, solve, draws[:NEIGHBOUR_DRAWS].flatten(0, 1), generator)
         return {
@@ -108,6 +125,7 @@ class Plan:
             "warm_start_memory": measures.warm_start_memory(
                 network, self.process, self.solver, self.n_steps, x_0, generator
             ),
+            **({} if costs is None else dict(zip(STEP_COSTS, costs, strict=True))),
             **{f"{ERROR_PREFIX}{grid}": error for grid, error in errors.items()},
             "injected_error": measures.injected_error(
                 network, solve, draws[0], self.executed, list(ERROR_SIZES), generator
@@ -170,8 +188,24 @@ def summarise(raw: dict[str, Tensor], plan: Plan) -> dict:
                 if name.startswith(ERROR_PREFIX)
             },
         },
+        "steps": _steps(raw, plan),
         "injected_error": {"sizes": list(ERROR_SIZES), "change": quantiles(raw["injected_error"])},
         "warm_start": _warm_start(raw["warm_start_memory"], plan),
+    }
+
+
+def _steps(raw: dict[str, Tensor], plan: Plan) -> dict | None:
+    """Costs of long steps by the share of the timesteps where each begins, and where the policy's own steps lie."""
+    if STEP_COSTS[0] not in raw:
+        return None
+    timesteps = with_steps(plan.solver, plan.n_steps).timesteps.double()
+    local, factor = (raw[name] for name in STEP_COSTS)
+    return {
+        "levels": [1 - k / N_LEVELS for k in range(N_LEVELS)],
+        "local_error": quantiles(local),
+        "downstream_factor": quantiles(factor),
+        "left_in_action": quantiles(local * factor),
+        "own": (timesteps / plan.process.scheduler.config.num_train_timesteps).tolist(),
     }
 
 

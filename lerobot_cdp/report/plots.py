@@ -10,6 +10,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 
 __all__ = ["PLOTS", "Plot", "action_unit", "label", "overview"]
 
+GRID_STYLES = {"leading": "o--", "trailing": "o:", "uniform": "o:"}
 COLORS = ("#0072B2", "#D55E00")  # this policy, the compared one
 
 
@@ -91,7 +92,7 @@ def _errors(axes: list[Axes], reports: list[dict]) -> None:
     for report, color in zip(reports, COLORS, strict=False):
         error = report["measures"]["solver_error"]
         for grid, percent in error["grids"].items():
-            style, name = "o--" if grid == "leading" else "o-", f"{label(report)}, {grid}"
+            style, name = GRID_STYLES.get(grid, "o-"), f"{label(report)}, {grid}"
             lines.plot(error["steps"], percent["50"], style, color=color, label=name)
             lines.fill_between(error["steps"], percent["25"], percent["75"], color=color, alpha=0.12)
             lowest += percent["25"]
@@ -101,6 +102,25 @@ def _errors(axes: list[Axes], reports: list[dict]) -> None:
     lines.set_xticks(steps, steps)
     lines.xaxis.set_minor_formatter(NullFormatter())
     lines.legend(fontsize="small")
+
+
+def _steps(axes: list[Axes], reports: list[dict]) -> None:
+    local, factor, left = axes
+    for i, (report, color) in enumerate(zip(reports, COLORS, strict=False)):
+        measured = report["measures"]["steps"]
+        if measured is None:
+            continue
+        for panel, name in ((local, "local_error"), (factor, "downstream_factor"), (left, "left_in_action")):
+            _fan(panel, measured["levels"], measured[name], color, label(report), "o-")
+            _logarithmic(panel, "y", min(measured[name]["5"]))
+        where = {"transform": left.get_xaxis_transform(), "clip_on": False, "zorder": 3}
+        left.plot(measured["own"], [0.03 + 0.08 * i] * len(measured["own"]), "^", color=color, ms=8, **where)
+    factor.axhline(1, color="black", linewidth=0.8)
+    local.set(ylabel="local error", xlim=(1.03, 0))
+    factor.set(ylabel="downstream factor")
+    left.set(ylabel="left in the action", xlabel="noise level where the step begins; triangles: the policy's own steps")
+    if local.lines:
+        local.legend()
 
 
 def _sensitivity(axes: list[Axes], reports: list[dict]) -> None:
@@ -184,6 +204,15 @@ PLOTS = (
         "Bad: high at few steps: either spend more evaluations, or accept actions that the network did not mean.",
         _errors,
         (3.4,),
+    ),
+    Plot(
+        "Where steps cost accuracy",
+        "Good: the policy's own steps (triangles) lie closest where most is left in the action (bottom). Contraction "
+        "behind an early error makes it small (factor below 1), so that few steps are needed there.",
+        "Bad: many steps where little is left: `python -m lerobot_cdp.calibrate` lays them anew. A factor above 1 at "
+        "much noise is natural: there the noise draw chooses between different ways to act.",
+        _steps,
+        (2.0, 2.0, 2.4),
     ),
     Plot(
         "Sensitivity to errors of the network",

@@ -76,9 +76,7 @@ def test_an_upgraded_checkpoint_leaves_ddpm(saved, run, tmp_path):
 
 
 def test_what_is_no_cdp_is_refused_and_nothing_is_left(saved, run, tmp_path):
-    with pytest.raises(
-        SettingError, match="^`policy.path` must be a checkpoint of type 'cdp'. Got \"type 'diffusion'\""
-    ):
+    with pytest.raises(SettingError, match="^`policy.path` must be a checkpoint of type 'cdp'. Got 'diffusion'"):
         run(saved("diffusion"))
     assert not [*tmp_path.glob("copy*")]
     with pytest.raises(SettingError, match="^`n_observations` must be at least 1. Got 0."):

@@ -110,8 +110,9 @@ def test_report_beside_another(stock, command, checkpoints, tmp_path, monkeypatc
 def test_report_of_flow_matching_beside_diffusion(stock, settings, monkeypatch):
     monkeypatch.setattr(command_module, "page", lambda *_: "")
     report = make_report(settings("flow", compare=stock))
-    assert (report["settings"]["solver"], report["settings"]["timestep_spacing"]) == ("FlowMatchEuler", "uniform")
-    assert list(report["measures"]["solver_error"]["grids"]) == ["uniform"]
+    assert report["settings"]["solver"] == "FlowMatchEuler"
+    assert report["settings"]["timestep_spacing"] == "shift 0.4 from 1"
+    assert list(report["measures"]["solver_error"]["grids"]) == ["uniform", plan.LAID]
     rows = {name: numbers for name, _, *numbers in summary(report, read_report(stock))}
     assert all(rows["Error of 3 steps (trailing, uniform), median"])
     assert rows["Error of 3 steps (leading), median"][0] is None
@@ -120,7 +121,10 @@ def test_report_of_flow_matching_beside_diffusion(stock, settings, monkeypatch):
 def check_numbers(report):
     assert report["versions"].keys() == {"lerobot_policy_cdp", "lerobot", "torch", "diffusers"}
     measured = report["measures"]
-    assert measured.keys() == {"expansion", "factor", "spread", "solver_error", "injected_error", "warm_start"}
+    assert measured.keys() == {"expansion", "factor", "spread", "solver_error", "injected_error", "warm_start", "steps"}
+    steps = measured["steps"]
+    assert steps["levels"][0] == 1 and len(steps["own"]) == report["settings"]["n_steps"]
+    assert all(len(steps[name]["50"]) == 10 for name in ("local_error", "downstream_factor", "left_in_action"))
     assert len(measured["expansion"]["margin"]["50"]) == len(measured["expansion"]["timesteps"]) == 2
     assert measured["solver_error"]["steps"] == [2, 3]
     warm = measured["warm_start"]
@@ -133,8 +137,8 @@ def check_numbers(report):
 
 
 def check_page(text):
-    """Five plots, the warnings, and nothing from outside."""
-    assert text.count("data:image/png;base64,") == 5
+    """Six plots, the warnings, and nothing from outside."""
+    assert text.count("data:image/png;base64,") == 6
     assert not re.search(r"""(src|href)=["'](?!data:)|<script|<link|@import|url\(""", text)
     assert "diffusion (epsilon) acts with DDPM" in text and "n_steps: 3 / 10" in text
 
