@@ -130,7 +130,7 @@ def _method(report: dict) -> list[str]:
         f"the policy clips. Of DDIM, leading and trailing are diffusers' ways to place the steps; where they clip, a "
         f"part of the error stays however many they are. Flow matching takes Euler steps; uniform ones are equal. "
         f"Line: median; band: middle half of the observations.",
-        f"Sampling from one draw, cut into {N_LEVELS} equal long steps. Local error: where a long step ends beside {FINE} "
+        f"Sampling from one draw, cut into {N_LEVELS} equal long steps. Local error: where one ends beside {FINE} "
         f"short ones, root mean square. Downstream factor: what becomes, in the executed actions, of a small "
         f"difference in its direction. Bottom: their product. Bands: middle half and middle 90 % of the observations.",
         f"One random pattern per observation is added to the output at every step of {solver}; root mean square change "
