@@ -3,11 +3,15 @@
 import hashlib
 import json
 import re
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 
 from .stress import NO_STRESS, Stress
 
-__all__ = ["Cell", "Evaluation", "Grid", "Policy"]
+__all__ = ["STEPS", "Cell", "Evaluation", "Grid", "Policy", "is_lerobots", "lerobots"]
+
+
+# Steps of a solver: equal; shifted by the default of the prediction type; calibrated on the training data.
+STEPS = ("equal", "shifted", "calibrated")
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,8 @@ class Evaluation:
         first_start: Environment seed of the first one; the others follow.
         step: Gradient steps after which it is scored; None: all.
         policy: What it is called in tables when scored so; None: as its cell.
+        steps: How the solver's are laid: one of STEPS.
+        averaged: Whether the average of the weights acts, where there is one.
     """
 
     solver: str
@@ -65,17 +71,22 @@ class Evaluation:
     first_start: int = 100_000
     step: int | None = None
     policy: str | None = None
+    steps: str = "equal"
+    averaged: bool = True
 
     @property
     def name(self) -> str:
         """Readable, and another one for another evaluation."""
+        laid = "" if self.steps == "equal" else self.steps
         step = self.step and f"step{self.step}"
-        parts = (self.policy, f"{self.solver}{self.evaluations}", self.stress.name, step)
+        parts = (self.policy, f"{self.solver}{self.evaluations}", laid, self.stress.name, step)
         return _name("-".join(filter(None, parts)), self)
 
 
 def _name(readable: str, content: Cell | Evaluation) -> str:
-    text = json.dumps(asdict(content), sort_keys=True)
+    defaults = {own.name: own.default for own in fields(content)}
+    named = {name: value for name, value in asdict(content).items() if getattr(content, name) != defaults[name]}
+    text = json.dumps(named, sort_keys=True)  # without defaults: a field that is added later renames nothing
     return re.sub(r"[^\w.+-]+", "_", readable) + "-" + hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
@@ -108,6 +119,7 @@ class Grid:
         steps: Gradient steps.
         shared: Settings of `cdp` and `diffusion` in this grid: network, chunks, learning rate.
         evaluations: Of the network, per chunk; ACT needs 1.
+        steps_laid: Further ways to lay the solver's steps, of STEPS, in which `cdp` is scored; not the most of them.
         curve: Gradient steps after which policies are scored too, with the most evaluations.
         stressed: Number of demonstrations whose policies are scored under `stresses` too, with the most evaluations.
         stresses: What goes wrong then. ACT does not sample, so its samples do not err.
@@ -119,6 +131,7 @@ class Grid:
     steps: int
     shared: dict
     evaluations: tuple[int, ...]
+    steps_laid: tuple[str, ...] = ()
     curve: tuple[int, ...] = ()
     stressed: int | None = None
     stresses: tuple[Stress, ...] = ()
@@ -153,6 +166,8 @@ class Grid:
         if cell.type == "act":
             evaluations = [Evaluation("act", 1)]
         most = evaluations[-1]
+        if cell.type == "cdp":
+            evaluations += [replace(e, steps=steps) for e in evaluations[:-1] for steps in self.steps_laid]
         evaluations += [replace(most, step=step) for step in self.curve]
         evaluations += [
             replace(most, stress=stress)
@@ -160,7 +175,7 @@ class Grid:
             if cell.demonstrations == self.stressed and not (stress.sample_error and cell.type == "act")
         ]
         if is_lerobots(cell):
-            evaluations += [_lerobots(cell, "DDIM", self.evaluations[-1]), _lerobots(cell, "DDPM", 100)]
+            evaluations += [lerobots(cell, "DDIM", self.evaluations[-1]), lerobots(cell, "DDPM", 100)]
         return [replace(e, starts=self.starts, first_start=self.first_start) for e in evaluations]
 
 
@@ -176,8 +191,8 @@ def is_lerobots(cell: Cell) -> bool:
     return cell.type == "cdp" and plain and cell.settings["prediction_type"] != "velocity"
 
 
-def _lerobots(cell: Cell, scheduler: str, n: int) -> Evaluation:
+def lerobots(cell: Cell, scheduler: str, n: int) -> Evaluation:
     """LeRobot's `diffusion` as it comes, out of a `cdp` that was trained with the same steps."""
-    settings = {"ema_decay": 0.0, "timestep_spacing": "leading", "noise_scheduler_type": scheduler}
+    settings = {"timestep_spacing": "leading", "noise_scheduler_type": scheduler, "num_inference_steps": n}
     name = f"diffusion, {cell.settings['prediction_type']}"
-    return Evaluation(scheduler.lower(), n, settings | {"num_inference_steps": n}, policy=name)
+    return Evaluation(scheduler.lower(), n, settings, policy=name, averaged=False)

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from lerobot.configs import NormalizationMode
 
-from .cells import Grid, Policy
+from .cells import STEPS, Grid, Policy
 from .stress import Stress
 
 __all__ = ["GRIDS", "without_penalty"]
@@ -86,8 +86,8 @@ ALOHA = {"horizon": 32, "n_action_steps": 16, "drop_n_last_frames": 0}
 # The image encoder of the Diffusion Policy paper.
 CAMERA = {"pretrained_backbone_weights": None, "use_group_norm": True, "crop_shape": [84, 84]}
 LONG_ENOUGH = {
-    "steps": 10_000, "curve": (1000, 2000, 4000, 7000), "evaluations": (2, 3, 5, 10),
-    "starts": 100, "first_start": 300_000,
+    "steps": 10_000, "curve": (1000, 2000, 4000, 7000), "evaluations": (2, 3, 10),
+    "steps_laid": STEPS[1:], "starts": 100, "first_start": 300_000,
 }  # fmt: skip
 STRESSES = (
     Stress("observation noise", observation_noise=0.02),  # 5 of PushT's 512 pixels

@@ -22,6 +22,7 @@ COLUMNS = {
     "step": "int32",  # gradient steps before it was scored
     "solver": "category",
     "evaluations": "int16",  # of the network, per chunk
+    "laid": "category",  # how the solver's steps were: cells.STEPS
     "stress": "category",
     "start": "int32",  # seed of the environment
     "reward": "float32",  # the largest of a step
@@ -36,7 +37,7 @@ COLUMNS = {
     "machine": "category",
     "commit": "category",
 }
-POLICY = ["policy", "demonstrations", "evaluations"]
+POLICY = ["policy", "demonstrations", "evaluations", "laid"]
 
 
 def collect(folder: Path, grid: Grid) -> pd.DataFrame:
@@ -61,6 +62,7 @@ def _rows(cell: Cell, evaluation: Evaluation, result: dict, training: dict) -> l
         "step": evaluation.step or cell.steps,
         "solver": evaluation.solver,
         "evaluations": evaluation.evaluations,
+        "laid": evaluation.steps,
         "stress": evaluation.stress.name,
         "temperature": evaluation.settings.get("sampling_temperature", 1.0),
         "chunk_s": result["chunk_latency_s"],

@@ -36,6 +36,8 @@ RECORD = "training.json"
 def policy_config(cell: Cell) -> PreTrainedConfig:
     """Return the configuration of the cell's policy, on the GPU where there is one."""
     settings = cell.settings | {"device": "cuda" if torch.cuda.is_available() else "cpu"}
+    if cell.type == "cdp":
+        settings.setdefault("timestep_spacing", "trailing")  # training knows no steps, each evaluation lays its own
     if "contraction" in settings:
         settings["contraction"] = ContractionConfig(**settings["contraction"])
     return make_policy_config(cell.type, **settings)

@@ -5,12 +5,16 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
+import torch
 from lerobot.utils.import_utils import register_third_party_plugins
 
+from eval.memory_dataset import load_memory_dataset
 from eval.policies import chunk_latency, load_policy
 from eval.provenance import provenance
-from lerobot_cdp.checkpoints.files import write_json
+from lerobot_cdp.checkpoints.files import read_json, write_json
+from lerobot_cdp.diffusion.encoder import stack_cameras
 from lerobot_cdp.errors import SettingError
+from lerobot_cdp.policy.calibration import calibrate_policy
 
 from .cells import Cell, Evaluation
 from .rollouts import run_episodes
@@ -18,6 +22,8 @@ from .tasks import TASKS
 from .training import checkpoint, train
 
 __all__ = ["run_cell"]
+
+OBSERVATIONS = 256  # that steps are calibrated on
 
 
 def run_cell(folder: Path, datasets_dir: Path | None, cell: Cell, evaluations: list[Evaluation]) -> bool:
@@ -31,7 +37,7 @@ def run_cell(folder: Path, datasets_dir: Path | None, cell: Cell, evaluations: l
                 continue
             if not checkpoint(folder, cell).exists():
                 train(cell, datasets_dir, folder)
-            write_json(path, evaluate(cell, evaluation, checkpoint(folder, cell, evaluation.step)))
+            write_json(path, evaluate(cell, evaluation, checkpoint(folder, cell, evaluation.step), datasets_dir))
     except SettingError as error:
         logging.error("cell %s failed: %s", cell.name, error)
         return False
@@ -41,16 +47,40 @@ def run_cell(folder: Path, datasets_dir: Path | None, cell: Cell, evaluations: l
     return True
 
 
-def evaluate(cell: Cell, evaluation: Evaluation, folder: Path) -> dict:
+def evaluate(cell: Cell, evaluation: Evaluation, folder: Path, datasets_dir: Path | None) -> dict:
     """Return the result of one evaluation, as plain data."""
     start = time.perf_counter()
-    policy = load_policy(folder, evaluation.settings)
+    settings = evaluation.settings
+    if evaluation.steps != "equal":
+        settings = settings | {"timestep_spacing": "shifted"}
+    if evaluation.steps == "calibrated":
+        settings = settings | _calibrated(cell, folder, datasets_dir)
+    policy = load_policy(folder, settings)
+    if not evaluation.averaged:
+        policy[0].ema = None
     episodes = run_episodes(*policy, TASKS[cell.task].env, evaluation)
     return {
         "cell": asdict(cell),
         "evaluation": asdict(evaluation),
+        "settings": settings,
         "episodes": episodes,
         "chunk_latency_s": chunk_latency(policy[0]),
         "evaluation_seconds": time.perf_counter() - start,
         **provenance(),
     }
+
+
+def _calibrated(cell: Cell, folder: Path, datasets_dir: Path | None) -> dict[str, float]:
+    """Settings of the steps that belong to a policy, measured once on observations that it was trained on."""
+    known = folder / "calibration.json"
+    if not known.exists():
+        policy, preprocessor, _ = load_policy(folder, {"timestep_spacing": "shifted"})
+        task = TASKS[cell.task]
+        dataset = load_memory_dataset(task.repo_id, task.root(datasets_dir), cell.demonstrations, policy.config)
+        rows = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(0))[:OBSERVATIONS]
+        batch = stack_cameras(preprocessor(dataset.batch(rows)), policy.config, time_axis=True)
+        with torch.no_grad():
+            found = calibrate_policy(policy.acting_model, policy.acting_model.encoder(batch))
+        warp = {"timestep_shift": found.warp.shift, "first_timestep": found.warp.start}
+        write_json(known, {"settings": warp, "errors": found.errors, "before": found.before})
+    return read_json(known)["settings"]

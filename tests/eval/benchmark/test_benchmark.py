@@ -12,17 +12,18 @@ import pytest
 import torch
 from lerobot.envs.configs import PushtEnv
 
-from eval.benchmark import work
+from eval.benchmark import training, work
 from eval.benchmark.__main__ import BenchmarkConfig, run
-from eval.benchmark.cells import Grid, Policy
-from eval.benchmark.grids import CAMERA, GRIDS
+from eval.benchmark.cells import STEPS, Grid, Policy, is_lerobots, lerobots
+from eval.benchmark.grids import CAMERA, GRIDS, NORMALIZED, VELOCITY, cdp
 from eval.benchmark.stress import Stress
 from eval.benchmark.tasks import TASKS, Task
-from eval.benchmark.training import train
+from eval.benchmark.training import checkpoint, train
 from eval.policies import load_policy
 from lerobot_cdp.errors import SettingError
 
 NETWORK = {"horizon": 8, "n_action_steps": 4, "down_dims": [8, 16], "n_groups": 4}
+OBSERVATION = {"observation.state": torch.zeros(2), "observation.environment_state": torch.zeros(16)}
 PLAIN = Policy("diffusion, epsilon", "diffusion", {})
 
 
@@ -71,6 +72,20 @@ def test_a_filter_chooses_evaluations(tiny):
     assert [path.name.split("-")[0] for path in results(tiny)] == ["ddim3"]
 
 
+def test_steps_are_laid_in_every_way(tiny, monkeypatch):
+    grid = replace(GRIDS["tiny"], policies={3: [VELOCITY]}, steps_laid=STEPS[1:], curve=(2,))
+    monkeypatch.setitem(GRIDS, "tiny", grid)
+    assert run(tiny)
+    table = pd.read_parquet(tiny.results_dir / "tiny.parquet")
+    assert {*zip(table["laid"], table["evaluations"], table["step"], strict=True)} == {
+        ("equal", 2, 3), ("equal", 3, 3), ("shifted", 2, 3), ("calibrated", 2, 3), ("equal", 3, 2),
+    }  # fmt: skip
+    settings = {r["evaluation"]["steps"]: r["settings"] for r in results(tiny).values() if "evaluation" in r}
+    assert settings["shifted"] == {"num_inference_steps": 2, "timestep_spacing": "shifted"}
+    assert settings["calibrated"].keys() - settings["shifted"].keys() == {"timestep_shift", "first_timestep"}
+    assert "timestep_spacing" not in settings["equal"]  # the checkpoint's own are equal
+
+
 def test_stress_reaches_the_policy(tiny, monkeypatch):
     stress = Stress("score error", sample_error=0.5)
     monkeypatch.setitem(GRIDS, "tiny", replace(GRIDS["tiny"], stressed=3, stresses=(stress,), evaluations=(3,)))
@@ -97,14 +112,67 @@ def test_a_failing_cell_does_not_stop_the_others(tiny, monkeypatch, caplog):
     assert "cell broken-3-seed0" in caplog.text
 
 
-def test_training_is_reproducible_and_differs_by_its_seed(tiny, tmp_path):
-    def weights(name: str, seed: int) -> bytes:
-        train(replace(GRIDS["tiny"].cells[0], seed=seed), tiny.datasets_dir, tmp_path / name)
-        return (tmp_path / name / "model.safetensors").read_bytes()
+@pytest.fixture
+def weights(tiny, tmp_path):
+    """The bytes of what training a cell gives."""
 
-    assert weights("a", 0) == weights("b", 0) != weights("c", 1)
-    record = json.loads((tmp_path / "a" / "training.json").read_text())
+    def trained(name: str, cell, grown=train) -> bytes:
+        grown(cell, tiny.datasets_dir, tmp_path / name)
+        return (checkpoint(tmp_path / name, cell) / "model.safetensors").read_bytes()
+
+    return trained
+
+
+def test_training_is_reproducible_and_differs_by_its_seed(weights, tmp_path):
+    (cell,) = GRIDS["tiny"].cells
+    assert weights("a", cell) == weights("b", cell) != weights("c", replace(cell, seed=1))
+    record = json.loads((checkpoint(tmp_path / "a", cell) / "training.json").read_text())
     assert record["history"][-1]["steps"] == 3 and record["parameters"] > 0
+
+
+@pytest.mark.parametrize("policy", [PLAIN, VELOCITY])
+def test_a_killed_training_goes_on_to_the_same_weights(weights, policy, tmp_path, monkeypatch):
+    """Killed after the checkpoint of step 4; the one of step 2 is for a learning curve."""
+    cell = replace(GRIDS["tiny"].cells[0], steps=6, curve=(2,), type=policy.type, settings=policy.settings | NETWORK)
+    monkeypatch.setattr(training, "SAVE_EVERY", 4)
+    whole = weights("whole", cell)
+
+    def killed(folder, cell, step, tidy=training._tidy):
+        tidy(folder, cell, step)
+        if step == 4:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(training, "_tidy", killed)
+        weights("killed", cell)
+    left = sorted(path.relative_to(tmp_path / "killed") for path in (tmp_path / "killed").glob("*/*/*"))
+    kept = ["000002/pretrained_model", "000004/pretrained_model", "000004/training_state"]
+    assert left == [Path("checkpoints", name) for name in kept]
+    assert weights("killed", cell) == whole
+    assert not [*(tmp_path / "killed").glob("*/*/training_state")]
+    history = json.loads((checkpoint(tmp_path / "killed", cell) / "training.json").read_text())["history"]
+    assert [entry["steps"] for entry in history] == [6]
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "sample"])
+def test_the_rival_is_lerobots_to_the_bit(weights, tmp_path, prediction):
+    """What is scored as LeRobot's `diffusion` out of a `cdp` acts as if LeRobot had trained it."""
+    settings = NETWORK | NORMALIZED | {"prediction_type": prediction, "drop_n_last_frames": 1}
+    cell = replace(GRIDS["tiny"].cells[0], settings=settings)
+    ours = replace(cell, type="cdp", settings=cdp(prediction).settings | settings)
+    weights("theirs", cell), weights("ours", ours)
+    assert is_lerobots(ours)
+    evaluation = lerobots(ours, "DDPM", 5)
+    of_diffusion = {name: evaluation.settings[name] for name in ("noise_scheduler_type", "num_inference_steps")}
+    chunks = []
+    for folder, changed in ((tmp_path / "theirs", of_diffusion), (tmp_path / "ours", evaluation.settings)):
+        policy, preprocessor, _ = load_policy(checkpoint(folder, cell), changed)
+        if folder.name == "ours":
+            assert not evaluation.averaged
+            policy.ema = None  # as the evaluation does
+        torch.manual_seed(0)
+        chunks.append(policy.select_action(preprocessor(OBSERVATION)))
+    assert torch.equal(*chunks)
 
 
 def test_a_dataset_of_another_size(tiny, monkeypatch, caplog):
@@ -133,11 +201,10 @@ def test_wrong_settings(tiny, setting, value):
 
 def test_a_checkpoint_is_lerobots(tiny):
     assert run(replace(tiny, filter="/ddim2"))
-    (checkpoint,) = tiny.results_dir.glob("*/*/checkpoint")
-    policy, preprocessor, postprocessor = load_policy(checkpoint, {"num_inference_steps": 4})
+    (folder,) = tiny.results_dir.glob("*/*/checkpoints/000003/pretrained_model")
+    policy, preprocessor, postprocessor = load_policy(folder, {"num_inference_steps": 4})
     assert policy.config.num_inference_steps == 4
-    observation = {"observation.state": torch.zeros(2), "observation.environment_state": torch.zeros(16)}
-    assert postprocessor(policy.select_action(preprocessor(observation))).shape == (1, 2)
+    assert postprocessor(policy.select_action(preprocessor(OBSERVATION))).shape == (1, 2)
 
 
 def test_the_command_works_in_several_processes(tmp_path):

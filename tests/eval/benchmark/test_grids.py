@@ -15,7 +15,7 @@ from lerobot_cdp.policy.configuration_cdp import CDPConfig, ContractionConfig
 # Set by each evaluation, by LeRobot from the dataset and the command, or not used by a U-Net.
 NOT_A_CELLS = {
     "num_inference_steps", "noise_scheduler_type", "rtc_config", "action_feature_names", "push_to_hub",
-    "schema_version", "hidden_dim", "num_layers",
+    "schema_version", "hidden_dim", "num_layers", "timestep_spacing", "timestep_shift", "first_timestep", "calibration",
 }  # fmt: skip
 
 
@@ -28,9 +28,8 @@ def test_cells_do_not_depend_on_changing_defaults(name):
     for cell in {cell.policy: cell for cell in GRIDS[name].cells}.values():
         policy_config(cell)  # the settings are valid
         if cell.type == "cdp":
-            needless = {"timestep_spacing"} if cell.settings["prediction_type"] == "velocity" else set()
             network = {"hidden_dim", "num_layers"} if cell.settings["backbone"] != "unet" else set()
-            assert own - needless | network <= cell.settings.keys(), cell.policy
+            assert own | network <= cell.settings.keys(), cell.policy
             assert cell.settings["contraction"].keys() == {field.name for field in fields(ContractionConfig)}
 
 
@@ -49,21 +48,25 @@ def test_every_policy_has_what_it_is_compared_with_beside_it(name):
 
 
 def test_how_policies_are_scored():
-    grid = GRIDS["pusht"]
+    grid = replace(GRIDS["pusht"], stressed=52, stresses=(Stress("delay", action_delay=2), Stress("error", 0, 0, 0.2)))
     names = {
-        (cell.policy, cell.demonstrations): [(e.solver, e.evaluations, e.stress.name) for e in grid.scored(cell)]
+        (cell.policy, cell.demonstrations): [(e.policy, e.solver, e.evaluations, e.steps) for e in grid.scored(cell)]
         for cell in grid.cells
     }
-    counts = [2, 3, 5, 10]
-    stresses = ["observation noise", "action delay", "score error"]
-    assert names["velocity, γ = 0", 206] == [("euler", n, "") for n in counts]
-    assert names["sample, γ = 0", 52] == [("ddim", n, "") for n in counts] + [("ddim", 10, s) for s in stresses]
-    assert names["diffusion, epsilon", 21] == [("ddim", n, "") for n in counts] + [("ddpm", 100, "")]
-    assert names["act", 52] == [("act", 1, "")] + [("act", 1, s) for s in stresses[:2]]
+    laid = [(n, steps) for n in (2, 3) for steps in ("shifted", "calibrated")]
+    velocity = [(None, "euler", n, "equal") for n in (2, 3, 10)] + [(None, "euler", *each) for each in laid]
+    curve = [(None, "euler", 10, "equal")] * 4
+    assert names["velocity, γ = 0", 206] == velocity + curve
+    assert names["velocity, γ = 0", 52] == velocity + curve + curve[:2]
+    lerobots = [("diffusion, sample", "ddim", 10, "equal"), ("diffusion, sample", "ddpm", 100, "equal")]
+    assert names["sample, γ = 0", 206][-2:] == lerobots
+    assert names["act", 52] == [(None, "act", 1, "equal")] * (1 + 4 + 1)
+    steps = [e.step for e in grid.scored(next(cell for cell in grid.cells if cell.type == "act"))]
+    assert steps == [None, *grid.curve]
 
 
 def test_a_late_penalty_sets_in_after_70_percent_of_the_steps():
-    for grid in (GRIDS["pusht"], GRIDS["quick"], GRIDS["pusht_long"]):
+    for grid in (GRIDS["quick"], GRIDS["pusht_long"]):
         starts = {c.policy.endswith("late"): c.settings["contraction"]["start"] for c in grid.cells if c.type == "cdp"}
         assert starts == {True: grid.steps * 7 // 10, False: 0}
 
@@ -73,9 +76,8 @@ def test_names_change_with_any_content():
     others = [replace(cell, **{name: "x"}) for name in asdict(cell)]
     assert len({cell.name, *(other.name for other in others)}) == 1 + len(others)
     evaluation = Evaluation("ddim", 2)
-    others = [
-        replace(evaluation, **{name: 7}) for name in ("solver", "evaluations", "settings", "starts", "first_start")
-    ]
+    others = [replace(evaluation, **{name: 7}) for name in ("evaluations", "settings", "starts", "first_start", "step")]
+    others += [replace(evaluation, **{name: "x"}) for name in ("solver", "policy", "steps")]
     others.append(replace(evaluation, stress=Stress("late", action_delay=2)))
     assert len({evaluation.name, *(other.name for other in others)}) == 1 + len(others)
     assert cell.name.startswith("velocity_γ_0-3-seed0-")

@@ -8,6 +8,7 @@ import pandas as pd
 from eval.benchmark.cells import Grid, Policy
 from eval.benchmark.results import collect, summary, write_table
 from eval.benchmark.stress import Stress
+from eval.benchmark.training import checkpoint
 
 PENALTY = {"prediction_type": "velocity", "contraction": {"weight": 0.1, "start": 0}}
 GRID = Grid(
@@ -22,9 +23,8 @@ def written(folder):
     rng, expected = np.random.default_rng(0), []
     for cell in GRID.cells:
         training = {"history": HISTORY, "seconds": 60 + cell.seed, "parameters": 1000}
-        checkpoint = folder / cell.name / "checkpoint"
-        checkpoint.mkdir(parents=True)
-        (checkpoint / "training.json").write_text(json.dumps(training))
+        checkpoint(folder / cell.name, cell).mkdir(parents=True)
+        (checkpoint(folder / cell.name, cell) / "training.json").write_text(json.dumps(training))
         for evaluation in GRID.scored(cell)[: 3 - cell.seed]:
             episodes = [
                 {"start": 100 + i, "reward": rng.random(), "success": bool(i), "steps": 7 * i, "jerk": [0.5, None][i]}
@@ -43,6 +43,7 @@ def test_a_row_per_episode(tmp_path):
     assert len(table) == len(expected) == 10
     for (_, row), (cell, evaluation, result, episode) in zip(table.iterrows(), expected, strict=True):
         assert (row.policy, row.demonstrations, row.seed) == ("velocity, γ = 0.1, late", 5, cell.seed)
+        assert (row.step, row.laid) == (300, "equal")
         assert (row.solver, row.evaluations, row.stress) == ("euler", evaluation.evaluations, evaluation.stress.name)
         assert (row.start, row.success, row.steps) == (episode["start"], episode["success"], episode["steps"])
         jerk = np.nan if episode["jerk"] is None else episode["jerk"]

@@ -83,7 +83,7 @@ def test_samples_err_by_as_much_after_every_step_but_the_last(prediction_type):
 @pytest.mark.parametrize("kind", ["cdp", "diffusion"])
 def test_the_samples_that_err_are_those_that_act(kind):
     torch.manual_seed(0)
-    ours = make_config(horizon=8, n_action_steps=4, num_inference_steps=2)
+    ours = make_config(horizon=8, n_action_steps=4, num_inference_steps=2, timestep_spacing="leading")
     if kind == "cdp":
         policy = CDPPolicy(ours).eval()
     else:
