@@ -2,8 +2,8 @@
 
     python -m lerobot_cdp.upgrade --policy.path=lerobot/diffusion_pusht --output_dir=outputs/upgraded
 
-It keeps the solver of the checkpoint, so that it acts as before. To sample in 10 steps, give any of LeRobot's commands
-`--policy.num_inference_steps=10 --policy.noise_scheduler_type=DDIM --policy.timestep_spacing=trailing`.
+It keeps the solver of the checkpoint, so that it acts as before. `lerobot_cdp.calibrate` makes a copy that samples in 3
+steps, laid as suits it.
 `lerobot-train --policy.path=outputs/upgraded …` fine-tunes it with contraction.
 """
 
