@@ -22,7 +22,7 @@ __all__ = ["COUNTS", "REFERENCE_STEPS", "Calibration", "calibrate", "distance"]
 
 COUNTS = (2, 3, 5, 10)  # steps that are to end well
 REFERENCE_STEPS = 100
-SHIFTS = (0.1, 0.125, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.6, 0.8, 1.0, 1.25)
+SHIFTS = (0.05, 0.07, 0.1, 0.125, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.6, 0.8, 1.0, 1.25)
 STARTS = (0.7, 0.75, 0.8, 0.84, 0.88, 0.92, 0.96, 1.0)
 
 
