@@ -13,7 +13,7 @@ import termios
 import time
 import tty
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import grpc
@@ -190,7 +190,7 @@ def _ping(line: int) -> None:
 
 def _disturb_camera(port: int, payload: bytes) -> None:
     _raw_bytes(port, "", payload)
-    with closing(zmq.Context()) as context, closing(context.socket(zmq.SUB)) as subscriber:
+    with zmq.Context() as context, context.socket(zmq.SUB) as subscriber:
         subscriber.setsockopt(zmq.LINGER, 0)
         subscriber.subscribe("")
         subscriber.connect(f"tcp://127.0.0.1:{port}")

@@ -11,6 +11,7 @@ from lerobot.configs.train import TrainPipelineConfig
 from lerobot.policies.rtc import RTCConfig
 from torch.optim import Adam
 
+from eval.attack.victim import two_steps_and_a_chunk
 from lerobot_cdp import presets
 from lerobot_cdp.acting.monitor import UnsafeChunkError
 from lerobot_cdp.diffusion.sampler import sample
@@ -20,7 +21,7 @@ from lerobot_cdp.policy.configuration_cdp import CDPConfig, ContractionConfig
 from lerobot_cdp.policy.idle_settings import VISION, idle_settings
 from lerobot_cdp.policy.modeling_cdp import CDPPolicy
 from lerobot_cdp.policy.values import CDP_RULES, CONTRACTION_RULES, LR_SCHEDULES, RTC_RULES
-from tests.conftest import make_batch, make_config, make_observation
+from tests.conftest import make_config
 from tests.policy.test_configuration_cdp import cameras, nested
 
 NAMES = [own.name for own in fields(CDPConfig)] + [f"contraction.{own.name}" for own in fields(ContractionConfig)]
@@ -43,19 +44,7 @@ NAMED |= {"resize_shape": "_s", "crop_shape": "_s", "max_contraction_factor": "c
 
 
 def acts(config: CDPConfig) -> None:
-    """Two training steps and a chunk: all of it finite."""
-    policy = CDPPolicy(config).train()
-    preset = config.get_optimizer_preset()
-    optimizer = Adam(policy.get_optim_params(), preset.lr, preset.betas, preset.eps, preset.weight_decay)
-    schedule = config.get_scheduler_preset().build(optimizer, 10)
-    for seed in range(2):
-        loss, _ = policy(make_batch(config, batch_size=2, seed=seed))
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        schedule.step()
-        policy.update()
-    chunk = policy.eval().predict_action_chunk(make_observation(config, 1, config.n_obs_steps))
+    chunk = two_steps_and_a_chunk(config)
     assert torch.isfinite(chunk).all() and chunk.shape[1] >= config.n_action_steps
 
 
@@ -72,7 +61,6 @@ def base(name: str) -> dict:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_hostile_value_is_refused_in_one_line_or_harmless(name):
-    torch.manual_seed(0)
     config = make_config(**base(name))
     for value in HOSTILE:
         try:
