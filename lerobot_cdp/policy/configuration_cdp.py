@@ -182,7 +182,7 @@ class CDPConfig(DiffusionConfig):
             try:
                 setattr(self, name, class_(**value))
             except (TypeError, ValueError) as error:  # of LeRobot's own checks
-                raise SettingError(f"`{name}` must be right. Got {value}: {error}.") from error
+                raise SettingError(f"`{name}` must hold what LeRobot accepts. Got {value} ({error}).") from error
 
     def _check_by_lerobot(self) -> None:
         """LeRobot's own checks know two solvers, two predictions and a U-Net: this config passes as one of those."""
