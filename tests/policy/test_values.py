@@ -7,12 +7,10 @@ import draccus
 import pytest
 import torch
 from lerobot.configs import PreTrainedConfig
-from lerobot.configs.train import TrainPipelineConfig
 from lerobot.policies.rtc import RTCConfig
 from torch.optim import Adam
 
 from eval.attack.victim import two_steps_and_a_chunk
-from lerobot_cdp import presets
 from lerobot_cdp.acting.monitor import UnsafeChunkError
 from lerobot_cdp.diffusion.sampler import sample
 from lerobot_cdp.errors import SettingError
@@ -202,13 +200,6 @@ IDLE = [
 @pytest.mark.parametrize(("settings", "said"), IDLE)
 def test_settings_without_effect_are_named(settings, said):
     assert list(idle_settings(make_config(**settings))) == said
-
-
-@pytest.mark.parametrize("path", presets.paths(), ids=lambda path: path.stem)
-def test_presets_have_no_idle_setting(path):
-    config = draccus.parse(TrainPipelineConfig, path, args=["--policy.device=cpu"]).policy
-    config.input_features = {} if "keypoints" in path.stem or "place" in path.stem else cameras(top=(3, 480, 640))
-    assert list(idle_settings(config)) == []
 
 
 def test_a_checkpoint_from_before_the_penalty_says_so(tmp_path, caplog):
