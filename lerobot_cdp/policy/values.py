@@ -28,7 +28,7 @@ WORDS = {
     str: "a string",
     Path: "a path",
     dict: "a dict",
-    list: "a list of strings",
+    list: "a list",
 }
 
 
