@@ -61,6 +61,10 @@ def _resnet(config: DiffusionConfig) -> nn.Module:
     try:
         weights = None if is_built_for_loading() else config.pretrained_backbone_weights
         return getattr(torchvision.models, config.vision_backbone)(weights=weights)
+    except (KeyError, ValueError) as error:
+        known = [str(weights) for weights in torchvision.models.get_model_weights(config.vision_backbone)]
+        must_be, got = f"null or one of {known}", config.pretrained_backbone_weights
+        raise SettingError(f"`pretrained_backbone_weights` must be {must_be}. Got {got!r}.") from error
     except OSError as error:  # of which urllib's and huggingface_hub's are kinds
         raise SettingError(
             f"`pretrained_backbone_weights` must be here, or be downloaded once. Got "

@@ -2,22 +2,22 @@
 
 import logging
 from dataclasses import dataclass, field, fields
+from math import exp, log1p
 
 from lerobot.configs import FeatureType, NormalizationMode, PolicyFeature, PreTrainedConfig
 from lerobot.policies.diffusion.configuration_diffusion import DiffusionConfig
 from lerobot.policies.rtc import RTCConfig
 from lerobot.utils.constants import OBS_ENV_STATE, OBS_STATE
 
-from ..contraction import LOSSES
 from ..contraction.rate_control import BASE_WEIGHT
 from ..diffusion.grid import Warp
 from ..diffusion.picture import is_built_for_loading, map_size, most_stages, seen_size
 from ..errors import SettingError, require
 from .schema import SCHEMA_VERSION, SchemaVersion
+from .values import AUTO, CDP_RULES, CONTRACTION_RULES, RTC_RULES, check_values
 
 __all__ = ["AUTO", "SHIFTED", "CDPConfig", "ContractionConfig", "StepCalibration"]
 
-AUTO = "auto"
 # The solvers of the process that a prediction type belongs to; the first one is the default.
 VP_SOLVERS, FLOW_SOLVERS = ("DDIM", "DPMSolver++", "DDPM"), ("FlowMatchEuler",)
 SOLVERS = {"epsilon": VP_SOLVERS, "sample": VP_SOLVERS, "velocity": FLOW_SOLVERS}
@@ -37,6 +37,7 @@ BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
 # on x_t; further down it must, to choose between action modes. Flow matching expands in few places, if at all.
 NEXT_TO_NOISE, EVERYWHERE = (0.7, 1.0), (0.0, 1.0)
 DIT_HEAD_DIM = 32
+LEAST_BETA, LEAST_SIGNAL = 1e-6, 1e-10  # what single precision can tell from 0; the signal is that of x_t, squared
 
 
 @dataclass
@@ -66,18 +67,7 @@ class ContractionConfig:
 
     def __post_init__(self):
         _tuples_for_lists(self)
-        weight, is_pair = self.weight, isinstance(self.timestep_range, tuple) and len(self.timestep_range) == 2
-        is_weight = weight == AUTO or (isinstance(weight, int | float) and 0 <= weight < float("inf"))
-        self._require("weight", is_weight, "finite and at least 0, or 'auto'")
-        self._require("loss", self.loss in LOSSES, f"one of {list(LOSSES)}")
-        self._require("timestep_range", self.timestep_range is None or is_pair, "a pair (low, high)")
-        low, high = self.timestep_range or EVERYWHERE
-        self._require("timestep_range", 0 <= low < high <= 1, "(low, high) with 0 <= low < high <= 1")
-        self._require("start", self.start >= 0, "at least 0")
-        self._require("every", self.every >= 1, "at least 1")
-
-    def _require(self, name: str, holds: bool, must_be: str) -> None:
-        require(holds, f"contraction.{name}", must_be, getattr(self, name))
+        check_values(self, CONTRACTION_RULES, "contraction.")
 
 
 @dataclass
@@ -190,16 +180,16 @@ class CDPConfig(DiffusionConfig):
 
     def __post_init__(self):
         _tuples_for_lists(self)
-        if isinstance(self.contraction, dict):
-            known = [own.name for own in fields(ContractionConfig)]
-            self._require("contraction", self.contraction.keys() <= set(known), f"a dict with keys of {known}")
-            self.contraction = ContractionConfig(**self.contraction)
-        if self.noise_scheduler_type is None:
-            self.noise_scheduler_type = SOLVERS.get(self.prediction_type, VP_SOLVERS)[0]
+        self._make("contraction", ContractionConfig)
+        self._make("rtc_config", RTCConfig)
+        check_values(self, CDP_RULES)
+        if self.rtc_config is not None:
+            check_values(self.rtc_config, RTC_RULES, "rtc_config.")
         self._check_choices()
         self._check_unused()
-        self._check_ranges()
+        self._check_chunk()
         self._check_network()
+        self._check_process()
         self._check_solver()
         self._check_pictures()
         self._check_by_lerobot()
@@ -208,6 +198,16 @@ class CDPConfig(DiffusionConfig):
             self.drop_n_last_frames = min(padded, DiffusionConfig.drop_n_last_frames)
         if self.push_to_hub is None:
             self.push_to_hub = self.repo_id is not None
+
+    def _make(self, name: str, class_: type) -> None:
+        """Turn a dict of settings into what it describes."""
+        value, known = getattr(self, name), [own.name for own in fields(class_)]
+        if isinstance(value, dict):
+            self._require(name, value.keys() <= set(known), f"a dict with keys of {known}")
+            try:
+                setattr(self, name, class_(**value))
+            except (TypeError, ValueError) as error:  # of LeRobot's own checks
+                raise SettingError(f"`{name}` must hold what LeRobot accepts. Got {value} ({error}).") from error
 
     def _check_by_lerobot(self) -> None:
         """LeRobot's own checks know two solvers, two predictions and a U-Net: this config passes as one of those."""
@@ -227,7 +227,6 @@ class CDPConfig(DiffusionConfig):
         require(holds, name, must_be, getattr(self, name))
 
     def _check_choices(self) -> None:
-        self._require("contraction", isinstance(self.contraction, ContractionConfig), "a ContractionConfig or a dict")
         choices = {
             "backbone": tuple(BACKBONE_SETTINGS),
             "prediction_type": tuple(SOLVERS),
@@ -237,6 +236,8 @@ class CDPConfig(DiffusionConfig):
         for name, allowed in choices.items():
             self._require(name, getattr(self, name) in allowed, f"one of {list(allowed)}")
         solvers = SOLVERS[self.prediction_type]
+        if self.noise_scheduler_type is None:
+            self.noise_scheduler_type = solvers[0]
         must_be = f"one of {list(solvers)} with prediction_type = {self.prediction_type}"
         self._require("noise_scheduler_type", self.noise_scheduler_type in solvers, must_be)
 
@@ -254,22 +255,19 @@ class CDPConfig(DiffusionConfig):
             self._require(name, is_default, f"left at {default!r} with {choice}, which does not use it")
 
     def _check_network(self) -> None:
-        for name in ("hidden_dim", "num_layers"):
-            self._require(name, getattr(self, name) is None or getattr(self, name) >= 1, "at least 1")
-        embed_dim = self.diffusion_step_embed_dim
-        self._require("diffusion_step_embed_dim", embed_dim >= 4 and embed_dim % 2 == 0, "even and at least 4")
+        if self.backbone == "unet":
+            is_divided = all(width % self.n_groups == 0 for width in self.down_dims)
+            self._require("down_dims", is_divided, f"multiples of n_groups = {self.n_groups}")
         if self.backbone == "dit" and self.hidden_dim is not None:
             self._require("hidden_dim", self.hidden_dim % DIT_HEAD_DIM == 0, f"a multiple of {DIT_HEAD_DIM}")
 
     def _check_solver(self) -> None:
         steps, most = self.num_inference_steps, self.num_train_timesteps
-        is_number = steps is not None and 1 <= steps <= most
-        self._require("num_inference_steps", is_number, f"in [1, num_train_timesteps = {most}]")
-        self._require("clip_sample_range", 0 < self.clip_sample_range < float("inf"), "greater than 0 and finite")
-        self._require("sampling_temperature", 0 < self.sampling_temperature <= 1, "in (0, 1]")
-        if self.max_contraction_factor is not None:
-            is_limit = 0 < self.max_contraction_factor < float("inf")
-            self._require("max_contraction_factor", is_limit, "greater than 0 and finite, or null")
+        self._require("num_inference_steps", steps <= most, f"in [1, num_train_timesteps = {most}]")
+        if self.noise_scheduler_type == "DPMSolver++" and self.timestep_spacing != "trailing":
+            # diffusers lays one point more than there are steps: as many as timesteps would hold one of them twice.
+            must_be = f"below num_train_timesteps = {most} with DPMSolver++ and timestep_spacing = "
+            self._require("num_inference_steps", steps < most, must_be + self.timestep_spacing)
         if self.noise_scheduler_type == "DDPM":  # it adds fresh noise at every step
             self._require("sampling_temperature", self.sampling_temperature == 1, "1.0 with DDPM")
             is_off = self.max_contraction_factor is None
@@ -303,21 +301,29 @@ class CDPConfig(DiffusionConfig):
         )
         must_be = f"null or weights of vision_backbone = {self.vision_backbone}"
         self._require("pretrained_backbone_weights", is_known, must_be)
-        if self.resize_shape is None and self.crop_ratio < 1:
-            logging.warning(
-                "`crop_ratio` = %s has no effect without a `resize_shape`, whose share it is.", self.crop_ratio
-            )
+        if self.resize_shape is not None and self.crop_shape is not None:  # LeRobot would replace it
+            share = tuple(int(side * self.crop_ratio) for side in self.resize_shape)
+            must_be = "null with a resize_shape and crop_ratio = 1"
+            if self.crop_ratio < 1:
+                must_be = f"null or {share}, crop_ratio = {self.crop_ratio} of resize_shape = {self.resize_shape}"
+            self._require("crop_shape", self.crop_ratio < 1 and self.crop_shape == share, must_be)
 
-    def _check_ranges(self) -> None:
-        for name in ("n_obs_steps", "n_action_steps", "num_train_timesteps"):
-            self._require(name, getattr(self, name) >= 1, "at least 1")
-        self._require("vision_stages", 1 <= self.vision_stages <= 4, "in [1, 4]")
-        for name in ("ema_decay", "warm_start"):
-            self._require(name, 0 <= getattr(self, name) < 1, "in [0, 1)")
-        self._require("smoothing", self.smoothing >= 0, "at least 0")
-        longest = self.horizon - self.n_obs_steps + 1
-        must_be = f"at most horizon − n_obs_steps + 1 = {longest}"
-        self._require("n_action_steps", self.n_action_steps <= longest, must_be)
+    def _check_chunk(self) -> None:
+        must_be = f"at most horizon − n_obs_steps + 1 = {self.longest_plan}"
+        self._require("n_action_steps", self.n_action_steps <= self.longest_plan, must_be)
+
+    def _check_process(self) -> None:
+        """The noise levels of LeRobot's two schedules that `beta_start` and `beta_end` describe."""
+        if not self.uses_betas:
+            return
+        self._require("beta_start", LEAST_BETA <= self.beta_start < 1, f"in [{LEAST_BETA}, 1)")  # less is rounded off
+        self._require("beta_end", self.beta_start <= self.beta_end < 1, f"in [beta_start = {self.beta_start}, 1)")
+        root = 2 if self.beta_schedule == "scaled_linear" else 1
+        low, high = self.beta_start ** (1 / root), self.beta_end ** (1 / root)
+        shares = [i / max(1, self.num_train_timesteps - 1) for i in range(self.num_train_timesteps)]
+        signal = exp(sum(log1p(-((low + (high - low) * share) ** root)) for share in shares))
+        must_be = f"smaller: no signal is left after {self.num_train_timesteps} num_train_timesteps"
+        self._require("beta_end", signal >= LEAST_SIGNAL, must_be)
 
     def validate_features(self) -> None:
         """Check the features a policy is built for.
@@ -401,6 +407,16 @@ class CDPConfig(DiffusionConfig):
         """`contraction.timestep_range`, or the one of the prediction type where that is not given."""
         default = EVERYWHERE if self.prediction_type == "velocity" else NEXT_TO_NOISE
         return self.contraction.timestep_range or default
+
+    @property
+    def longest_plan(self) -> int:
+        """Actions of a chunk from the current observation on."""
+        return self.horizon - self.n_obs_steps + 1
+
+    @property
+    def uses_betas(self) -> bool:
+        """Whether `beta_start` and `beta_end` say how noise grows."""
+        return self.prediction_type != "velocity" and self.beta_schedule != "squaredcos_cap_v2"
 
     @property
     def chunk_size(self) -> int:

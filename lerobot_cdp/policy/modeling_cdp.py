@@ -40,6 +40,7 @@ from .checks import check_actions, check_chunk, check_features, check_finite, ch
 from .configuration_cdp import AUTO, CDPConfig
 from .data_review import review_data
 from .ema import EMA
+from .idle_settings import idle_settings
 from .model import CDPDiffusionModel, Chunk
 
 if TYPE_CHECKING:  # LeRobot's, and heavy
@@ -75,6 +76,8 @@ class CDPPolicy(DiffusionPolicy):
         config.validate_features()
         if kwargs.get("dataset_meta") is not None:
             review_data(config, kwargs["dataset_meta"])
+            for warning in idle_settings(config):
+                logging.warning(warning)
         self.diffusion = CDPDiffusionModel(config)
         self.ema = EMA(self.diffusion, config.ema_decay) if config.ema_decay > 0 else None
         self.rate_control = RateControl() if config.contraction.weight == AUTO else None
@@ -376,6 +379,16 @@ class CDPPolicy(DiffusionPolicy):
                 trained_share=self.trained_share,
             )
         )
+
+    def _save_pretrained(self, save_directory: Path, **kwargs) -> None:
+        """LeRobot's; it says so where a training has not come to its penalty."""
+        start = self.config.contraction.start
+        if self.config.contraction.weight != 0 and 0 < self.n_updates <= start:
+            logging.warning(
+                "Saved before the penalty began: `contraction.start` must be below the %d updates so far to have an "
+                "effect. Got %d.", self.n_updates, start,
+            )  # fmt: skip
+        super()._save_pretrained(save_directory, **kwargs)
 
     @property
     def trained_share(self) -> float | None:

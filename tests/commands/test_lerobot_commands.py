@@ -76,7 +76,7 @@ def test_eval_runs_pusht_as_the_readme_says(trained):
 @pytest.mark.parametrize(
     "argument,message",
     [
-        ("--policy.contraction.every=0", "`contraction.every` must be at least 1. Got 0."),
+        ("--policy.contraction.every=0", "`contraction.every` must be a whole number in [1, 1000]. Got 0."),
         ("--policy.horizon=66", "horizon should be an integer multiple"),
         ("--policy.contraction_wieght=1", "contraction_wieght"),
     ],

@@ -6,6 +6,8 @@ from lerobot.configs.train import TrainPipelineConfig
 
 from lerobot_cdp import presets
 from lerobot_cdp.policy.configuration_cdp import CDPConfig
+from lerobot_cdp.policy.idle_settings import idle_settings
+from tests.policy.test_configuration_cdp import cameras
 
 PRESETS = presets.paths()
 
@@ -17,6 +19,9 @@ def test_preset_is_a_train_config(path):
     computed = min(7, config.policy.horizon - config.policy.n_action_steps - config.policy.n_obs_steps + 1)
     assert config.policy.drop_n_last_frames == (0 if path.stem in ("so101_pick_place", "so101_twin") else computed)
     assert not config.policy.push_to_hub and config.steps > 0
+    seen = {} if "keypoints" in path.stem or "place" in path.stem else {"top": (3, 480, 640)}
+    config.policy.input_features = cameras(**seen)
+    assert list(idle_settings(config.policy)) == []
 
 
 def test_the_presets_are_these():

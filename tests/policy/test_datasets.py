@@ -147,11 +147,6 @@ def test_settings_of_pictures_without_effect_are_refused(settings, message):
         CDPConfig(**SMALL | settings)
 
 
-def test_a_crop_ratio_without_effect_is_remarked_on(caplog):
-    CDPConfig(**SMALL, crop_ratio=0.9)
-    assert "`crop_ratio` = 0.9 has no effect without a `resize_shape`" in caplog.text
-
-
 def test_a_checkpoint_that_sees_little_still_loads(tmp_path):
     """It acts as it did; only a new policy is refused."""
     inputs = {STATE: feature("STATE", 3), "observation.images.top": feature("VISUAL", 3, 32, 32)}
