@@ -264,7 +264,7 @@ class CDPConfig(DiffusionConfig):
     def _check_solver(self) -> None:
         steps, most = self.num_inference_steps, self.num_train_timesteps
         self._require("num_inference_steps", steps <= most, f"in [1, num_train_timesteps = {most}]")
-        if self.noise_scheduler_type == "DPMSolver++" and self.timestep_spacing != "trailing":
+        if self.noise_scheduler_type == "DPMSolver++" and self.timestep_spacing in ("leading", "linspace"):
             # diffusers lays one point more than there are steps: as many as timesteps would hold one of them twice.
             must_be = f"below num_train_timesteps = {most} with DPMSolver++ and timestep_spacing = "
             self._require("num_inference_steps", steps < most, must_be + self.timestep_spacing)
@@ -276,9 +276,7 @@ class CDPConfig(DiffusionConfig):
 
     def _check_steps(self) -> None:
         """How the steps are laid."""
-        spacing, shift, first = self.timestep_spacing, self.timestep_shift, self.first_timestep
-        self._require("timestep_shift", shift is None or 0 < shift < float("inf"), "greater than 0 and finite, or null")
-        self._require("first_timestep", first is None or 0 < first <= 1, "in (0, 1], or null")
+        spacing = self.timestep_spacing
         if spacing == SHIFTED:
             most = int(self.warp.start * self.num_train_timesteps)
             must_be = f"at most {most}, the timesteps from first_timestep = {self.warp.start} on"

@@ -332,11 +332,21 @@ class CDPPolicy(DiffusionPolicy):
     # ------------------------------------------------------------------ checkpoints and the Hub
 
     def _save_pretrained(self, save_directory: Path, **kwargs) -> None:
-        """LeRobot's; in a training the steps of the solver are calibrated first, on the latest batch."""
-        is_whole = kwargs.get("state_dict") is None  # else its weights are spread over several devices
-        if self.training and is_whole and self._seen is not None and self.n_updates >= SETTLED:
-            self._calibrate(self._seen)
+        """LeRobot's; in a training, the steps of the solver are calibrated first, and a penalty to come is named."""
+        if self.training:
+            self._warn_of_no_penalty()
+            is_whole = kwargs.get("state_dict") is None  # else its weights are spread over several devices
+            if is_whole and self._seen is not None and self.n_updates >= SETTLED:
+                self._calibrate(self._seen)
         super()._save_pretrained(save_directory, **kwargs)
+
+    def _warn_of_no_penalty(self) -> None:
+        start = self.config.contraction.start
+        if self.config.contraction.weight != 0 and 0 < self.n_updates <= start:
+            logging.warning(
+                "Saved before the penalty began: `contraction.start` must be below the %d updates so far to have an "
+                "effect. Got %d.", self.n_updates, start,
+            )  # fmt: skip
 
     def _calibrate(self, condition: Tensor) -> None:
         if not is_calibrated_in_training(self.config):
@@ -379,16 +389,6 @@ class CDPPolicy(DiffusionPolicy):
                 trained_share=self.trained_share,
             )
         )
-
-    def _save_pretrained(self, save_directory: Path, **kwargs) -> None:
-        """LeRobot's; it says so where a training has not come to its penalty."""
-        start = self.config.contraction.start
-        if self.config.contraction.weight != 0 and 0 < self.n_updates <= start:
-            logging.warning(
-                "Saved before the penalty began: `contraction.start` must be below the %d updates so far to have an "
-                "effect. Got %d.", self.n_updates, start,
-            )  # fmt: skip
-        super()._save_pretrained(save_directory, **kwargs)
 
     @property
     def trained_share(self) -> float | None:

@@ -116,6 +116,13 @@ CDP_RULES = {
     "diffusion_step_embed_dim": Rule(lambda x: x in range(4, 16_385, 2), "in [4, 16384] and even"),
     "num_train_timesteps": _between(1, 10_000),
     "num_inference_steps": _between(1, 10_000),
+    "timestep_shift": _above(0, 100),
+    "first_timestep": _above(0, 1),
+    "calibration": Rule(
+        lambda found: 0 < found.timestep_shift <= 100 and 0 < found.first_timestep <= 1,
+        "a StepCalibration with timestep_shift in (0, 100] and first_timestep in (0, 1]",
+        says_type=True,
+    ),
     "clip_sample_range": POSITIVE,
     "sampling_temperature": _above(0, 1),
     "rtc_config": Rule(lambda x: True, "an RTCConfig or a dict", says_type=True),
