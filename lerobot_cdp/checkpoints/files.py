@@ -1,21 +1,28 @@
-"""Files and folders that are whole or absent, whenever the process dies."""
+"""Files and folders that are whole or absent, whenever the process dies.
+
+Each is written under another name, `NAME.partial-HOST-PID`, and renamed when it is whole. What a killed process left is
+removed by the next one that writes there.
+"""
 
 import json
 import os
+import platform
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ..errors import require
 
-__all__ = ["read_json", "write_bytes", "write_json", "write_text", "written_whole"]
+__all__ = ["partial_folder", "read_json", "write_bytes", "write_json", "write_text", "written_whole"]
+
+PARTIAL = f".partial-{platform.node()}-"  # followed by the number of the process
 
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file; its folder is made."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    partial = _partial(path.with_name(f".{path.name}"))
     try:
         partial.write_bytes(content)
         os.replace(partial, path)
@@ -49,10 +56,40 @@ def written_whole(folder: Path) -> Iterator[Path]:
         SettingError: if `folder` exists.
     """
     require(not folder.exists(), "output_dir", "a folder that does not exist yet", str(folder))
-    partial = folder.with_name(f"{folder.name}.partial-{os.getpid()}")
+    with partial_folder(folder) as partial:
+        yield partial
+        os.replace(partial, folder)
+
+
+@contextmanager
+def partial_folder(folder: Path) -> Iterator[Path]:
+    """Gives a new folder beside `folder`, which is removed afterwards, unless it was renamed."""
+    partial = _partial(folder)
     partial.mkdir(parents=True)
     try:
         yield partial
-        os.replace(partial, folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _partial(path: Path) -> Path:
+    """What `path` is called until it is whole. Of processes that are gone, the same is removed."""
+    begin = f"{path.name}{PARTIAL}"
+    with suppress(OSError):
+        for left in path.parent.iterdir():
+            if left.name.startswith(begin) and not _is_alive(left.name.removeprefix(begin)):
+                shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
+    return path.with_name(f"{begin}{os.getpid()}")
+
+
+def _is_alive(process: str) -> bool:
+    """Whether a process of this machine, named by its number, may still be there."""
+    if os.name != "posix" or not process.isdecimal():  # elsewhere, asking by `os.kill` would end it
+        return True
+    try:
+        os.kill(int(process), 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:  # it is another user's
+        return True
+    return True

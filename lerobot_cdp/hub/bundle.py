@@ -3,7 +3,7 @@
 import shutil
 from pathlib import Path
 
-from ..checkpoints.folders import PROCESSORS
+from ..checkpoints.processors import PROCESSORS
 from ..errors import SettingError
 
 __all__ = [

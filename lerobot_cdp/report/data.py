@@ -14,6 +14,7 @@ from lerobot.processor import PolicyProcessorPipeline
 from torch import Tensor
 from torch.utils.data import default_collate
 
+from ..checkpoints.folders import CheckpointSource, checkpoint_folder
 from ..errors import SettingError, explain
 from ..policy.checks import with_axes
 from .plan import NEIGHBOUR_DRAWS, SPREAD_DRAWS, Plan, measure, own_solver, summarise
@@ -110,8 +111,12 @@ def load_policy(
 
     Args:
         config: its settings, which may differ from the checkpoint's.
+
+    Raises:
+        SettingError: if there is no checkpoint, or its processors have steps that may run any code.
+        ValueError: if its weights are not complete.
     """
-    path = config.pretrained_path
+    path = checkpoint_folder(CheckpointSource(str(config.pretrained_path)))
     # Not strict, LeRobot's default, would give random weights wherever names do not match.
     policy = get_policy_class(config.type).from_pretrained(path, config=config, strict=True)
     device = {"device_processor": {"device": config.device}}
