@@ -19,16 +19,14 @@ def main() -> None:
     """Run the server with the settings on the command line, until it is interrupted."""
     try:
         from .remote.server import ServerConfig, start
+
+        start(draccus.parse(ServerConfig)).wait_for_termination()
     except ImportError as error:
         sys.exit(f"cdp-policy-server needs the extra `arm`: pip install 'lerobot_policy_cdp[arm]'. Got {error}")
-    try:
-        server = start(draccus.parse(ServerConfig))
     except (ParsingError, ValueError, OSError) as error:
         sys.exit(f"cdp-policy-server: {error}")
-    try:
-        server.wait_for_termination()
     except KeyboardInterrupt:
-        server.stop(grace=0)
+        sys.exit("cdp-policy-server: interrupted.")
 
 
 if __name__ == "__main__":

@@ -376,7 +376,6 @@ def test_no_host(monkeypatch, host):
     (["--host=0.0.0.0"], "cdp-policy-server: `host` must be loopback"),
     (["--port=0"], "cdp-policy-server: `port` must be in .1, 65535.. Got 0"),
     (["--fps=0"], "cdp-policy-server: `fps` must be greater than 0. Got 0"),
-    (["--nothing=1"], ""),
 ])  # fmt: skip
 def test_wrong_settings(monkeypatch, tmp_path, arguments, message):
     monkeypatch.chdir(tmp_path)

@@ -29,7 +29,7 @@ def shared_token() -> str | None:
     if token is None:
         return None
     if len(token) < SHORTEST or not token.isascii() or not token.isprintable() or " " in token:
-        raise SettingError(f"`{TOKEN}` must be at least {SHORTEST} ASCII characters without spaces. Got {len(token)}.")
+        raise SettingError(f"`{TOKEN}` must be at least {SHORTEST} ASCII characters without spaces. Got another.")
     return token
 
 
