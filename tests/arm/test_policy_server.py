@@ -1,6 +1,7 @@
 """`cdp-policy-server`: one client at a time, with its own policy; what is not as it must be is refused in one line."""
 
 import json
+import logging
 import pickle
 import shutil
 import sys
@@ -298,7 +299,7 @@ def test_streams_that_are_too_long_or_end_early(connect, policies, monkeypatch):
     assert len(client.observe().actions()) == 4
 
 
-def test_stalled_streams_end_and_free_their_threads(connect, policies, monkeypatch):
+def test_stalled_streams_end_and_free_their_threads(connect, policies, monkeypatch, caplog):
     monkeypatch.setattr(server, "STREAM_S", 0.5)
     client = connect().ready().ask_for(policies / "a")
     done = threading.Event()
@@ -312,6 +313,7 @@ def test_stalled_streams_end_and_free_their_threads(connect, policies, monkeypat
     assert {call.code() for call in calls} == {Code.CANCELLED} and time.monotonic() - began < 10
     done.set()
     assert len(client.observe().actions()) == 4
+    assert "the stream stalled" in caplog.text and not [r for r in caplog.records if r.levelno >= logging.ERROR]
 
 
 def test_an_observation_without_what_the_robot_observes(connect, policies):

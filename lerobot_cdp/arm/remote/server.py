@@ -17,7 +17,7 @@ from concurrent import futures
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from queue import Empty, Full
+from queue import Empty
 
 import grpc
 from lerobot.async_inference.configs import PolicyServerConfig
@@ -107,6 +107,7 @@ class Session(PolicyServer):
         super().__init__(config)
         self.peer = peer
         self.n_calls, self.heard_at = 0, time.monotonic()  # guarded by the server's lock
+        self._receiving = threading.Lock()
 
     @property
     def has_left(self) -> bool:
@@ -146,10 +147,11 @@ class Session(PolicyServer):
             make_lerobot_observation(observation.get_observation(), self.lerobot_features)
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"an observation must hold the robot's features. Got {error!r}") from error
-        try:
-            self._enqueue_observation(observation)
-        except (Empty, Full):  # `GetActions` has just taken the last one
-            self.observation_queue.put_nowait(observation)
+        with self._receiving:  # else LeRobot's could wait here for room in the queue, and hold a thread
+            try:
+                self._enqueue_observation(observation)
+            except Empty:  # `GetActions` has just taken the last one
+                self.observation_queue.put_nowait(observation)
 
 
 def _answered(call: Callable) -> Callable:
@@ -163,6 +165,9 @@ def _answered(call: Callable) -> Callable:
         except RefusedError as error:
             code, reason = error.code, str(error)
             logger.warning("%s of %s was refused: %s", call.__name__, context.peer(), reason)
+        except grpc.RpcError:  # of the stream that is read
+            code, reason = grpc.StatusCode.CANCELLED, "the stream stalled, or the client is gone"
+            logger.warning("%s of %s: %s", call.__name__, context.peer(), reason)
         except Exception as error:
             code, reason = grpc.StatusCode.INTERNAL, first_line(error)
             logger.exception("%s of %s failed", call.__name__, context.peer())
