@@ -20,7 +20,8 @@ from draccus.utils import ParsingError
 from lerobot.configs import PreTrainedConfig
 
 from .checkpoints.files import written_whole
-from .checkpoints.folders import PROCESSORS, CheckpointSource, checkpoint_folder
+from .checkpoints.folders import CheckpointSource, checkpoint_folder
+from .checkpoints.processors import PROCESSORS
 from .diffusion.calibration import Calibration
 from .diffusion.encoder import stack_cameras
 from .errors import require

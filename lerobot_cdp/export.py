@@ -16,7 +16,8 @@ import draccus
 from draccus.utils import ParsingError
 
 from .checkpoints.files import written_whole
-from .checkpoints.folders import PROCESSORS, CheckpointSource, checkpoint_folder
+from .checkpoints.folders import CheckpointSource, checkpoint_folder
+from .checkpoints.processors import PROCESSORS
 from .diffusion.picture import built_for_loading
 from .errors import SettingError
 from .policy.modeling_cdp import CDPPolicy

@@ -11,7 +11,6 @@ training state, no logs, nothing else in the folder.
 
 import dataclasses
 import hashlib
-import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,14 +21,14 @@ from huggingface_hub import HfApi, ModelCard
 from lerobot.configs import PreTrainedConfig
 from lerobot.datasets import LeRobotDatasetMetadata
 
-from .checkpoints.files import read_json, write_bytes, write_json
+from .checkpoints.files import copy_whole, partial_folder, read_json, write_bytes, write_json, write_text, writing_to
 from .checkpoints.folders import CheckpointSource, checkpoint_folder
 from .errors import HUB_ERRORS, SettingError, explain
 from .export import averaged_only
-from .hub.bundle import ALLOWED, CARD, EVALUATION, PLOT, REPORT, VIDEO, bundle_files, checkpoint_files, start_bundle
+from .hub.bundle import ALLOWED, CARD, EVALUATION, PLOT, REPORT, VIDEO, bundle_files, checkpoint_files, started_bundle
 from .hub.card import DatasetFacts, Facts, make_card
 from .hub.evaluation import Evaluation, read_evaluation
-from .hub.push import check_remote_type
+from .hub.push import check_remote_type, check_repo_id
 from .policy.configuration_cdp import CDPConfig
 from .policy.modeling_cdp import CDPPolicy
 from .report.data import DatasetSource, measure_policy
@@ -71,8 +70,7 @@ class PublishConfig:
     def __post_init__(self):
         if self.n_observations < 0:
             raise SettingError(f"`n_observations` must be at least 0. Got {self.n_observations}.")
-        if self.repo_id.count("/") != 1:
-            raise SettingError(f"`repo_id` must be a name like USER/NAME. Got {self.repo_id!r}.")
+        check_repo_id(self.repo_id)
         if self.output_dir is None:
             self.output_dir = Path("outputs", "publish", self.repo_id)
 
@@ -98,19 +96,20 @@ def write_bundle(config: PublishConfig, source: Path, policy_config: CDPConfig, 
     """Write all that is to be sent into `config.output_dir`; see `publish`."""
     folder = config.output_dir
     policy = CDPPolicy.from_pretrained(source, config=policy_config)  # whole, or an error
-    start_bundle(folder, source)
-    if config.ema_only:
-        averaged_only(policy).save_pretrained(folder)
-    report = _report(folder, source, policy_config, config)
-    if report is None:
-        (folder / REPORT).unlink(missing_ok=True)
-    else:
-        write_bytes(folder / PLOT, _plot(report))
-    if evaluation.numbers is not None:
-        write_json(folder / EVALUATION, evaluation.numbers)
-    if evaluation.video is not None:
-        shutil.copyfile(evaluation.video, folder / VIDEO)
-    _card(policy, source, config, evaluation, report).save(folder / CARD)
+    with writing_to(folder), partial_folder(folder) as averaged:
+        if config.ema_only:
+            averaged_only(policy).save_pretrained(averaged)
+        with started_bundle(folder, source, averaged):
+            report = _report(folder, source, policy_config, config)
+            if report is None:
+                (folder / REPORT).unlink(missing_ok=True)
+            else:
+                write_bytes(folder / PLOT, _plot(report))
+            if evaluation.numbers is not None:
+                write_json(folder / EVALUATION, evaluation.numbers)
+            if evaluation.video is not None:
+                copy_whole(evaluation.video, folder / VIDEO)
+            write_text(folder / CARD, str(_card(policy, source, config, evaluation, report)))
 
 
 def _announce(config: PublishConfig, source: Path, evaluation: Evaluation) -> None:

@@ -21,7 +21,8 @@ from lerobot.policies.diffusion.configuration_diffusion import DiffusionConfig
 from torch import Tensor
 
 from .checkpoints.files import written_whole
-from .checkpoints.folders import PROCESSORS, CheckpointSource, checkpoint_folder
+from .checkpoints.folders import CheckpointSource, checkpoint_folder
+from .checkpoints.processors import PROCESSORS
 from .checkpoints.weights import StoredWeights, load_complete
 from .diffusion.picture import built_for_loading
 from .errors import SettingError

@@ -4,6 +4,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from lerobot_cdp.checkpoints.folders import last_checkpoint
 from lerobot_cdp.errors import require
 
 __all__ = ["POLICIES", "DemoConfig", "kind"]
@@ -57,8 +58,9 @@ class DemoConfig:
         return self.output_dir / "train" / policy
 
     def checkpoint(self, policy: str) -> Path:
-        """The last one."""
-        return self.train_dir(policy) / "checkpoints" / "last" / "pretrained_model"
+        """The last one, or where it will be."""
+        folder = self.train_dir(policy)
+        return last_checkpoint(folder) or folder / "checkpoints" / "last" / "pretrained_model"
 
     def recorded(self) -> bool:
         """Whether all demonstrations are; the recorder's folder gets its name at the end."""

@@ -1,46 +1,32 @@
-"""`cdp-policy-server`: LeRobot's async inference server, for `cdp` as well.
+"""`cdp-policy-server`: async inference for `cdp`, as LeRobot's `robot_client` asks for it.
 
-    cdp-policy-server --host=127.0.0.1 --port=8080
+    cdp-policy-server --port=8080                            for this machine, and for an SSH tunnel to it
+    CDP_POLICY_TOKEN=… cdp-policy-server --host=0.0.0.0      for clients that have the token: cdp-robot-client
 
-LeRobot's `python -m lerobot.async_inference.policy_server` takes a fixed list of policies and loads no plugins. This
-is the same server with the same settings, `cdp` on its list; LeRobot's `robot_client` needs nothing else.
+LeRobot's own server runs what any client sends: it unpickles it. This one has the same settings and protocol, reads the
+pickles without running them, serves `cdp` only, and one client at a time.
 """
 
-import logging
 import sys
 
-from ..policy.configuration_cdp import CDPConfig
+import draccus
+from draccus.utils import ParsingError
 
-__all__ = ["main", "warn_of_short_chunks"]
-
-
-def warn_of_short_chunks(config: CDPConfig, actions_per_chunk: int) -> None:
-    """Say so where a client asks for more actions than `predict_action_chunk` gives, which is as many as it gets."""
-    if config.n_action_steps < actions_per_chunk:
-        logging.getLogger("policy_server").warning(
-            "`actions_per_chunk` must be at most n_action_steps = %s of the checkpoint. Got %s: chunks are shorter.",
-            config.n_action_steps,
-            actions_per_chunk,
-        )
+__all__ = ["main"]
 
 
 def main() -> None:
     """Run the server with the settings on the command line, until it is interrupted."""
     try:
-        from lerobot.async_inference import constants, policy_server
+        from .remote.server import ServerConfig, start
+
+        start(draccus.parse(ServerConfig)).wait_for_termination()
     except ImportError as error:
         sys.exit(f"cdp-policy-server needs the extra `arm`: pip install 'lerobot_policy_cdp[arm]'. Got {error}")
-
-    class Server(policy_server.PolicyServer):
-        def SendPolicyInstructions(self, request, context):  # noqa: N802
-            reply = super().SendPolicyInstructions(request, context)
-            if self.running and self.policy_type == "cdp":
-                warn_of_short_chunks(self.policy.config, self.actions_per_chunk)
-            return reply
-
-    constants.SUPPORTED_POLICIES.append("cdp")  # the list that the server looks at
-    policy_server.PolicyServer = Server
-    policy_server.serve()
+    except (ParsingError, ValueError, OSError) as error:
+        sys.exit(f"cdp-policy-server: {error}")
+    except KeyboardInterrupt:
+        sys.exit("cdp-policy-server: interrupted.")
 
 
 if __name__ == "__main__":

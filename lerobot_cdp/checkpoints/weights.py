@@ -12,6 +12,7 @@ from torch import Tensor, nn
 __all__ = ["StoredWeights", "check_download", "load_complete", "own_name"]
 
 EMA_PREFIX, EMA_COUNT, CONTROL_PREFIX = "ema.", "ema.n_averaged", "rate_control."
+FLOATS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}  # one may stand for another: half precision
 
 
 class StoredWeights(Mapping[str, Tensor]):
@@ -89,7 +90,7 @@ def load_complete(policy: nn.Module, weights: Mapping[str, Tensor], file: Path) 
         file: where they are from, for the error.
 
     Raises:
-        ValueError: if a weight is missing, left over or misshaped.
+        ValueError: if a weight is missing, left over, misshaped, or of numbers that it cannot be made of.
     """
     wanted = policy.state_dict()
     stored = {own_name(name): name for name in weights}
@@ -103,8 +104,8 @@ def load_complete(policy: nn.Module, weights: Mapping[str, Tensor], file: Path) 
         stored = _without(CONTROL_PREFIX, stored)
     elif not _has(CONTROL_PREFIX, stored):
         wanted = _without(CONTROL_PREFIX, wanted)
-    misshaped = _copy(weights, stored, wanted)
-    _check_complete(wanted.keys() - stored.keys(), stored.keys() - wanted.keys(), misshaped, file)
+    wrong = {"missing": wanted.keys() - stored.keys(), "left over": stored.keys() - wanted.keys()}
+    _check_none(wrong | _copy(weights, stored, wanted), file)
 
 
 def _has(prefix: str, names: Mapping) -> bool:
@@ -121,22 +122,31 @@ def _of_weights(key: str) -> str:
 
 
 @torch.no_grad()
-def _copy(weights: Mapping[str, Tensor], stored: dict[str, str], wanted: dict[str, Tensor]) -> set[str]:
-    """Copy what is stored, under other names, into what is wanted; return the names of what has another shape."""
-    misshaped = set()
+def _copy(weights: Mapping[str, Tensor], stored: dict[str, str], wanted: dict[str, Tensor]) -> dict[str, set[str]]:
+    """Copy what is stored, under other names, into what is wanted; return the names of what does not fit, by why."""
+    wrong = {}
     for name in wanted.keys() & stored.keys():
         value = weights[stored[name]]
-        if value.shape == wanted[name].shape:
-            wanted[name].copy_(value)
+        if reason := _misfit(value, wanted[name]):
+            wrong.setdefault(reason, set()).add(name)
         else:
-            misshaped.add(name)
-    return misshaped
+            wanted[name].copy_(value)
+    return wrong
 
 
-def _check_complete(missing: set[str], extra: set[str], misshaped: set[str], file: Path) -> None:
+def _misfit(value: Tensor, wanted: Tensor) -> str | None:
+    """Why `value` is no value of `wanted`; all whole numbers of a policy are counts."""
+    if value.shape != wanted.shape:
+        return "of another shape"
+    if value.dtype != wanted.dtype and not {value.dtype, wanted.dtype} <= FLOATS:
+        return f"of {str(value.dtype).removeprefix('torch.')} instead of {str(wanted.dtype).removeprefix('torch.')}"
+    return "below 0" if not wanted.is_floating_point() and (value < 0).any() else None
+
+
+def _check_none(wrong: dict[str, set[str]], file: Path) -> None:
     parts = [
-        f"{len(keys)} {what} ({', '.join(sorted(keys)[:3])}{', …' if len(keys) > 3 else ''})"
-        for what, keys in (("missing", missing), ("left over", extra), ("of another shape", misshaped))
+        f"{len(keys)} {why} ({', '.join(sorted(keys)[:3])}{', …' if len(keys) > 3 else ''})"
+        for why, keys in wrong.items()
         if keys
     ]
     if parts:

@@ -1,9 +1,11 @@
 """The folder of what is published: an allow list of files, in a folder that is only ever filled from here."""
 
-import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from ..checkpoints.folders import PROCESSORS
+from ..checkpoints.files import copy_whole
+from ..checkpoints.processors import PROCESSORS
 from ..errors import SettingError
 
 __all__ = [
@@ -15,10 +17,11 @@ __all__ = [
     "VIDEO",
     "bundle_files",
     "checkpoint_files",
-    "start_bundle",
+    "started_bundle",
 ]
 
-CHECKPOINT = ("config.json", "model.safetensors", "train_config.json")
+CONFIG = "config.json"  # without it, a folder is no checkpoint to anybody
+CHECKPOINT = (CONFIG, "model.safetensors", "train_config.json")
 REPORT, PLOT, EVALUATION, VIDEO, CARD = "report.json", "contraction.png", "eval_info.json", "episode.mp4", "README.md"
 MARKER = ".published_from_here"  # in a folder that this module made; never sent
 OF_A_CHECKPOINT = (*CHECKPOINT, *(f"{name}*.{end}" for name in PROCESSORS for end in ("json", "safetensors")))
@@ -46,8 +49,16 @@ def checkpoint_files(folder: Path) -> list[Path]:
     return _matching(folder, OF_A_CHECKPOINT)
 
 
-def start_bundle(folder: Path, source: Path) -> None:
+@contextmanager
+def started_bundle(folder: Path, source: Path, instead: Path) -> Iterator[None]:
     """Put the files of the checkpoint in `source` into the bundle, in place of all but the report of an earlier call.
+
+    Killed at any time, it leaves no folder that loads as another policy; after an error, the report alone.
+
+    Args:
+        folder: the bundle.
+        source: the checkpoint.
+        instead: a folder whose files take the place of those of the same name in `source`.
 
     Raises:
         SettingError: if the folder holds anything but an earlier bundle, or the checkpoint has no processors.
@@ -60,11 +71,22 @@ def start_bundle(folder: Path, source: Path) -> None:
         )
     folder.mkdir(parents=True, exist_ok=True)
     (folder / MARKER).touch()
+    try:
+        _clear(folder)
+        for file in sorted(files, key=lambda file: file.name == CONFIG):  # it comes last
+            other = instead / file.name
+            copy_whole(other if other.is_file() else file, folder / file.name)
+        yield
+    except BaseException:
+        _clear(folder)
+        raise
+
+
+def _clear(folder: Path) -> None:
+    (folder / CONFIG).unlink(missing_ok=True)
     for file in bundle_files(folder):
         if file.name != REPORT:
             file.unlink()
-    for file in files:
-        shutil.copyfile(file, folder / file.name)
 
 
 def _matching(folder: Path, patterns: tuple[str, ...]) -> list[Path]:

@@ -1,13 +1,22 @@
 """The model card: what a policy is, how it was trained and measured, and how it is used.
 
 At the end of a training it says what is known then; `publish` adds what was measured and evaluated.
+
+Names and tasks are those of a dataset or a checkpoint, maybe somebody else's: none may put HTML, a link or a command
+into the card.
 """
 
+import html
+import re
+import shlex
 from dataclasses import asdict, dataclass, field
 from importlib.resources import files
+from urllib.parse import quote
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from lerobot.configs import PreTrainedConfig
+
+from .push import check_repo_id
 
 __all__ = ["DatasetFacts", "Facts", "TaskResult", "make_card"]
 
@@ -74,12 +83,18 @@ class Facts:
 
 
 def make_card(facts: Facts) -> ModelCard:
-    """The card. Checked by huggingface_hub's own rules for its metadata; nothing is asked of any server."""
+    """The card. Checked by huggingface_hub's own rules for its metadata; nothing is asked of any server.
+
+    Raises:
+        SettingError: if the `repo_id` of the policy is no name on the Hub.
+    """
     config, dataset = facts.config, facts.dataset
     license_ = config.license or "apache-2.0"
     repo_id = config.repo_id or NAME
+    check_repo_id(repo_id, needs_user=False)
     title = repo_id.split("/")[-1]
-    shapes = {key.split(".")[-1]: feature.shape for key, feature in config.image_features.items()}
+    shapes = {_word(key.split(".")[-1]): feature.shape for key, feature in config.image_features.items()}
+    features = config.observed_features | (config.output_features or {})
     data = ModelCardData(
         license=license_,
         library_name="lerobot",
@@ -94,28 +109,57 @@ def make_card(facts: Facts) -> ModelCard:
         template_str=files(__package__).joinpath("card_template.md").read_text(encoding="utf-8"),
         title=title,
         repo_id=repo_id,
-        license=license_,
-        features=config.observed_features | (config.output_features or {}),
+        license=_text(license_),
+        features={_code(name): feature for name, feature in features.items()},
         cameras=list(shapes),
         widths={name: shape[2] for name, shape in shapes.items()},
         heights={name: shape[1] for name, shape in shapes.items()},
-        robot_type=(dataset and dataset.robot_type) or ROBOT,
-        task=dataset.tasks[0] if dataset and dataset.tasks else TASK,
+        robot_type=_argument((dataset and dataset.robot_type) or ROBOT),
+        task=_argument(dataset.tasks[0] if dataset and dataset.tasks else TASK),
         dataset=dataset,
+        dataset_name=dataset and _text(dataset.repo_id),
+        dataset_path=dataset and quote(dataset.repo_id),
+        tasks=[_text(task) for task in dataset.tasks] if dataset else [],
         settings=_settings(facts),
         contraction=facts.report and _contraction(facts.report),
         trained_share=None if facts.trained_share is None else f"{100 * facts.trained_share:.0f}",
         evaluation=[_rounded(result) for result in facts.results],
-        environment=facts.environment,
+        environment=_line(facts.environment),
         plot=facts.plot,
         video=facts.video,
     )
 
 
+def _line(text: object) -> str:
+    """In one line, which ends no block of the card."""
+    return " ".join(str(text).split())
+
+
+def _text(text: object) -> str:
+    """As text, also in a table: no HTML, no link, no code."""
+    return re.sub(r"([\\`\[\]|])", r"\\\1", html.escape(_line(text), quote=False))
+
+
+def _code(text: object) -> str:
+    """Between backticks, also in a table."""
+    return _line(text).replace("`", "'").replace("|", "\\|")
+
+
+def _argument(text: object) -> str:
+    """As an argument on a command line."""
+    return shlex.quote(_line(text))
+
+
+def _word(text: str) -> str:
+    """As a name in a command, without what means something there."""
+    return re.sub(r"[^\w.-]", "_", text)
+
+
 def _settings(facts: Facts) -> dict[str, object]:
     training = {name: facts.train[name] for name in TRAINING_SETTINGS if name in facts.train}
     penalty = {f"contraction.{name}": value for name, value in asdict(facts.config.contraction).items()}
-    return training | {name: getattr(facts.config, name) for name in POLICY_SETTINGS} | penalty
+    settings = training | {name: getattr(facts.config, name) for name in POLICY_SETTINGS} | penalty
+    return {name: _text(value) for name, value in settings.items()}
 
 
 def _eval_results(results: tuple[TaskResult, ...]) -> list[EvalResult]:
@@ -138,7 +182,7 @@ def _eval_results(results: tuple[TaskResult, ...]) -> list[EvalResult]:
 
 def _rounded(result: TaskResult) -> dict:
     numbers = {"success": f"{result.success:.1f}", "mean_return": f"{result.mean_return:.3g}"}
-    return {"task": result.task, "n_episodes": result.n_episodes} | numbers
+    return {"task": _text(result.task), "n_episodes": result.n_episodes} | numbers
 
 
 def _contraction(report: dict) -> dict:
@@ -148,11 +192,12 @@ def _contraction(report: dict) -> dict:
     half = len(shares) // 2
     low, high = shares[: len(shares) - half], shares[half:]
     return {
-        **{name: settings[name] for name in ("n_observations", "dataset", "solver", "n_steps")},
+        "n_observations": settings["n_observations"],
+        **{name: _text(settings[name]) for name in ("dataset", "solver", "n_steps")},
         "low_share": f"{100 * sum(low) / len(low):.0f}",
         "high_share": f"{100 * sum(high) / len(high):.0f}",
         "factor": f"{measures['factor']['50']:.3g}",
         "factor_95": f"{measures['factor']['95']:.3g}",
         "spread": f"{measures['spread']['mean']:.3g}",
-        "unit": settings["action_unit"],
+        "unit": _text(settings["action_unit"]),
     }

@@ -1,6 +1,7 @@
 """What lerobot-eval left behind: results of each task, and a video worth showing."""
 
 import json
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,7 +46,7 @@ def read_evaluation(folder: Path) -> Evaluation:
             f"`eval` must be the folder of an evaluation by lerobot-eval, with its `eval_info.json`. "
             f"Got {str(folder)!r} ({type(error).__name__}: {error})."
         ) from error
-    environment = f"--env.type={groups[0]}" if groups else Evaluation.environment
+    environment = f"--env.type={shlex.quote(str(groups[0]))}" if groups else Evaluation.environment
     return Evaluation(results, _without_paths(info), environment, _video(folder, tasks))
 
 

@@ -13,16 +13,17 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from huggingface_hub import HfApi, hf_hub_download
-from huggingface_hub.errors import RemoteEntryNotFoundError
+from huggingface_hub.errors import HFValidationError, RemoteEntryNotFoundError
+from huggingface_hub.utils import validate_repo_id
 from lerobot.common.train_utils import get_step_checkpoint_dir
 from lerobot.configs.train import TrainPipelineConfig
 from lerobot.policies import PreTrainedPolicy
 from lerobot.utils.constants import PRETRAINED_MODEL_DIR
 from torch import Tensor
 
-from ..errors import HUB_ERRORS, SettingError, explain
+from ..errors import HUB_ERRORS, SettingError, explain, require
 
-__all__ = ["check_remote_type", "push_trained"]
+__all__ = ["check_remote_type", "check_repo_id", "push_trained"]
 
 MODEL_FILES = ("*.safetensors", "*.json", "*.yaml", "*.md")  # what LeRobot uploads
 
@@ -88,3 +89,21 @@ def check_remote_type(repo_id: str, setting: str) -> None:
             f"`{setting}` must be a repository of a `cdp` policy, or a new one. Got {repo_id!r}, which holds one of "
             f"type {found!r}."
         )
+
+
+def check_repo_id(repo_id: str, needs_user: bool = True) -> None:
+    """Refuse what is no name on the Hub.
+
+    Args:
+        repo_id: a name.
+        needs_user: whether it must be USER/NAME; else NAME alone will do.
+
+    Raises:
+        SettingError: if it is none.
+    """
+    try:
+        validate_repo_id(repo_id)
+        is_name = "/" in repo_id or not needs_user
+    except HFValidationError:
+        is_name = False
+    require(is_name, "repo_id", "a name like USER/NAME, of letters, digits, '-', '_' and '.'", repo_id)

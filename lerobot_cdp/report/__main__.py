@@ -16,7 +16,7 @@ from pathlib import Path
 
 from lerobot.configs import PreTrainedConfig, parser
 
-from ..checkpoints.files import write_json, write_text
+from ..checkpoints.files import write_json, write_text, writing_to
 from ..checkpoints.folders import CheckpointSource, checkpoint_folder
 from ..errors import SettingError, first_line
 from .data import DatasetSource, measure_policy
@@ -92,8 +92,9 @@ def make_report(cfg: ContractionReportConfig) -> dict:
     measured = measure_policy(cfg.policy, cfg.dataset, cfg.n_observations, cfg.seed)
     versions = {name: version(name) for name in ("lerobot_policy_cdp", "lerobot", "torch", "diffusers")}
     report = {"kind": KIND, **measured, "versions": versions}
-    write_json(cfg.output_dir / "report.json", report)
-    write_text(cfg.output_dir / "report.html", page(report, other))
+    with writing_to(cfg.output_dir):
+        write_json(cfg.output_dir / "report.json", report)
+        write_text(cfg.output_dir / "report.html", page(report, other))
     return report
 
 
@@ -106,7 +107,7 @@ def run(cfg: ContractionReportConfig) -> None:
 def main() -> None:
     try:
         run()
-    except SettingError as error:
+    except (SettingError, ValueError) as error:  # a ValueError: weights that are not complete
         sys.exit(f"error: {error}")
 
 

@@ -14,6 +14,7 @@ from lerobot.processor import PolicyProcessorPipeline
 from torch import Tensor
 from torch.utils.data import default_collate
 
+from ..checkpoints.folders import CheckpointSource, checkpoint_folder
 from ..errors import SettingError, explain
 from ..policy.checks import with_axes
 from .plan import NEIGHBOUR_DRAWS, SPREAD_DRAWS, Plan, measure, own_solver, summarise
@@ -104,18 +105,25 @@ def batches(
 
 
 def load_policy(
-    config: PreTrainedConfig,
+    config: PreTrainedConfig, rename_map: dict[str, str] | None = None
 ) -> tuple[PreTrainedPolicy, PolicyProcessorPipeline, PolicyProcessorPipeline]:
     """The policy at `config.pretrained_path`, in eval mode, with its preprocessor and postprocessor.
 
     Args:
         config: its settings, which may differ from the checkpoint's.
+        rename_map: observations to rename, instead of those that the checkpoint renames.
+
+    Raises:
+        SettingError: if there is no checkpoint, or its processors have steps that may run any code.
+        ValueError: if its weights are not complete.
     """
-    path = config.pretrained_path
+    path = checkpoint_folder(CheckpointSource(str(config.pretrained_path)))
     # Not strict, LeRobot's default, would give random weights wherever names do not match.
     policy = get_policy_class(config.type).from_pretrained(path, config=config, strict=True)
-    device = {"device_processor": {"device": config.device}}
-    return policy, *make_pre_post_processors(config, pretrained_path=str(path), preprocessor_overrides=device)
+    settings = {"device_processor": {"device": config.device}}
+    if rename_map:
+        settings["rename_observations_processor"] = {"rename_map": rename_map}
+    return policy, *make_pre_post_processors(config, pretrained_path=str(path), preprocessor_overrides=settings)
 
 
 # ------------------------------------------------------------------ report

@@ -20,11 +20,9 @@ pytest.importorskip("pty", reason="no pseudo-terminals here")
 from lerobot.datasets import LeRobotDataset
 from lerobot.scripts import lerobot_record, lerobot_rollout, lerobot_train
 
-from lerobot_cdp.arm import policy_server
 from lerobot_cdp.arm.twin import Faults
 from lerobot_cdp.arm.twin.command import TwinConfig
 from lerobot_cdp.policy.modeling_cdp import CDPPolicy
-from tests.conftest import make_config
 
 from .twins import SIZE, fork_twin, free_port, patience, save_checkpoint, until  # noqa: F401
 
@@ -141,23 +139,24 @@ def test_a_teleoperated_recording_is_lerobots(setup, command, tmp_path):
 
 # LeRobot's loggers drop their files unclosed.
 @pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
-def test_the_async_server_drives_the_arm(setup, command, tmp_path, monkeypatch):
-    """`cdp-policy-server` and LeRobot's client, over gRPC on this machine."""
+@pytest.mark.parametrize("token", [None, "a-token-of-this-test"])
+def test_the_async_server_drives_the_arm(setup, command, tmp_path, monkeypatch, token):
+    """`cdp-policy-server` with LeRobot's own client; with a token, with ours. Over gRPC on this machine."""
     twin, _, policy, _ = setup
     monkeypatch.chdir(tmp_path)  # LeRobot writes ./logs
-    grpc = pytest.importorskip("grpc", reason="the extra `arm` is not installed")
-    from lerobot.async_inference import policy_server as lerobot_server
-    from lerobot.async_inference import robot_client
+    pytest.importorskip("grpc", reason="the extra `arm` is not installed")
+    from lerobot.async_inference import robot_client as lerobot_client
 
-    port, servers, make_server = free_port(), [], grpc.server
-    monkeypatch.setattr(grpc, "server", lambda *args: servers.append(make_server(*args)) or servers[-1])
-    monkeypatch.setattr(lerobot_server, "PolicyServer", lerobot_server.PolicyServer)  # ours takes its place
-    monkeypatch.setattr(sys, "argv", ["cdp-policy-server", f"--port={port}"])
-    server = threading.Thread(target=policy_server.main, daemon=True)
-    server.start()
-    assert until(lambda: servers) and server.is_alive()
-    clients, start = [], robot_client.RobotClient.start
-    monkeypatch.setattr(robot_client.RobotClient, "start", lambda self: clients.append(self) or start(self))
+    from lerobot_cdp.arm import robot_client
+    from lerobot_cdp.arm.remote.server import ServerConfig, start
+
+    monkeypatch.setattr(lerobot_client, "RobotClient", lerobot_client.RobotClient)  # ours takes its place
+    if token:
+        monkeypatch.setenv("CDP_POLICY_TOKEN", token)
+    port = free_port()
+    server = start(ServerConfig(port=port))
+    clients, begin = [], lerobot_client.RobotClient.start
+    monkeypatch.setattr(lerobot_client.RobotClient, "start", lambda self: clients.append(self) or begin(self))
 
     def stop() -> None:
         until(lambda: clients and clients[0].latest_action > 8)
@@ -168,26 +167,38 @@ def test_the_async_server_drives_the_arm(setup, command, tmp_path, monkeypatch):
     stopping.start()
     before = twin.state()["angles"]
     command(
-        robot_client.async_client, "--policy_type=cdp", f"--pretrained_name_or_path={policy}",
-        "--actions_per_chunk=8", "--chunk_size_threshold=0.5", f"--server_address=127.0.0.1:{port}", "--fps=20",
+        robot_client.main if token else lerobot_client.async_client, "--policy_type=cdp",
+        f"--pretrained_name_or_path={policy}", "--actions_per_chunk=8", "--chunk_size_threshold=0.5",
+        f"--server_address=127.0.0.1:{port}", "--fps=20",
     )  # fmt: skip
     stopping.join(90)
-    servers[0].stop(0).wait(30)
-    server.join(30)
-    assert not stopping.is_alive() and not server.is_alive()
+    server.stop(0).wait(30)
+    assert not stopping.is_alive()
     gc.collect()
     assert clients[0].latest_action > 8  # more than one chunk was executed
     assert np.abs(np.rad2deg(twin.state()["angles"] - before)).max() > 1
     assert not any(twin.state()["torque_enabled"])
 
 
-@pytest.mark.parametrize("asked,warnings", [(8, 0), (9, 1)])
-def test_chunks_shorter_than_asked_for_are_announced(caplog, asked, warnings):
-    policy_server.warn_of_short_chunks(make_config(n_action_steps=8), asked)
-    assert len(caplog.records) == warnings and ("n_action_steps = 8" in caplog.text) == bool(warnings)
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_client_that_is_refused_lets_go_of_the_arm(setup, command, tmp_path, monkeypatch):
+    twin, _, policy, _ = setup
+    monkeypatch.chdir(tmp_path)
+    pytest.importorskip("grpc", reason="the extra `arm` is not installed")
+    from lerobot.async_inference import robot_client as lerobot_client
 
+    from lerobot_cdp.arm import robot_client
+    from lerobot_cdp.arm.remote.server import ServerConfig, start
 
-def test_without_grpc_the_server_says_what_to_install(monkeypatch):
-    monkeypatch.setitem(sys.modules, "lerobot.async_inference", None)
-    with pytest.raises(SystemExit, match=r"needs the extra `arm`: pip install 'lerobot_policy_cdp\[arm\]'"):
-        policy_server.main()
+    monkeypatch.setattr(lerobot_client, "RobotClient", lerobot_client.RobotClient)
+    monkeypatch.setenv("CDP_POLICY_TOKEN", "the-token-of-the-server")
+    port = free_port()
+    server = start(ServerConfig(port=port))
+    monkeypatch.setenv("CDP_POLICY_TOKEN", "another-one-of-the-client")
+    with pytest.raises(SystemExit, match="^cdp-robot-client: the server refused"):
+        command(
+            robot_client.main, "--policy_type=cdp", f"--pretrained_name_or_path={policy}", "--actions_per_chunk=8",
+            f"--server_address=127.0.0.1:{port}",
+        )  # fmt: skip
+    server.stop(0).wait(30)
+    assert not any(twin.state()["torque_enabled"])

@@ -102,6 +102,30 @@ def test_packets_are_found_among_noise_and_in_pieces():
     assert found == [*wanted, (2, 1, b"")]
 
 
+def test_half_a_packet_does_not_swallow_what_follows():
+    """A client that died in the middle of a packet, at any byte of it, leaves the bus ready for the next."""
+    write = request(0xFE, 0x83, 42, 2, *(byte for i in range(1, 7) for byte in (i, 0x34, 0x02)))
+    for half in [write[:i] for i in range(1, len(write))] + [b"\xff\xff\x01\xfa"]:
+        bus, sent = ServoBus([Servo(i, 2047) for i in range(1, 7)], Faults()), []
+        bus.receive(half, sent.append)
+        for i in range(1, 7):
+            bus.receive(request(i, 0x01), sent.append)
+        assert sent == [status(i) for i in range(1, 7)], half.hex()
+        assert bus.commanded_at is None and not bus.servos[0]["Goal_Position"]  # what came half was not done
+
+
+@pytest.mark.parametrize("noise", [b"\x00", b"\xff", b"\xff\xff\x01\xfa", b"\xff\xff\x01\x02\x00", bytes(range(256))])
+def test_noise_is_not_kept(noise):
+    """Nor looked through again: a line that chatters would stop the twin."""
+    bus, sent, longest = ServoBus([Servo(1, 2047)], Faults()), [], 0
+    for _ in range(50):
+        bus.receive(noise * (4096 // len(noise)), sent.append)
+        longest = max(longest, len(bus._buffer))
+    assert longest <= 254 and not sent
+    bus.receive(request(1, 0x01), sent.append)
+    assert sent == [status(1)]
+
+
 def test_every_instruction_is_answered_as_the_manual_says():
     bus = ServoBus([Servo(i, 2047) for i in (1, 2, 3)], Faults())
 

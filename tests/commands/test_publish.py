@@ -1,5 +1,6 @@
 """Publishing: what is sent and what never is, whole or not at all, and a line to the user when something is wrong."""
 
+import errno
 import json
 import os
 from dataclasses import replace
@@ -14,9 +15,11 @@ from lerobot.policies.diffusion.configuration_diffusion import DiffusionConfig
 from lerobot.policies.diffusion.modeling_diffusion import DiffusionPolicy
 from safetensors.torch import load_file
 
+from lerobot_cdp.checkpoints.files import copy_whole
 from lerobot_cdp.checkpoints.folders import CheckpointSource
 from lerobot_cdp.errors import SettingError
 from lerobot_cdp.export import main as export_main
+from lerobot_cdp.hub import bundle
 from lerobot_cdp.policy.modeling_cdp import CDPPolicy
 from lerobot_cdp.policy.processor_cdp import make_cdp_pre_post_processors
 from lerobot_cdp.publish import PublishConfig, main, publish
@@ -209,6 +212,42 @@ def test_an_interrupted_push_leaves_the_old_state_and_a_second_one_completes(
     assert count(hub, "PUT") - uploads == left_to_send  # the statistics of the processors are there, and stay there
 
 
+def test_killed_at_any_time_it_leaves_no_other_policy(settings, monkeypatch):
+    """What loads is the average alone, where that was asked for, also in a folder of an earlier publication."""
+    publish(settings(n_observations=0))
+    folder, moments = settings().output_dir, []
+
+    def look() -> None:
+        if (folder / "config.json").exists():
+            assert PreTrainedConfig.from_pretrained(folder).ema_decay == 0
+            CDPPolicy.from_pretrained(folder)
+        moments.append((folder / "config.json").exists())
+
+    def watched(source, path):
+        look()
+        copy_whole(source, path)
+        look()
+
+    monkeypatch.setattr(bundle, "copy_whole", watched)
+    publish(settings(n_observations=0, ema_only=True))
+    assert moments == [False] * (len(moments) - 1) + [True] and len(moments) > 6
+
+
+def test_a_full_disk_is_said_in_one_line(settings, monkeypatch):
+    folder = settings().output_dir
+
+    def full(source, path):
+        path.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("lerobot_cdp.publish.copy_whole", full)
+    monkeypatch.setattr(bundle, "copy_whole", full)
+    line = main_with(monkeypatch, settings, "`output_dir` must be a folder that can be written", n_observations=0)
+    assert f"{str(folder)!r} ({os.strerror(errno.ENOSPC)})" in line
+    assert not list(folder.parent.glob("*partial*"))
+    assert [file.name for file in folder.iterdir()] == [bundle.MARKER]
+
+
 def count(hub, method: str) -> int:
     return sum(asked == method for asked, _, _ in hub.log)
 
@@ -283,6 +322,12 @@ def test_not_a_checkpoint_of_cdp(settings, tmp_path, monkeypatch):
     DiffusionPolicy(make_config(DiffusionConfig)).save_pretrained(tmp_path / "diffusion")
     source = CheckpointSource(str(tmp_path / "diffusion"))
     main_with(monkeypatch, settings, "must be a checkpoint of type 'cdp'. Got one of type 'diffusion'", policy=source)
+
+
+@pytest.mark.parametrize("name", ["user/<img src=x>", "user/a b", "user/a/b", "name", "user/..", "user/a--b", "/a", ""])
+def test_what_is_no_name_on_the_hub(settings, name):
+    with pytest.raises(SettingError, match="^`repo_id` must be a name like USER/NAME, of letters"):
+        settings(repo_id=name)
 
 
 def test_no_evaluation(settings, tmp_path, monkeypatch):

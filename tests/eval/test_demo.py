@@ -79,6 +79,17 @@ def test_an_interrupted_training_goes_on(tmp_path):
     ]
 
 
+def test_a_training_killed_before_its_link_was_made_anew_is_kept(tmp_path, monkeypatch):
+    config = DemoConfig(output_dir=tmp_path)
+    monkeypatch.setattr("lerobot_cdp.checkpoints.folders.missing_in", lambda folder: [])
+    newest = config.train_dir("cdp") / "checkpoints" / "000007"
+    write_json(newest / "training_state" / "training_step.json", {"step": 7})
+    write_json(newest / "pretrained_model" / "train_config.json", {})
+    assert config.trained_steps("cdp") == 7
+    assert f"--config_path={newest / 'pretrained_model' / 'train_config.json'}" in train_command(config, "cdp")
+    assert newest.is_dir()
+
+
 def test_fewer_steps_than_were_trained_are_refused(tmp_path):
     config = DemoConfig(output_dir=tmp_path, steps=2)
     write_json(config.checkpoint("cdp").parent / "training_state" / "training_step.json", {"step": 3})

@@ -35,23 +35,35 @@ def status(number: int, data: bytes = b"", error: int = OK) -> bytes:
 
 
 def packets(buffer: bytearray) -> list[tuple[int, int, bytes]]:
-    """Take all whole packets, (number, instruction, parameters), from the front of `buffer`; damaged ones vanish."""
-    found = []
-    while (start := buffer.find(HEADER)) >= 0 and len(buffer) >= start + 4:
-        number, length = buffer[start + 2 : start + 4]
-        end = start + 4 + length
-        if not 2 <= length <= LONGEST or number == 0xFF:
-            del buffer[: start + 1]
+    """Take all whole packets, (number, instruction, parameters), from the front of `buffer`; damaged ones vanish.
+
+    At most one that is not whole yet stays. It is given up once a whole one follows: its rest got lost.
+    """
+    found, unfinished, at = [], None, 0
+    while (at := buffer.find(HEADER, at)) >= 0:
+        begin, end = at, _end(buffer, at)
+        at += 1
+        if end is None:
             continue
-        if len(buffer) < end:
-            break
-        body = bytes(buffer[start + 2 : end])
+        if end > len(buffer):
+            unfinished = begin if unfinished is None else unfinished
+            continue
+        body = bytes(buffer[begin + 2 : end])
         if checksum(body[:-1]) == body[-1]:
-            found.append((number, body[2], body[3:-1]))
-            del buffer[:end]
-        else:
-            del buffer[: start + 1]
+            found.append((body[0], body[2], body[3:-1]))
+            unfinished, at = None, end
+    if unfinished is None:
+        unfinished = len(buffer) - buffer.endswith(HEADER[:1])  # its last byte may begin a header
+    del buffer[:unfinished]
     return found
+
+
+def _end(buffer: bytearray, begin: int) -> int | None:
+    """Where the packet ends that may begin here; beyond the buffer where its length is not there; None: it is none."""
+    if len(buffer) < begin + 4:
+        return begin + 6
+    number, length = buffer[begin + 2 : begin + 4]
+    return begin + 4 + length if 2 <= length <= LONGEST and number != 0xFF else None
 
 
 class ServoBus:
