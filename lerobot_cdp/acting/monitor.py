@@ -9,7 +9,15 @@ import logging
 import torch
 from torch import Tensor
 
-__all__ = ["UnsafeChunkError", "check_contraction", "contraction_factor", "hold_unsafe", "neighbour"]
+__all__ = [
+    "UnsafeChunkError",
+    "check_contraction",
+    "check_known",
+    "contraction_factor",
+    "hold_unknown",
+    "hold_unsafe",
+    "neighbour",
+]
 
 DISTANCE = 0.01  # between the two starts, root mean square over the numbers of a chunk; the noise has 1
 
@@ -33,7 +41,7 @@ def contraction_factor(starts: Tensor, ends: Tensor) -> Tensor:
 
 
 class UnsafeChunkError(RuntimeError):
-    """A chunk does not contract as `max_contraction_factor` asks: it must not be executed."""
+    """A chunk must not be executed: it does not contract, or was planned far outside of the demonstrations."""
 
 
 def check_contraction(factor: Tensor | None, limit: float | None) -> None:
@@ -59,6 +67,30 @@ def hold_unsafe(chunk: Tensor, pose: Tensor, factor: Tensor | None, limit: float
         factor.max().item(),
     )
     return torch.where(unsafe.view(-1, 1, 1), pose.unsqueeze(1), chunk)
+
+
+def check_known(furthest: Tensor, limit: float | None) -> None:
+    """Check how far, (B,), normalised observations reach for chunks without which nothing can be done.
+
+    Raises:
+        UnsafeChunkError: if one is above the limit.
+    """
+    if limit is not None and _exceeds(furthest, limit).any():
+        raise UnsafeChunkError(
+            f"normalised observations must be within ±{limit} (`max_observation`) to act. Got {furthest.max().item():.3g}."
+        )
+
+
+def hold_unknown(chunk: Tensor, pose: Tensor, furthest: Tensor, limit: float | None) -> Tensor:
+    """As `hold_unsafe`, where the normalised observations reach further, (B,), than the limit."""
+    if limit is None or not (unknown := _exceeds(furthest, limit)).any():
+        return chunk
+    logging.warning(
+        "Holding the last action for a chunk: normalised observations must be within ±%s to act. Got %.3g.",
+        limit,
+        furthest.max().item(),
+    )
+    return torch.where(unknown.view(-1, 1, 1), pose.unsqueeze(1), chunk)
 
 
 def _exceeds(factor: Tensor, limit: float) -> Tensor:

@@ -1,19 +1,24 @@
-"""From settings to objects: here alone a `CDPConfig` becomes a process, a solver, a backbone and a penalty."""
+"""From settings to objects: here alone a `CDPConfig` becomes a process, a solver, a backbone, a penalty and limits."""
 
-from math import gcd
+from math import gcd, inf
 
+import torch
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from lerobot.policies.diffusion.modeling_diffusion import DiffusionConditionalUnet1d
 from torch import nn
 
+from ..acting.limits import ActionLimits
 from ..contraction import ContractionPenalty
 from ..diffusion.backbones.dit import DiT
 from ..diffusion.backbones.mlp import ResidualMLP
 from ..diffusion.process import FlowMatching, Process, VariancePreserving
 from ..diffusion.sampler import make_scheduler
+from ..errors import require
 from .configuration_cdp import DIT_HEAD_DIM, VP_SETTINGS, CDPConfig
+from .processor_cdp import joint_names
+from .statistics import Statistics, affine
 
-__all__ = ["make_backbone", "make_penalty", "make_process", "make_solver"]
+__all__ = ["make_backbone", "make_limits", "make_penalty", "make_process", "make_solver"]
 
 DIT_PATCH = 4  # actions that share a token, where the horizon allows it: fewer tokens are quicker, and learn sooner
 
@@ -58,3 +63,45 @@ def make_backbone(config: CDPConfig, condition_dim: int) -> nn.Module:
 def make_penalty(config: CDPConfig) -> ContractionPenalty:
     """The contraction penalty, not yet weighted."""
     return ContractionPenalty(config.contraction.loss, config.penalty_range)
+
+
+def make_limits(config: CDPConfig, statistics: Statistics) -> ActionLimits | None:
+    """Limits of the actions, from units of the dataset to those of the network; None where none are set.
+
+    Args:
+        config: with the action's name, range and limits.
+        statistics: of the normalisation.
+
+    Raises:
+        SettingError: if a joint that is limited is none of the action's, or the statistics say too little.
+    """
+    if config.action_margin is None and config.max_action_step is None:
+        return None
+    scaled = affine("action", config.action_feature, config, statistics)
+    name = "action_margin" if config.max_action_step is None else "max_action_step"
+    require(scaled is not None, name, "null without statistics of `action`, which are the units", getattr(config, name))
+    low, high = torch.full_like(scaled.scale, -inf), torch.full_like(scaled.scale, inf)
+    if config.action_margin is not None:
+        known = config.action_range or [statistics.get("action", {}).get(end) for end in ("min", "max")]
+        require(known[0] is not None, "action_margin", "null without the range of the actions", config.action_margin)
+        first, last = (torch.as_tensor(end, dtype=torch.float32) for end in known)
+        reach = config.action_margin * (last - first)
+        low, high = (scaled.normalise(end).nan_to_num(0.0, inf, -inf) for end in (first - reach, last + reach))
+    step = (_steps(config) / scaled.scale).nan_to_num(inf, inf)
+    position = {}
+    if config.action_is_position and (
+        state := affine("observation.state", config.robot_state_feature, config, statistics)
+    ):
+        still = scaled.scale == 0
+        position["position_scale"] = (state.scale / scaled.scale).where(~still, 0.0)
+        position["position_offset"] = scaled.normalise(state.offset).where(~still, 0.0)
+    return ActionLimits(low, high, step, **position)
+
+
+def _steps(config: CDPConfig) -> torch.Tensor:
+    """(A,) largest change per step in the dataset's units; inf where there is none."""
+    names, steps = joint_names(config), config.max_action_step
+    if not isinstance(steps, dict):
+        return torch.full((len(names),), inf if steps is None else steps)
+    require(steps.keys() <= set(names), "max_action_step", f"of joints among {names}", steps)
+    return torch.tensor([steps.get(name, inf) for name in names])

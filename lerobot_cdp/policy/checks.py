@@ -12,6 +12,7 @@ __all__ = [
     "check_features",
     "check_finite",
     "check_observation",
+    "check_same_batch",
     "is_single",
     "with_axes",
 ]
@@ -74,7 +75,7 @@ def check_observation(batch: dict[str, Tensor], config: CDPConfig, time_axis: bo
         time_axis: whether the batch is stacked over time.
 
     Raises:
-        ValueError: if a key is missing or a shape is wrong.
+        ValueError: if a key is missing, whole numbers, or of a wrong shape, or the batch sizes differ.
     """
     lead = ("B", config.n_obs_steps) if time_axis else ("B",)
     vectors = {OBS_STATE: config.robot_state_feature}
@@ -90,6 +91,31 @@ def check_observation(batch: dict[str, Tensor], config: CDPConfig, time_axis: bo
         if time_axis and config.n_obs_steps == 1 and key in batch and batch[key].ndim == 4:
             image_lead = ("B",)
         _check_shape(batch, key, (*image_lead, channels, *size))
+    used = {key: batch[key] for key in config.observed_features}
+    for key, value in used.items():
+        if not value.is_floating_point():
+            scaled = ", scaled to [0, 1] and" if key in config.image_features else ""
+            raise ValueError(f"`{key}` must be floats{scaled} normalised. Got {value.dtype}.")
+    if len({len(value) for value in used.values()}) > 1:
+        sizes = {key: len(value) for key, value in used.items()}
+        raise ValueError(f"observations must have one batch size. Got {sizes}.")
+
+
+def check_same_batch(known: Tensor, batch_size: int) -> None:
+    """Check that an observation goes on with an episode of as many robots or environments.
+
+    Args:
+        known: (B, …) of the episode so far.
+        batch_size: of the observation.
+
+    Raises:
+        ValueError: if the batch sizes differ.
+    """
+    if len(known) != batch_size:
+        raise ValueError(
+            f"observations must have the batch size of the episode so far, {len(known)}: call `reset` at the start "
+            f"of another. Got {batch_size}."
+        )
 
 
 def check_actions(batch: dict[str, Tensor], config: CDPConfig) -> None:

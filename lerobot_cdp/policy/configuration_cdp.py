@@ -1,4 +1,4 @@
-"""Settings of the Contractive Diffusion Policy: those of LeRobot's `diffusion`, and 15 of its own."""
+"""Settings of the Contractive Diffusion Policy: those of LeRobot's `diffusion`, and 18 of its own."""
 
 import logging
 from dataclasses import dataclass, field, fields
@@ -116,10 +116,20 @@ class CDPConfig(DiffusionConfig):
             the batch. Above the limit, `select_action` repeats the last action for the length of a chunk, which holds
             the arm only if actions are absolute. A large limit, such as 1e9, measures and logs only. With a warm start,
             the factor counts from the noise level at which sampling starts.
+        action_margin: Clamp each action to the range of the demonstrations, widened at both ends by this share, >= 0,
+            of its width. None: off. What `clip_sample` confines is the estimate of the network; this is the last word.
+        max_action_step: Largest change, > 0, of each action dimension from one step to the next, in the dataset's
+            units: a number, or a dict by the names in `action_feature_names` (see `acting.limits`). None: off.
+        max_observation: Largest normalised value, > 0, of an observed vector to act on. Above it `select_action` repeats
+            the last action for the length of a chunk, as with `max_contraction_factor`. None: warn only.
         ema_decay: Largest decay, in [0, 1), of the averaged weights, which act. 0: no average.
         contraction: The contraction penalty, see `ContractionConfig`.
         rtc_config: LeRobot's settings of real-time chunking (see `acting.real_time`); its rollout fills them in.
         action_feature_names: Names of the action dimensions; LeRobot fills it from the dataset.
+        action_range: Lowest and highest values of the actions in the dataset, 2 lists of A; filled in by a training.
+            Statistics of the normalisation that differ are refused when a checkpoint is loaded.
+        action_is_position: Whether action and `observation.state` are the same quantities, so that the first action
+            can be compared with where the arm is. Filled in by a training: same names, and ranges that agree.
         resize_shape: (H, W) that every camera is resized to; needed where cameras differ in size.
         push_to_hub: Whether LeRobot uploads the trained policy. Default: true if `repo_id` is given.
         schema_version: Version of these settings, so that checkpoints stay readable (see `policy.schema`). Do not set
@@ -155,11 +165,17 @@ class CDPConfig(DiffusionConfig):
     warm_start: float = 0.0
     max_contraction_factor: float | None = None
 
+    action_margin: float | None = None
+    max_action_step: float | dict[str, float] | None = None
+    max_observation: float | None = None
+
     ema_decay: float = 0.999
     contraction: ContractionConfig = field(default_factory=ContractionConfig)
 
     rtc_config: RTCConfig | None = None
     action_feature_names: list[str] | None = None
+    action_range: list[list[float]] | None = None
+    action_is_position: bool = False
     push_to_hub: bool | None = None
     schema_version: SchemaVersion = SCHEMA_VERSION
 
@@ -176,6 +192,7 @@ class CDPConfig(DiffusionConfig):
         self._check_ranges()
         self._check_network()
         self._check_solver()
+        self._check_limits()
         self._check_pictures()
         self._check_by_lerobot()
         if self.drop_n_last_frames is None:
@@ -252,6 +269,17 @@ class CDPConfig(DiffusionConfig):
         if self.clip_sample and self.noise_scheduler_type == "DPMSolver++":
             # diffusers' thresholding, its only way to clip, divides by the range.
             self._require("clip_sample_range", self.clip_sample_range == 1, "1.0 with DPMSolver++")
+
+    def _check_limits(self) -> None:
+        if self.action_margin is not None:
+            self._require("action_margin", 0 <= self.action_margin < float("inf"), "at least 0 and finite, or null")
+        if self.max_observation is not None:
+            self._require("max_observation", self.max_observation > 0, "greater than 0, or null")
+        steps = self.max_action_step
+        if steps is not None:
+            values = list(steps.values()) if isinstance(steps, dict) else [steps]
+            holds = bool(values) and all(value > 0 for value in values)
+            self._require("max_action_step", holds, "greater than 0, a dict of such numbers by joint, or null")
 
     def _check_pictures(self) -> None:
         default = type(self)
