@@ -39,20 +39,27 @@ class ActionLimits:
         named = {own.name: getattr(self, own.name) for own in fields(self)}
         return replace(self, **{name: value.to(device) for name, value in named.items() if value is not None})
 
-    def position(self, state: Tensor) -> Tensor | None:
-        """Where the arm is, as a normalised action (B, A), from its normalised state (B, D); None if not known."""
-        return None if self.position_scale is None else self.position_scale * state + self.position_offset
-
-    def apply(self, chunk: Tensor, last: Tensor | None) -> Tensor:
+    def apply(self, chunk: Tensor, state: Tensor, last: Tensor | None, executing: Tensor | None = None) -> Tensor:
         """Limit chunks, (B, T, A).
 
         Args:
-            chunk: actions, each executed after the one before it.
-            last: (B, A) executed before the first of them. None: not known, so the first is confined to the range only.
+            chunk: actions from the current observation on, each executed after the one before it.
+            state: (B, D) normalised, of that observation.
+            last: (B, A) executed before the first of them. None: not known. The arm's position stands in, or if that is
+                not known either, the first action is confined to the range only.
+            executing: with real-time chunking: (1 or B, R, A) actions not executed yet. The first of them is executed
+                while the chunk is planned: LeRobot leaves out the first action of every chunk.
         """
-        chunk = chunk.clamp(self.low, self.high)
+        if executing is not None:
+            now = executing[:, :1].expand(len(chunk), -1, -1)
+            return torch.cat([now, self._follow(chunk[:, 1:], now[:, 0])], dim=1)
+        if last is None and self.position_scale is not None:
+            last = self.position_scale * state + self.position_offset
+        return self._follow(chunk, last)
+
+    def _follow(self, chunk: Tensor, last: Tensor | None) -> Tensor:
         rows = []
-        for row in chunk.unbind(1):
+        for row in chunk.clamp(self.low, self.high).unbind(1):
             last = row if last is None else row.clamp(last - self.step, last + self.step)
             rows.append(last)
         return torch.stack(rows, dim=1)

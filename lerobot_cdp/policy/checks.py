@@ -4,6 +4,7 @@ import torch
 from lerobot.utils.constants import ACTION, OBS_ENV_STATE, OBS_PREFIX, OBS_STATE
 from torch import Tensor
 
+from ..errors import SettingError
 from .configuration_cdp import CDPConfig
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "check_finite",
     "check_observation",
     "check_same_batch",
+    "check_units",
     "is_single",
     "with_axes",
 ]
@@ -157,6 +159,20 @@ def check_chunk(chunk: Tensor, batch: dict[str, Tensor]) -> None:
     bad = [key for key, value in batch.items() if key.startswith(OBS_PREFIX) and not torch.isfinite(value).all()]
     cause = f"`{bad[0]}` holds NaN or inf" if bad else "the observations are finite, so the weights have diverged"
     raise ValueError(f"`action` must be finite. Got NaN or inf: {cause}.")
+
+
+def check_units(config: CDPConfig) -> None:
+    """Check that a policy without the statistics of its data has no limits, whose units these are.
+
+    Raises:
+        SettingError: if one is set.
+    """
+    for name in ("action_margin", "max_action_step"):
+        if (value := getattr(config, name)) is not None:
+            raise SettingError(
+                f"`{name}` must be null for a policy without the statistics of its data: load it from a checkpoint "
+                f"with processors, or build it with `dataset_stats`. Got {value!r}."
+            )
 
 
 def _check_shape(batch: dict[str, Tensor], key: str, shape: tuple) -> None:

@@ -120,8 +120,8 @@ class CDPConfig(DiffusionConfig):
             of its width. None: off. What `clip_sample` confines is the estimate of the network; this is the last word.
         max_action_step: Largest change, > 0, of each action dimension from one step to the next, in the dataset's
             units: a number, or a dict by the names in `action_feature_names` (see `acting.limits`). None: off.
-        max_observation: Largest normalised value, > 0, of an observed vector to act on. Above it `select_action` repeats
-            the last action for the length of a chunk, as with `max_contraction_factor`. None: warn only.
+        max_observation: Largest normalised value, > 0, of an observed vector to act on. Above it, `select_action`
+            repeats the last action for the length of a chunk, as with `max_contraction_factor`. None: warn only.
         ema_decay: Largest decay, in [0, 1), of the averaged weights, which act. 0: no average.
         contraction: The contraction penalty, see `ContractionConfig`.
         rtc_config: LeRobot's settings of real-time chunking (see `acting.real_time`); its rollout fills them in.

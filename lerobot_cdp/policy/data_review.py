@@ -1,4 +1,4 @@
-"""What a training will not learn from its dataset, said when it starts, and what the checkpoint must know of the data."""
+"""What a training will not learn from its dataset, said when it starts, and what the checkpoint must know of it."""
 
 import logging
 from collections.abc import Iterator
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 from lerobot.datasets import LeRobotDatasetMetadata
-from lerobot.utils.constants import ACTION, OBS_STATE
+from lerobot.utils.constants import ACTION, OBS_ENV_STATE, OBS_STATE
 
 from ..diffusion.picture import is_built_for_loading
 from ..errors import SettingError
@@ -75,7 +75,7 @@ def _is_position(meta: LeRobotDatasetMetadata) -> bool:
 
 
 def _check_clipping(config: CDPConfig, meta: LeRobotDatasetMetadata) -> None:
-    """`clip_sample` must leave the policy all actions of the dataset; one that is loaded acts as it did, with a word."""
+    """`clip_sample` must leave all actions of the dataset to the policy; one that is loaded acts as it did."""
     scaled = affine(ACTION, config.action_feature, config, meta.stats or {})
     if not config.clip_sample or scaled is None or not {"min", "max"} <= meta.stats[ACTION].keys():
         return
@@ -85,8 +85,8 @@ def _check_clipping(config: CDPConfig, meta: LeRobotDatasetMetadata) -> None:
         return
     mode = config.normalization_mapping["ACTION"].value
     problem = (
-        f"`clip_sample_range` must be at least {furthest:.3g}, where the actions of the dataset end with ACTION: {mode}, "
-        f"or `clip_sample` false. Got {config.clip_sample_range}."
+        f"`clip_sample_range` must be at least {furthest:.3g}, where the actions of the dataset end with "
+        f"ACTION: {mode}, or `clip_sample` false. Got {config.clip_sample_range}."
     )
     if not is_built_for_loading():
         raise SettingError(problem)
@@ -117,10 +117,8 @@ def _statistics(meta: LeRobotDatasetMetadata) -> Iterator[str]:
         names = _names(meta.features[key].get("names"), len(stats["min"]))
         reach = stats["max"] - stats["min"]
         if (still := reach < STILL).any():
-            what = "is held where it was" if key == ACTION else "is observed unscaled"
-            yield (
-                f"{key}: {', '.join(names[still])} never moved in the demonstrations (range below {STILL:g}) and {what}."
-            )
+            what = "held where it was" if key == ACTION else "observed unscaled"
+            yield f"{key}: {', '.join(names[still])} never moved in the demonstrations (range below {STILL:g}): {what}."
         if {"q01", "q99", "std"} <= stats.keys():
             usual = stats["q99"] - stats["q01"]
             if (glitch := (usual > 0) & (reach > GLITCH * usual) & (reach > FAR * stats["std"])).any():

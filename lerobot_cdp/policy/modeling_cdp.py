@@ -10,6 +10,7 @@ batch ─ CDPDiffusionModel ─┬─ diffusion loss ─────────
 """
 
 import logging
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,7 +26,7 @@ from lerobot.policies.utils import populate_queues
 from lerobot.utils.constants import ACTION, OBS_STATE
 from torch import Tensor, nn
 
-from ..acting.monitor import check_contraction, check_known, hold_unknown, hold_unsafe
+from ..acting.monitor import FACTOR, check_safe, hold_unsafe
 from ..acting.real_time import Prefix, make_prefix, strip_padding
 from ..checkpoints.files import read_json
 from ..checkpoints.folders import PROCESSORS
@@ -33,7 +34,7 @@ from ..checkpoints.weights import StoredWeights, check_download, load_complete
 from ..contraction import PenaltyValue, RateControl
 from ..diffusion.encoder import stack_cameras
 from ..diffusion.picture import built_for_loading
-from ..errors import SettingError, explain
+from ..errors import explain
 from ..hub.card import DatasetFacts, Facts, make_card
 from ..hub.push import push_trained
 from .build import make_limits, make_penalty
@@ -44,6 +45,7 @@ from .checks import (
     check_finite,
     check_observation,
     check_same_batch,
+    check_units,
     is_single,
     with_axes,
 )
@@ -287,9 +289,8 @@ class CDPPolicy(DiffusionPolicy):
             # Without a rest the arm has executed all that was planned, if anything was.
             chunk = self._sample(stacked, noise, prefix, rest, self._end if rest is None else None)
             actions, self._end = chunk.actions, chunk.actions[:, -1]
-        check_contraction(chunk.contraction_factor, self.config.max_contraction_factor)
-        if self.config.max_observation is not None:
-            check_known(furthest(stacked, self.config), self.config.max_observation)
+        for reason in self._alarms(chunk, stacked):
+            check_safe(*reason)
         return actions
 
     @torch.no_grad()
@@ -317,20 +318,22 @@ class CDPPolicy(DiffusionPolicy):
         self._last_action = self._queues[ACTION].popleft()
         return self._last_action
 
+    def _alarms(self, chunk: Chunk, stacked: dict[str, Tensor]) -> Iterator[tuple[Tensor, float, str]]:
+        """What may keep chunks from being executed: values (B,), their limit, what they are."""
+        if (limit := self.config.max_contraction_factor) is not None:
+            yield chunk.contraction_factor, limit, FACTOR
+        if (limit := self.config.max_observation) is not None:
+            yield furthest(stacked, self.config), limit, "the largest normalised observation"
+
     def _hold_unsafe(self, chunk: Chunk, stacked: dict[str, Tensor]) -> Tensor:
         """The actions, with the last one in place of those that must not be executed."""
-        factor, limit, actions = chunk.contraction_factor, self.config.max_contraction_factor, chunk.actions
-        if self._last_action is None:
-            check_contraction(factor, limit)
-        else:
-            actions = hold_unsafe(actions, self._last_action, factor, limit)
-        if self.config.max_observation is None:
-            return actions
-        reach = furthest(stacked, self.config)
-        if self._last_action is None:
-            check_known(reach, self.config.max_observation)
-            return actions
-        return hold_unknown(actions, self._last_action, reach, self.config.max_observation)
+        actions = chunk.actions
+        for reason in self._alarms(chunk, stacked):
+            if self._last_action is None:
+                check_safe(*reason)
+            else:
+                actions = hold_unsafe(actions, self._last_action, *reason)
+        return actions
 
     def _observe(self, batch: dict[str, Tensor]) -> None:
         """Add a single observation to the history."""
@@ -361,37 +364,13 @@ class CDPPolicy(DiffusionPolicy):
         self.contraction_factor = chunk.contraction_factor
         if chunk.contraction_factor is not None:
             logging.info("Contraction factor of this chunk: %.3g.", chunk.contraction_factor.max().item())
-        return replace(chunk, actions=self._limited(chunk.actions, stacked, rest if prefix else None, last))
-
-    def _limited(
-        self, actions: Tensor, stacked: dict[str, Tensor], executing: Tensor | None, last: Tensor | None
-    ) -> Tensor:
-        """The actions, (B, T, A), within the limits that are set.
-
-        Args:
-            actions: from the current observation on.
-            stacked: normalised observations.
-            executing: with real-time chunking: (1 or B, R, A) actions not executed yet. The first one is, while the
-                chunk is planned: LeRobot leaves out the first action of every chunk.
-            last: (B, A) executed before the chunk; None: not known, and the arm's position stands in where it is.
-        """
         if self.limits is None:
-            self._check_limits()
-            return actions
-        self.limits = self.limits.to(actions.device)
-        if executing is not None:
-            now = executing[:, :1].expand(len(actions), -1, -1)
-            return torch.cat([now, self.limits.apply(actions[:, 1:], now[:, 0])], dim=1)
-        return self.limits.apply(actions, self.limits.position(stacked[OBS_STATE][:, -1]) if last is None else last)
-
-    def _check_limits(self) -> None:
-        """Limits are in the dataset's units, so that they need its statistics."""
-        for name in ("action_margin", "max_action_step"):
-            if (value := getattr(self.config, name)) is not None:
-                raise SettingError(
-                    f"`{name}` must be null for a policy without the statistics of its data: load it from a checkpoint "
-                    f"with processors, or build it with `dataset_stats`. Got {value!r}."
-                )
+            check_units(self.config)
+            return chunk
+        self.limits = self.limits.to(chunk.actions.device)
+        executing = None if prefix is None else rest
+        limited = self.limits.apply(chunk.actions, stacked[OBS_STATE][:, -1], last, executing)
+        return replace(chunk, actions=limited)
 
     # ------------------------------------------------------------------ checkpoints and the Hub
 

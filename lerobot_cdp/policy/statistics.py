@@ -92,7 +92,7 @@ def _unscaled(key: str, values: dict) -> dict:
         return values
     reach = HELD if key == ACTION else 1.0
     new = {"mean": place, "std": reach, "min": place - reach, "max": place + reach}
-    new |= {name: new["min"] for name in ("q01", "q10")} | {name: new["max"] for name in ("q90", "q99")}
+    new |= {"q01": new["min"], "q10": new["min"], "q90": new["max"], "q99": new["max"]}
     return values | {name: np.where(still, new[name], np.asarray(values[name])) for name in new.keys() & values.keys()}
 
 

@@ -117,8 +117,8 @@ class ObservationWatch:
             furthest = torch.where(-low > high, low, high)
             place = int(furthest.abs().argmax())
             if abs(value := furthest[place].item()) > far:
-                self._say(key, f"{key}[{place}] is {value:.3g} when normalised, far outside of the demonstrations, "
-                               f"whose values are within ±{far:g}: check units, calibration and the order of joints.")  # fmt: skip
+                what = f"{key}[{place}] is {value:.3g} when normalised, far outside of the demonstrations (±{far:g})"
+                self._say(key, f"{what}: check its units, the calibration and the order of the joints.")
         for camera, (key, scale) in enumerate(self.scales.items()):
             _check_scaled(key, scale, measured["low"][camera], measured["high"][camera])
             if measured["contrast"][camera] < CONTRAST:
