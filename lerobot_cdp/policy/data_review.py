@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
+from lerobot.configs import NormalizationMode
 from lerobot.datasets import LeRobotDatasetMetadata
 from lerobot.utils.constants import ACTION, OBS_ENV_STATE, OBS_STATE
 
@@ -83,7 +84,7 @@ def _check_clipping(config: CDPConfig, meta: LeRobotDatasetMetadata) -> None:
     furthest = ends[torch.isfinite(ends)].max().item() if torch.isfinite(ends).any() else 0.0
     if furthest <= config.clip_sample_range * 1.001:
         return
-    mode = config.normalization_mapping["ACTION"].value
+    mode = NormalizationMode(config.normalization_mapping["ACTION"]).value
     problem = (
         f"`clip_sample_range` must be at least {furthest:.3g}, where the actions of the dataset end with "
         f"ACTION: {mode}, or `clip_sample` false. Got {config.clip_sample_range}."
