@@ -88,31 +88,32 @@ def test_joints_are_limited_by_name():
         policy_and_processors(max_action_step={"elbow": 1}, action_feature_names=names)
 
 
-def by_rtc(policy, before, after, seed, delay, n=40):
-    """What LeRobot's engine executes: its own queue, with chunks that take `delay` ticks to plan."""
+def by_rtc(policy, before, after, seed, delay, expected=None, n=40):
+    """What LeRobot's engine executes: its own queue, with chunks that take `delay` ticks to plan, or were `expected`."""
     torch.manual_seed(seed)
     policy.reset()
     policy.config.rtc_config = RTCConfig(execution_horizon=8)
-    queue, executed, estimate = ActionQueue(policy.config.rtc_config), [], 0
+    queue, executed = ActionQueue(policy.config.rtc_config), []
     while len(executed) < n:
         rest, index = queue.get_left_over(), queue.get_action_index()
-        chunk = policy.predict_action_chunk(before(state(len(executed), seed)), None, estimate, rest)
+        chunk = policy.predict_action_chunk(
+            before(state(len(executed), seed)), None, delay if expected is None else expected, rest
+        )
         for _ in range(delay):
             if (action := queue.get()) is not None:
                 executed.append(action)
         queue.merge(chunk[0].clone(), after(chunk)[0], delay, index if rest is not None and len(rest) else None)
-        estimate = delay
         for _ in range(3):
             executed.append(queue.get())
     return torch.stack(executed)
 
 
-@pytest.mark.parametrize("delay", [1, 2, 4])
+@pytest.mark.parametrize(("delay", "expected"), [(1, 1), (2, 2), (4, 4), (1, 0), (2, 4)])
 @pytest.mark.parametrize("seed", SEEDS)
-def test_real_time_chunks_step_from_what_is_being_executed(seed, delay):
+def test_real_time_chunks_step_from_what_is_being_executed(seed, delay, expected):
     settings = {"n_obs_steps": 1}
-    free = by_rtc(*policy_and_processors(**settings), seed, delay)
-    limited = by_rtc(*policy_and_processors(**settings, max_action_step=STEP), seed, delay)
+    free = by_rtc(*policy_and_processors(**settings), seed, delay, expected)
+    limited = by_rtc(*policy_and_processors(**settings, max_action_step=STEP), seed, delay, expected)
     assert (steps(free) > 2 * STEP).all()
     assert (steps(limited) <= STEP * (1 + 1e-4)).all()
 
