@@ -48,7 +48,8 @@ class ActionLimits:
             last: (B, A) executed before the first of them. None: not known. The arm's position stands in, or if that is
                 not known either, the first action is confined to the range only.
             executing: with real-time chunking: (1 or B, R, A) actions not executed yet. The first of them is executed
-                while the chunk is planned: LeRobot leaves out the first action of every chunk.
+                while the chunk is planned: LeRobot leaves out the first action of every chunk. Where planning takes k
+                actions longer than was expected, the arm may step by (1 + 2 k) step at the transition.
         """
         if executing is not None:
             now = executing[:, :1].expand(len(chunk), -1, -1)

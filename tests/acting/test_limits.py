@@ -88,8 +88,8 @@ def test_joints_are_limited_by_name():
         policy_and_processors(max_action_step={"elbow": 1}, action_feature_names=names)
 
 
-def by_rtc(policy, before, after, seed, delay, expected=None, n=40):
-    """What LeRobot's engine executes: its own queue, with chunks that take `delay` ticks to plan, or were `expected`."""
+def by_rtc(policy, before, after, seed, delay, expected, n=40):
+    """What LeRobot's engine executes: its own queue, chunks that take `delay` ticks to plan, which was `expected`."""
     torch.manual_seed(seed)
     policy.reset()
     policy.config.rtc_config = RTCConfig(execution_horizon=8)
