@@ -31,7 +31,7 @@ __all__ = ["ObservationWatch", "fetched", "furthest"]
 FAR, FAR_WITH_TAILS = 2.0, 10.0
 CONTRAST = 0.05  # least standard deviation over a normalised picture
 NOISE = 0.9  # mean difference of neighbours over the standard deviation: 1.13 for Gaussian noise, 1.15 for uniform
-FROZEN = 3  # plans in a row on one picture
+FROZEN = 5  # plans in a row on one picture
 MOVED = 0.05  # of the normalised state, between two of them
 SCALED = (-0.5, 1.5)  # pictures are in [0, 1]; resizing may overshoot
 # Where the statistics of the pictures are not known: no picture varies less.
