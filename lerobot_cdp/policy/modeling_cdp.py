@@ -267,7 +267,8 @@ class CDPPolicy(DiffusionPolicy):
 
         Raises:
             ValueError: if an observation is missing or misshaped, or the actions are not finite.
-            UnsafeChunkError: if sampling does not contract as `max_contraction_factor` asks.
+            UnsafeChunkError: if sampling does not contract as `max_contraction_factor` asks, or the observation is
+                beyond `max_observation`.
         """
         if is_single(batch, self.config):
             self._observe(batch)
@@ -280,17 +281,18 @@ class CDPPolicy(DiffusionPolicy):
         if rtc is None and prev_chunk_left_over is not None:
             raise ValueError("`prev_chunk_left_over` must be None without an `rtc_config`. Got a tensor.")
         if rtc is None or not rtc.enabled:
-            chunk = self._sample(stacked, noise)
-            actions = chunk.actions[:, : self.config.n_action_steps]
+            chunk, length = self._sample(stacked, noise), self.config.n_action_steps
         else:
             rest, prefix = strip_padding(prev_chunk_left_over), None
             if rest is not None:
                 prefix = make_prefix(rest, inference_delay, rtc, self.config.horizon, self.config.n_obs_steps - 1)
             # Without a rest the arm has executed all that was planned, if anything was.
-            chunk = self._sample(stacked, noise, prefix, rest, self._end if rest is None else None)
-            actions, self._end = chunk.actions, chunk.actions[:, -1]
+            chunk, length = self._sample(stacked, noise, prefix, rest, self._end if rest is None else None), None
         for reason in self._alarms(chunk, stacked):
             check_safe(*reason)
+        actions = chunk.actions[:, :length]
+        if length is None:
+            self._end = actions[:, -1]
         return actions
 
     @torch.no_grad()
@@ -303,8 +305,9 @@ class CDPPolicy(DiffusionPolicy):
 
         Raises:
             ValueError: if an observation is missing or misshaped, or the actions are not finite.
-            UnsafeChunkError: if the first chunk does not contract as `max_contraction_factor` asks. Any later one is
-                not executed: the last action is held for n_action_steps, then another chunk is sampled.
+            UnsafeChunkError: if the first chunk does not contract as `max_contraction_factor` asks, or its observation
+                is beyond `max_observation`. Any later one is not executed: the last action is held for n_action_steps,
+                then another chunk is sampled.
         """
         self._observe(batch)
         if not self._queues[ACTION]:

@@ -5,7 +5,9 @@ import torch
 from lerobot.policies.rtc import ActionQueue, RTCConfig
 
 from lerobot_cdp.acting.limits import ActionLimits
+from lerobot_cdp.acting.monitor import UnsafeChunkError
 from lerobot_cdp.errors import SettingError
+from lerobot_cdp.policy.build import make_limits
 from lerobot_cdp.policy.configuration_cdp import CDPConfig
 from lerobot_cdp.policy.modeling_cdp import CDPPolicy
 from lerobot_cdp.policy.processor_cdp import make_cdp_pre_post_processors
@@ -121,7 +123,12 @@ def test_real_time_chunks_step_from_what_is_being_executed(seed, delay, expected
 def test_after_the_queue_ran_dry_the_next_chunk_steps_from_its_end():
     policy, before, after = policy_and_processors(max_action_step=STEP, n_obs_steps=1)
     policy.config.rtc_config = RTCConfig()
-    chunks = [after(policy.predict_action_chunk(before(state(t, 0)))) for t in range(3)]
+    chunks = [after(policy.predict_action_chunk(before(state(0, 0))))]
+    policy.config.max_observation = 0.01
+    with pytest.raises(UnsafeChunkError):  # nor does one that is not executed count
+        policy.predict_action_chunk(before(state(9, 0)))
+    policy.config.max_observation = None
+    chunks += [after(policy.predict_action_chunk(before(state(t, 0)))) for t in (1, 2)]
     assert (steps(torch.cat(chunks, dim=1)[0]) <= STEP * (1 + 1e-4)).all()
 
 
@@ -157,6 +164,11 @@ def test_coming_back_into_the_range_takes_no_larger_steps():
 def test_what_is_off_changes_nothing_and_what_has_no_units_is_refused():
     policy, *_ = policy_and_processors()
     assert policy.limits is None
+    with pytest.raises(SettingError, match="`action_is_position` must be false where state and action differ in size"):
+        other = make_config(output_features={"action": feature("ACTION", A + 1)}, action_is_position=True)
+        other.max_action_step = 1.0
+        wide = {key: {name: torch.cat([v, v[:1]]) for name, v in values.items()} for key, values in STATISTICS.items()}
+        make_limits(other, wide)
     batch = {"observation.state": torch.zeros(1, 2, A)}
     for name, value in (("action_margin", 0.1), ("max_action_step", 5.0)):
         nameless, *_ = policy_and_processors(statistics={}, **{name: value})
