@@ -5,6 +5,7 @@ from math import gcd, inf
 import torch
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from lerobot.policies.diffusion.modeling_diffusion import DiffusionConditionalUnet1d
+from lerobot.utils.constants import ACTION, OBS_STATE
 from torch import nn
 
 from ..acting.limits import ActionLimits
@@ -16,7 +17,7 @@ from ..diffusion.sampler import make_scheduler
 from ..errors import require
 from .configuration_cdp import DIT_HEAD_DIM, VP_SETTINGS, CDPConfig
 from .processor_cdp import joint_names
-from .statistics import Statistics, affine
+from .statistics import Affine, Statistics, affine
 
 __all__ = ["make_backbone", "make_limits", "make_penalty", "make_process", "make_solver"]
 
@@ -77,25 +78,41 @@ def make_limits(config: CDPConfig, statistics: Statistics) -> ActionLimits | Non
     """
     if config.action_margin is None and config.max_action_step is None:
         return None
-    scaled = affine("action", config.action_feature, config, statistics)
+    scaled = affine(ACTION, config.action_feature, config, statistics)
     name = "action_margin" if config.max_action_step is None else "max_action_step"
     require(scaled is not None, name, "null without statistics of `action`, which are the units", getattr(config, name))
-    low, high = torch.full_like(scaled.scale, -inf), torch.full_like(scaled.scale, inf)
-    if config.action_margin is not None:
-        known = config.action_range or [statistics.get("action", {}).get(end) for end in ("min", "max")]
-        require(known[0] is not None, "action_margin", "null without the range of the actions", config.action_margin)
-        first, last = (torch.as_tensor(end, dtype=torch.float32) for end in known)
-        reach = config.action_margin * (last - first)
-        low, high = (scaled.normalise(end).nan_to_num(0.0, inf, -inf) for end in (first - reach, last + reach))
-    step = (_steps(config) / scaled.scale).nan_to_num(inf, inf)
-    position = {}
-    if config.action_is_position and (
-        state := affine("observation.state", config.robot_state_feature, config, statistics)
-    ):
-        still = scaled.scale == 0
-        position["position_scale"] = (state.scale / scaled.scale).where(~still, 0.0)
-        position["position_offset"] = scaled.normalise(state.offset).where(~still, 0.0)
-    return ActionLimits(low, high, step, **position)
+    low, high = _ends(config, statistics)
+    return ActionLimits(
+        low=scaled.normalise(low).nan_to_num(0.0, inf, -inf),  # 0 / 0 where an action has no range: it is held there
+        high=scaled.normalise(high).nan_to_num(0.0, inf, -inf),
+        step=(_steps(config) / scaled.scale).nan_to_num(inf, inf),
+        **_position(config, scaled, statistics),
+    )
+
+
+def _ends(config: CDPConfig, statistics: Statistics) -> tuple[torch.Tensor, torch.Tensor]:
+    """Lowest and highest actions, (A,), in the dataset's units; -inf and inf without a margin."""
+    margin, size = config.action_margin, config.action_feature.shape
+    if margin is None:
+        return torch.full(size, -inf), torch.full(size, inf)
+    known = config.action_range or [statistics[ACTION].get(end) for end in ("min", "max")]
+    require(known[0] is not None, "action_margin", "null where the range of the actions is not known", margin)
+    first, last = (torch.as_tensor(end, dtype=torch.float32) for end in known)
+    return first - margin * (last - first), last + margin * (last - first)
+
+
+def _position(config: CDPConfig, scaled: Affine, statistics: Statistics) -> dict[str, torch.Tensor]:
+    """From the normalised state to where the arm is, as a normalised action; {} where they are not the same."""
+    state = affine(OBS_STATE, config.robot_state_feature, config, statistics)
+    if not config.action_is_position or state is None:
+        return {}
+    alike = config.robot_state_feature.shape == config.action_feature.shape
+    require(alike, "action_is_position", "false where state and action differ in size", True)
+    moves = scaled.scale > 0
+    return {
+        "position_scale": (state.scale / scaled.scale).where(moves, 0.0),
+        "position_offset": scaled.normalise(state.offset).where(moves, 0.0),
+    }
 
 
 def _steps(config: CDPConfig) -> torch.Tensor:
