@@ -21,6 +21,7 @@ from .checkpoints.processors import PROCESSORS
 from .diffusion.picture import built_for_loading
 from .errors import SettingError
 from .policy.modeling_cdp import CDPPolicy
+from .policy.processor_cdp import add_action_check
 
 __all__ = ["ExportConfig", "averaged_only", "export"]
 
@@ -47,10 +48,12 @@ def export(config: ExportConfig) -> None:
     """
     with written_whole(config.output_dir) as folder:
         source = checkpoint_folder(config.policy)
-        averaged_only(CDPPolicy.from_pretrained(source)).save_pretrained(folder)
+        policy = averaged_only(CDPPolicy.from_pretrained(source))
+        policy.save_pretrained(folder)
         for name in (*PROCESSORS, "train_config"):
             for file in source.glob(f"{name}*"):
                 shutil.copyfile(file, folder / file.name)
+        add_action_check(folder, policy.config)
 
 
 def averaged_only(policy: CDPPolicy) -> CDPPolicy:

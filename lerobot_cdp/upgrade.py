@@ -28,7 +28,7 @@ from .diffusion.picture import built_for_loading
 from .errors import SettingError
 from .policy.configuration_cdp import CDPConfig, ContractionConfig
 from .policy.modeling_cdp import CDPPolicy
-from .policy.processor_cdp import make_cdp_pre_post_processors
+from .policy.processor_cdp import add_action_check, make_cdp_pre_post_processors
 
 __all__ = ["UpgradeConfig", "upgrade"]
 
@@ -116,6 +116,7 @@ def _write_processors(folder: Path, source: Path, config: CDPConfig, statistics:
     if {f"{name}.json" for name in PROCESSORS} <= {file.name for file in files}:
         for file in files:
             shutil.copyfile(file, folder / file.name)
+        add_action_check(folder, config)
     elif statistics:
         for processor in make_cdp_pre_post_processors(config, dataset_stats=statistics):
             processor.save_pretrained(folder)

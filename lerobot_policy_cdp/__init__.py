@@ -1,13 +1,14 @@
 """Where LeRobot finds the policy: it imports the module of each installed distribution `lerobot_policy_*`.
 
-Importing it registers the policy type `cdp` and the environments `so101_pick_place` and `aloha_transfer_cube`. The
-code is in `lerobot_cdp`.
+Importing it registers the policy type `cdp`, the last step of its postprocessor, and the environments
+`so101_pick_place` and `aloha_transfer_cube`. The code is in `lerobot_cdp`.
 """
 
 from contextlib import suppress
 
 import lerobot_cdp.envs
-import lerobot_cdp.policy.configuration_cdp  # noqa: F401
+import lerobot_cdp.policy.configuration_cdp
+import lerobot_cdp.policy.processor_cdp  # noqa: F401
 
 # LeRobot's async `robot_client` knows the cameras that it imports, and those of plugins: not the network camera.
 with suppress(ImportError):

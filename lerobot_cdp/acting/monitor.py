@@ -9,8 +9,9 @@ import logging
 import torch
 from torch import Tensor
 
-__all__ = ["UnsafeChunkError", "check_contraction", "contraction_factor", "hold_unsafe", "neighbour"]
+__all__ = ["FACTOR", "UnsafeChunkError", "check_safe", "contraction_factor", "hold_unsafe", "neighbour"]
 
+FACTOR = "the contraction factor"
 DISTANCE = 0.01  # between the two starts, root mean square over the numbers of a chunk; the noise has 1
 
 
@@ -33,34 +34,32 @@ def contraction_factor(starts: Tensor, ends: Tensor) -> Tensor:
 
 
 class UnsafeChunkError(RuntimeError):
-    """A chunk does not contract as `max_contraction_factor` asks: it must not be executed."""
+    """A chunk must not be executed: it does not contract, or was planned far outside of the demonstrations."""
 
 
-def check_contraction(factor: Tensor | None, limit: float | None) -> None:
-    """Check the factors, (B,), of chunks without which nothing can be done; no limit, no check.
+def check_safe(value: Tensor | None, limit: float | None, what: str = FACTOR) -> None:
+    """Check what was measured, (B,), of chunks without which nothing can be done; no limit, no check.
 
     Raises:
         UnsafeChunkError: if one is above the limit.
     """
-    if limit is not None and _exceeds(factor, limit).any():
-        raise UnsafeChunkError(f"the contraction factor must be at most {limit} to act. Got {factor.max().item():.3g}.")
+    if limit is not None and _exceeds(value, limit).any():
+        raise UnsafeChunkError(f"{what} must be at most {limit} to act. Got {value.max().item():.3g}.")
 
 
-def hold_unsafe(chunk: Tensor, pose: Tensor, factor: Tensor | None, limit: float | None) -> Tensor:
-    """Chunks (B, T, A), those whose factor is above the limit replaced by their `pose`, (B, A), at every step.
+def hold_unsafe(chunk: Tensor, pose: Tensor, value: Tensor | None, limit: float | None, what: str = FACTOR) -> Tensor:
+    """Chunks (B, T, A), those whose measured value is above the limit replaced by their `pose`, (B, A), at every step.
 
     It is a hold for absolute actions only: a relative one, repeated, moves on.
     """
-    if limit is None or not (unsafe := _exceeds(factor, limit)).any():
+    if limit is None or not (unsafe := _exceeds(value, limit)).any():
         return chunk
     logging.warning(
-        "Holding the last action for a chunk: the contraction factor must be at most %s to act. Got %.3g.",
-        limit,
-        factor.max().item(),
+        "Holding the last action for a chunk: %s must be at most %s to act. Got %.3g.", what, limit, value.max().item()
     )
     return torch.where(unsafe.view(-1, 1, 1), pose.unsqueeze(1), chunk)
 
 
-def _exceeds(factor: Tensor, limit: float) -> Tensor:
+def _exceeds(value: Tensor, limit: float) -> Tensor:
     """(B,) bool; NaN is above every limit."""
-    return ~(factor <= limit)
+    return ~(value <= limit)

@@ -7,5 +7,7 @@ model                encoder, backbone and process together: diffusion loss and 
 build                settings become objects
 ema                  moving average of the weights
 checks               one-line errors for batches
+watch                warnings about observations unlike the demonstrations
+statistics           of the normalisation: read and checked
 schema               version of the settings in a checkpoint
 """

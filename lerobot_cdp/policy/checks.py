@@ -4,6 +4,7 @@ import torch
 from lerobot.utils.constants import ACTION, OBS_ENV_STATE, OBS_PREFIX, OBS_STATE
 from torch import Tensor
 
+from ..errors import SettingError
 from .configuration_cdp import CDPConfig
 
 __all__ = [
@@ -12,6 +13,8 @@ __all__ = [
     "check_features",
     "check_finite",
     "check_observation",
+    "check_same_batch",
+    "check_units",
     "is_single",
     "with_axes",
 ]
@@ -74,7 +77,7 @@ def check_observation(batch: dict[str, Tensor], config: CDPConfig, time_axis: bo
         time_axis: whether the batch is stacked over time.
 
     Raises:
-        ValueError: if a key is missing or a shape is wrong.
+        ValueError: if a key is missing, whole numbers, or of a wrong shape, or the batch sizes differ.
     """
     lead = ("B", config.n_obs_steps) if time_axis else ("B",)
     vectors = {OBS_STATE: config.robot_state_feature}
@@ -90,6 +93,31 @@ def check_observation(batch: dict[str, Tensor], config: CDPConfig, time_axis: bo
         if time_axis and config.n_obs_steps == 1 and key in batch and batch[key].ndim == 4:
             image_lead = ("B",)
         _check_shape(batch, key, (*image_lead, channels, *size))
+    used = {key: batch[key] for key in config.observed_features}
+    for key, value in used.items():
+        if not value.is_floating_point():
+            scaled = ", scaled to [0, 1] and" if key in config.image_features else ""
+            raise ValueError(f"`{key}` must be floats{scaled} normalised. Got {value.dtype}.")
+    if len({len(value) for value in used.values()}) > 1:
+        sizes = {key: len(value) for key, value in used.items()}
+        raise ValueError(f"observations must have one batch size. Got {sizes}.")
+
+
+def check_same_batch(known: Tensor, batch_size: int) -> None:
+    """Check that an observation goes on with an episode of as many robots or environments.
+
+    Args:
+        known: (B, …) of the episode so far.
+        batch_size: of the observation.
+
+    Raises:
+        ValueError: if the batch sizes differ.
+    """
+    if len(known) != batch_size:
+        raise ValueError(
+            f"observations must have the batch size of the episode so far, {len(known)}: call `reset` at the start "
+            f"of another. Got {batch_size}."
+        )
 
 
 def check_actions(batch: dict[str, Tensor], config: CDPConfig) -> None:
@@ -131,6 +159,20 @@ def check_chunk(chunk: Tensor, batch: dict[str, Tensor]) -> None:
     bad = [key for key, value in batch.items() if key.startswith(OBS_PREFIX) and not torch.isfinite(value).all()]
     cause = f"`{bad[0]}` holds NaN or inf" if bad else "the observations are finite, so the weights have diverged"
     raise ValueError(f"`action` must be finite. Got NaN or inf: {cause}.")
+
+
+def check_units(config: CDPConfig) -> None:
+    """Check that a policy without the statistics of its data has no limits, whose units these are.
+
+    Raises:
+        SettingError: if one is set.
+    """
+    for name in ("action_margin", "max_action_step"):
+        if (value := getattr(config, name)) is not None:
+            raise SettingError(
+                f"`{name}` must be null for a policy without the statistics of its data: load it from a checkpoint "
+                f"with processors, or build it with `dataset_stats`. Got {value!r}."
+            )
 
 
 def _check_shape(batch: dict[str, Tensor], key: str, shape: tuple) -> None:

@@ -1,4 +1,4 @@
-"""Settings of the Contractive Diffusion Policy: those of LeRobot's `diffusion`, and 17 of its own."""
+"""Settings of the Contractive Diffusion Policy: those of LeRobot's `diffusion`, and 20 of its own."""
 
 import logging
 from dataclasses import dataclass, field, fields
@@ -126,12 +126,22 @@ class CDPConfig(DiffusionConfig):
             the batch. Above the limit, `select_action` repeats the last action for the length of a chunk, which holds
             the arm only if actions are absolute. A large limit, such as 1e9, measures and logs only. With a warm start,
             the factor counts from the noise level at which sampling starts.
+        action_margin: Clamp each action to the range of the demonstrations, widened at both ends by this share, >= 0,
+            of its width. None: off. What `clip_sample` confines is the estimate of the network; this is the last word.
+        max_action_step: Largest change, > 0, of each action dimension from one step to the next, in the dataset's
+            units: a number, or a dict by the names in `action_feature_names` (see `acting.limits`). None: off.
+        max_observation: Largest normalised value, > 0, of an observed vector to act on. Above it, `select_action`
+            repeats the last action for the length of a chunk, as with `max_contraction_factor`. None: warn only.
         ema_decay: Largest decay, in [0, 1), of the averaged weights, which act. 0: no average.
         contraction: The contraction penalty, see `ContractionConfig`.
         calibration: What training or `lerobot_cdp.calibrate` found for the two settings of the steps; those given by
             you go first.
         rtc_config: LeRobot's settings of real-time chunking (see `acting.real_time`); its rollout fills them in.
         action_feature_names: Names of the action dimensions; LeRobot fills it from the dataset.
+        action_range: Lowest and highest values of the actions in the dataset, 2 lists of A; filled in by a training.
+            Statistics of the normalisation that differ are refused when a checkpoint is loaded.
+        action_is_position: Whether action and `observation.state` are the same quantities, so that the first action
+            can be compared with where the arm is. Filled in by a training: same names, and ranges that agree.
         resize_shape: (H, W) that every camera is resized to; needed where cameras differ in size.
         push_to_hub: Whether LeRobot uploads the trained policy. Default: true if `repo_id` is given.
         schema_version: Version of these settings, so that checkpoints stay readable (see `policy.schema`). Do not set
@@ -169,18 +179,25 @@ class CDPConfig(DiffusionConfig):
     warm_start: float = 0.0
     max_contraction_factor: float | None = None
 
+    action_margin: float | None = None
+    max_action_step: float | dict[str, float] | None = None
+    max_observation: float | None = None
+
     ema_decay: float = 0.999
     contraction: ContractionConfig = field(default_factory=ContractionConfig)
 
     calibration: StepCalibration | None = None
     rtc_config: RTCConfig | None = None
     action_feature_names: list[str] | None = None
+    action_range: list[list[float]] | None = None
+    action_is_position: bool = False
     push_to_hub: bool | None = None
     schema_version: SchemaVersion = SCHEMA_VERSION
 
     def __post_init__(self):
         _tuples_for_lists(self)
         self._make("contraction", ContractionConfig)
+        self._make("calibration", StepCalibration)
         self._make("rtc_config", RTCConfig)
         check_values(self, CDP_RULES)
         if self.rtc_config is not None:

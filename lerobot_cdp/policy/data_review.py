@@ -1,21 +1,24 @@
-"""What a training will not learn from its dataset, said when it starts: found in the features and the statistics."""
+"""What a training will not learn from its dataset, said when it starts, and what the checkpoint must know of it."""
 
 import logging
 from collections.abc import Iterator
 
 import numpy as np
+import torch
+from lerobot.configs import NormalizationMode
 from lerobot.datasets import LeRobotDatasetMetadata
 from lerobot.utils.constants import ACTION, OBS_ENV_STATE, OBS_STATE
 
+from ..diffusion.picture import is_built_for_loading
 from ..errors import SettingError
 from .configuration_cdp import CDPConfig
+from .statistics import STILL, VECTORS, affine, unscale_still
 
-__all__ = ["review_data"]
+__all__ = ["note_data", "review_data"]
 
-STILL = 1e-4  # least range of a dimension that is called moving, in the dataset's unit, as in Diffusion Policy
 GLITCH = 100  # times the range of the middle 98 %, which LeRobot averages over the episodes
 FAR = 10  # standard deviations, which also tell episodes apart
-VECTORS = (OBS_STATE, OBS_ENV_STATE, ACTION)
+ALIKE = 0.5  # of the width: how far the ends of the ranges of action and state may lie apart
 
 
 def review_data(config: CDPConfig, meta: LeRobotDatasetMetadata) -> None:
@@ -26,13 +29,69 @@ def review_data(config: CDPConfig, meta: LeRobotDatasetMetadata) -> None:
         meta: of the dataset.
 
     Raises:
-        SettingError: if a vector is stored as whole numbers, of which LeRobot's normalisation makes NaN.
+        SettingError: if a vector is stored as whole numbers, of which LeRobot's normalisation makes NaN, or
+            `clip_sample` would cut off actions of the dataset.
     """
     for key in VECTORS:
         if key in meta.features and not meta.features[key]["dtype"].startswith("float"):
             raise SettingError(f"`{key}` must be stored as float32 in the dataset. Got {meta.features[key]['dtype']}.")
     for warning in (*_unused(config), *_tasks(meta), *_statistics(meta)):
         logging.warning(warning)
+    _check_clipping(config, meta)
+
+
+def note_data(config: CDPConfig, meta: LeRobotDatasetMetadata) -> None:
+    """Note in the config what is known of the data alone, and leave dimensions that never moved unscaled in the data.
+
+    The statistics in `meta` are replaced, as LeRobot does with those of pictures: from there LeRobot takes them for the
+    processors, of a new policy as of a fine-tuned one.
+
+    Args:
+        config: with the dataset's features. Gets its `action_range` and `action_is_position`.
+        meta: of the dataset.
+    """
+    if not {"min", "max"} <= (meta.stats or {}).get(ACTION, {}).keys():
+        return
+    meta.stats.update(unscale_still(meta.stats))
+    config.action_range = _range(meta, ACTION).tolist()
+    config.action_is_position = _is_position(meta)
+
+
+def _range(meta: LeRobotDatasetMetadata, key: str) -> np.ndarray:
+    """(2, D) lowest and highest values."""
+    return np.stack([np.atleast_1d(np.asarray(meta.stats[key][name], dtype=np.float64)) for name in ("min", "max")])
+
+
+def _is_position(meta: LeRobotDatasetMetadata) -> bool:
+    """Whether an action names the joints of the state, in their units: one that is a difference has another range."""
+    if not {"min", "max"} <= meta.stats.get(OBS_STATE, {}).keys():
+        return False
+    size = meta.features[ACTION]["shape"][0]
+    names = [_names(meta.features[key].get("names"), size).tolist() for key in (ACTION, OBS_STATE)]
+    action, state = _range(meta, ACTION), _range(meta, OBS_STATE)
+    if meta.features[ACTION].get("names") is None or names[0] != names[1] or action.shape != state.shape:
+        return False
+    width = np.maximum(action[1] - action[0], state[1] - state[0])
+    return bool((np.abs(action - state) <= ALIKE * width).all())
+
+
+def _check_clipping(config: CDPConfig, meta: LeRobotDatasetMetadata) -> None:
+    """`clip_sample` must leave all actions of the dataset to the policy; one that is loaded acts as it did."""
+    scaled = affine(ACTION, config.action_feature, config, meta.stats or {})
+    if not config.clip_sample or scaled is None or not {"min", "max"} <= meta.stats[ACTION].keys():
+        return
+    ends = scaled.normalise(torch.from_numpy(_range(meta, ACTION)).float()).abs()
+    furthest = ends[torch.isfinite(ends)].max().item() if torch.isfinite(ends).any() else 0.0
+    if furthest <= config.clip_sample_range * 1.001:
+        return
+    mode = NormalizationMode(config.normalization_mapping["ACTION"]).value
+    problem = (
+        f"`clip_sample_range` must be at least {furthest:.3g}, where the actions of the dataset end with "
+        f"ACTION: {mode}, or `clip_sample` false. Got {config.clip_sample_range}."
+    )
+    if not is_built_for_loading():
+        raise SettingError(problem)
+    logging.warning("%s The checkpoint goes on as it was trained.", problem)
 
 
 def _unused(config: CDPConfig) -> Iterator[str]:
@@ -59,7 +118,8 @@ def _statistics(meta: LeRobotDatasetMetadata) -> Iterator[str]:
         names = _names(meta.features[key].get("names"), len(stats["min"]))
         reach = stats["max"] - stats["min"]
         if (still := reach < STILL).any():
-            yield f"{key}: {', '.join(names[still])} never moved in the demonstrations (range below {STILL:g})."
+            what = "held where it was" if key == ACTION else "observed unscaled"
+            yield f"{key}: {', '.join(names[still])} never moved in the demonstrations (range below {STILL:g}): {what}."
         if {"q01", "q99", "std"} <= stats.keys():
             usual = stats["q99"] - stats["q01"]
             if (glitch := (usual > 0) & (reach > GLITCH * usual) & (reach > FAR * stats["std"])).any():

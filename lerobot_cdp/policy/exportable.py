@@ -25,7 +25,7 @@ class ExportableSampler(nn.Module):
 
     It gives what `predict_action_chunk` gives of the same noise. `observations` are a dict of `observation.*` with
     n_obs_steps in dim 1. Normalisation stays outside, and so does what a robot needs between chunks: queue, warm start,
-    monitor.
+    limits, monitor.
 
     Args:
         policy: in eval mode.

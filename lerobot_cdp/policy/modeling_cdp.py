@@ -10,6 +10,8 @@ batch ─ CDPDiffusionModel ─┬─ diffusion loss ─────────
 """
 
 import logging
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,12 +23,13 @@ from lerobot.configs import PreTrainedConfig
 from lerobot.policies.diffusion.modeling_diffusion import DiffusionPolicy
 from lerobot.policies.pretrained import PreTrainedPolicy
 from lerobot.policies.utils import populate_queues
-from lerobot.utils.constants import ACTION
+from lerobot.utils.constants import ACTION, OBS_STATE
 from torch import Tensor, nn
 
-from ..acting.monitor import check_contraction, hold_unsafe
+from ..acting.monitor import FACTOR, check_safe, hold_unsafe
 from ..acting.real_time import Prefix, make_prefix, strip_padding
 from ..checkpoints.files import read_json
+from ..checkpoints.folders import PROCESSORS
 from ..checkpoints.weights import StoredWeights, check_download, load_complete
 from ..contraction import PenaltyValue, RateControl
 from ..diffusion.encoder import stack_cameras
@@ -34,14 +37,26 @@ from ..diffusion.picture import built_for_loading
 from ..errors import explain
 from ..hub.card import DatasetFacts, Facts, make_card
 from ..hub.push import push_trained
-from .build import make_penalty, make_solver
+from .build import make_limits, make_penalty, make_solver
 from .calibration import CALIBRATION_BATCH, SETTLED, calibrate_policy, is_calibrated_in_training, remember
-from .checks import check_actions, check_chunk, check_features, check_finite, check_observation, is_single, with_axes
+from .checks import (
+    check_actions,
+    check_chunk,
+    check_features,
+    check_finite,
+    check_observation,
+    check_same_batch,
+    check_units,
+    is_single,
+    with_axes,
+)
 from .configuration_cdp import AUTO, CDPConfig
-from .data_review import review_data
+from .data_review import note_data, review_data
 from .ema import EMA
 from .idle_settings import idle_settings
 from .model import CDPDiffusionModel, Chunk
+from .statistics import Statistics, check_statistics, read_statistics
+from .watch import ObservationWatch, fetched, furthest
 
 if TYPE_CHECKING:  # LeRobot's, and heavy
     from lerobot.configs.train import TrainPipelineConfig
@@ -49,6 +64,7 @@ if TYPE_CHECKING:  # LeRobot's, and heavy
 
 __all__ = ["CDPPolicy"]
 
+HUB_OPTIONS = {"cache_dir", "force_download", "local_files_only", "proxies", "revision", "token"}
 CONTRACTION_LOG = ("penalty", "expansion_rate", "contracting_share")
 
 
@@ -57,8 +73,9 @@ class CDPPolicy(DiffusionPolicy):
 
     Args:
         config: its features decide what is observed and acted on.
-        **kwargs: `dataset_meta`, which LeRobot passes at the start of a training: what in it will not be learned from
-            is said. `dataset_stats`, which LeRobot passes as well, is not needed.
+        **kwargs: What LeRobot passes at the start of a training: `dataset_meta`, of which is said what will not be
+            learned from it, and noted what the checkpoint must know (see `data_review.note_data`); `dataset_stats`, its
+            statistics.
 
     Raises:
         ValueError: if the config is another policy's, or its features do not fit it.
@@ -78,6 +95,7 @@ class CDPPolicy(DiffusionPolicy):
             review_data(config, kwargs["dataset_meta"])
             for warning in idle_settings(config):
                 logging.warning(warning)
+            note_data(config, kwargs["dataset_meta"])
         self.diffusion = CDPDiffusionModel(config)
         self.ema = EMA(self.diffusion, config.ema_decay) if config.ema_decay > 0 else None
         self.rate_control = RateControl() if config.contraction.weight == AUTO else None
@@ -88,7 +106,13 @@ class CDPPolicy(DiffusionPolicy):
         if config.compile_model:
             self._compile(config.compile_mode)
         self._seen: Tensor | None = None  # (B, C) features of the latest observations trained on
+        self._take_statistics(kwargs.get("dataset_stats") or {})
         self.reset()
+
+    def _take_statistics(self, statistics: Statistics) -> None:
+        """What the normalisation says of units: limits and the watch need it."""
+        self.watch = ObservationWatch(self.config, statistics)
+        self.limits = make_limits(self.config, statistics) if statistics else None
 
     def _compile(self, mode: str) -> None:
         # In place: a wrapped module would rename its weights in the checkpoint.
@@ -217,6 +241,8 @@ class CDPPolicy(DiffusionPolicy):
         super().reset()
         self._rest: Tensor | None = None  # (B, R, A) of the last chunk, which `select_action` will not execute
         self._last_action: Tensor | None = None  # (B, A)
+        self._end: Tensor | None = None  # (B, A) the last action of the last chunk
+        self.watch.reset()
         self.contraction_factor: Tensor | None = None  # (B,) of the latest chunks, where it is measured
 
     def supports_rtc(self) -> bool:
@@ -248,7 +274,8 @@ class CDPPolicy(DiffusionPolicy):
 
         Raises:
             ValueError: if an observation is missing or misshaped, or the actions are not finite.
-            UnsafeChunkError: if sampling does not contract as `max_contraction_factor` asks.
+            UnsafeChunkError: if sampling does not contract as `max_contraction_factor` asks, or the observation is
+                beyond `max_observation`.
         """
         if is_single(batch, self.config):
             self._observe(batch)
@@ -261,15 +288,18 @@ class CDPPolicy(DiffusionPolicy):
         if rtc is None and prev_chunk_left_over is not None:
             raise ValueError("`prev_chunk_left_over` must be None without an `rtc_config`. Got a tensor.")
         if rtc is None or not rtc.enabled:
-            chunk = self._sample(stacked, noise)
-            actions = chunk.actions[:, : self.config.n_action_steps]
+            chunk, length = self._sample(stacked, noise), self.config.n_action_steps
         else:
             rest, prefix = strip_padding(prev_chunk_left_over), None
             if rest is not None:
                 prefix = make_prefix(rest, inference_delay, rtc, self.config.horizon, self.config.n_obs_steps - 1)
-            chunk = self._sample(stacked, noise, prefix, rest)
-            actions = chunk.actions
-        check_contraction(chunk.contraction_factor, self.config.max_contraction_factor)
+            # Without a rest the arm has executed all that was planned, if anything was.
+            chunk, length = self._sample(stacked, noise, prefix, rest, self._end if rest is None else None), None
+        for reason in self._alarms(chunk, stacked):
+            check_safe(*reason)
+        actions = chunk.actions[:, :length]
+        if length is None:
+            self._end = actions[:, -1]
         return actions
 
     @torch.no_grad()
@@ -282,13 +312,15 @@ class CDPPolicy(DiffusionPolicy):
 
         Raises:
             ValueError: if an observation is missing or misshaped, or the actions are not finite.
-            UnsafeChunkError: if the first chunk does not contract as `max_contraction_factor` asks. Any later one is
-                not executed: the last action is held for n_action_steps, then another chunk is sampled.
+            UnsafeChunkError: if the first chunk does not contract as `max_contraction_factor` asks, or its observation
+                is beyond `max_observation`. Any later one is not executed: the last action is held for n_action_steps,
+                then another chunk is sampled.
         """
         self._observe(batch)
         if not self._queues[ACTION]:
-            sampled = self._sample(self._history(), noise, rest=self._rest)
-            held = self._hold_unsafe(sampled)
+            stacked = self._history()
+            sampled = self._sample(stacked, noise, rest=self._rest, last=self._last_action)
+            held = self._hold_unsafe(sampled, stacked)
             actions, rest = held.tensor_split([self.config.n_action_steps], dim=1)
             self._queues[ACTION].extend(actions.transpose(0, 1))
             # A pose that is held is no plan: a warm start from it would lean to staying there.
@@ -296,18 +328,29 @@ class CDPPolicy(DiffusionPolicy):
         self._last_action = self._queues[ACTION].popleft()
         return self._last_action
 
-    def _hold_unsafe(self, chunk: Chunk) -> Tensor:
-        """The actions, with the last one in place of those that do not contract as asked."""
-        factor, limit = chunk.contraction_factor, self.config.max_contraction_factor
-        if self._last_action is None:
-            check_contraction(factor, limit)
-            return chunk.actions
-        return hold_unsafe(chunk.actions, self._last_action, factor, limit)
+    def _alarms(self, chunk: Chunk, stacked: dict[str, Tensor]) -> Iterator[tuple[Tensor, float, str]]:
+        """What may keep chunks from being executed: values (B,), their limit, what they are."""
+        if (limit := self.config.max_contraction_factor) is not None:
+            yield chunk.contraction_factor, limit, FACTOR
+        if (limit := self.config.max_observation) is not None:
+            yield furthest(stacked, self.config), limit, "the largest normalised observation"
+
+    def _hold_unsafe(self, chunk: Chunk, stacked: dict[str, Tensor]) -> Tensor:
+        """The actions, with the last one in place of those that must not be executed."""
+        actions = chunk.actions
+        for reason in self._alarms(chunk, stacked):
+            if self._last_action is None:
+                check_safe(*reason)
+            else:
+                actions = hold_unsafe(actions, self._last_action, *reason)
+        return actions
 
     def _observe(self, batch: dict[str, Tensor]) -> None:
         """Add a single observation to the history."""
         batch = with_axes(batch, self.config, time_axis=False)
         check_observation(batch, self.config, time_axis=False)
+        if self._queues[OBS_STATE]:
+            check_same_batch(self._queues[OBS_STATE][-1], len(batch[OBS_STATE]))
         populate_queues(self._queues, stack_cameras(batch, self.config, time_axis=False), exclude_keys=[ACTION])
 
     def _history(self) -> dict[str, Tensor]:
@@ -320,14 +363,24 @@ class CDPPolicy(DiffusionPolicy):
         noise: Tensor | None,
         prefix: Prefix | None = None,
         rest: Tensor | None = None,
+        last: Tensor | None = None,
     ) -> Chunk:
-        """A finite chunk, (B, horizon − n_obs_steps + 1, A), from the current observation on."""
+        """A finite chunk, (B, horizon − n_obs_steps + 1, A), from the current observation on, limited as asked."""
         chunk = self.acting_model.generate_actions(stacked, noise, prefix, rest)
-        check_chunk(chunk.actions, stacked)
+        measured = fetched(self.watch.measure(stacked) | {"finite": torch.isfinite(chunk.actions).all()})
+        if not measured["finite"]:
+            check_chunk(chunk.actions, stacked)
+        self.watch.judge(measured)
         self.contraction_factor = chunk.contraction_factor
         if chunk.contraction_factor is not None:
             logging.info("Contraction factor of this chunk: %.3g.", chunk.contraction_factor.max().item())
-        return chunk
+        if self.limits is None:
+            check_units(self.config)
+            return chunk
+        self.limits = self.limits.to(chunk.actions.device)
+        executing = None if prefix is None else rest
+        limited = self.limits.apply(chunk.actions, stacked[OBS_STATE][:, -1], last, executing)
+        return replace(chunk, actions=limited)
 
     # ------------------------------------------------------------------ checkpoints and the Hub
 
@@ -405,15 +458,25 @@ class CDPPolicy(DiffusionPolicy):
 
         Raises:
             FileNotFoundError: if there is no checkpoint, or it cannot be had.
-            ValueError: if its weights are not complete, or damaged.
+            ValueError: if its weights are not complete, or damaged, or the statistics of its processors are not what
+                an arm may be moved by (see `statistics.check_statistics`).
         """
         try:
             if config is None:
                 stored = {name: value for name, value in kwargs.items() if name != "strict"}
                 config = PreTrainedConfig.from_pretrained(pretrained_name_or_path, **stored)
             _check_type(config)
+            action_range = config.action_range  # which a training replaces by that of its data
             with built_for_loading():
-                return super().from_pretrained(pretrained_name_or_path, config=config, **kwargs)
+                policy = super().from_pretrained(pretrained_name_or_path, config=config, **kwargs)
+            # An adapter has processors of its own.
+            source = config.pretrained_path if config.use_peft and config.pretrained_path else pretrained_name_or_path
+            hub = {name: kwargs[name] for name in HUB_OPTIONS & kwargs.keys()}
+            statistics = read_statistics(source, **hub)
+            check_statistics(statistics, config, action_range)
+            if not kwargs.get("dataset_stats"):
+                policy._take_statistics(statistics.get(PROCESSORS[0], {}) | statistics.get(PROCESSORS[1], {}))
+            return policy
         except (HfHubHTTPError, HFValidationError, TransportError, FileNotFoundError) as error:
             source = str(pretrained_name_or_path)
             raise FileNotFoundError(f"No checkpoint at {source!r}: {explain(error, source)}.") from error

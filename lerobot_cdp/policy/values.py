@@ -130,6 +130,17 @@ CDP_RULES = {
     "smoothing": _between(0, 1000),
     "warm_start": _below(0, 1),
     "max_contraction_factor": POSITIVE,
+    "action_margin": _between(0, 1000),
+    "max_action_step": Rule(
+        lambda x: (
+            (values := list(x.values()) if isinstance(x, dict) else [x])
+            and all(_is(value, float) and 0 < value <= 1e12 for value in values)
+        ),
+        "a number in (0, 1e+12], or a dict of such numbers by joint",
+        says_type=True,
+    ),
+    "max_observation": POSITIVE,
+    "action_range": Rule(lambda x: len(x) == 2 and len(x[0]) == len(x[1]), "a list of two lists of the same length"),
     "ema_decay": _below(0, 1),
     "compile_mode": _one_of(COMPILE_MODES),
     "optimizer_lr": _above(0, 1),

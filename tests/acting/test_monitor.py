@@ -90,7 +90,9 @@ def make_guarded(limit: float, factors: list[list[float]]) -> CDPPolicy:
 
 def act(policy, n: int) -> torch.Tensor:
     torch.manual_seed(3)
-    return torch.stack([policy.select_action(make_observation(policy.config, 2, None, s)) for s in range(n)])
+    seen = [make_observation(policy.config, 2, None, s) for s in range(n)]
+    seen = [{key: value.clamp(-1, 1) for key, value in observation.items()} for observation in seen]
+    return torch.stack([policy.select_action(observation) for observation in seen])
 
 
 def test_a_chunk_that_does_not_contract_is_held_off(caplog):

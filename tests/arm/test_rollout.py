@@ -18,6 +18,7 @@ pytest.importorskip("pty", reason="no pseudo-terminals here")
 
 
 from lerobot.datasets import LeRobotDataset
+from lerobot.robots.so_follower import SOFollower
 from lerobot.scripts import lerobot_record, lerobot_rollout, lerobot_train
 
 from lerobot_cdp.arm.twin import Faults
@@ -93,6 +94,20 @@ def test_rollout_drives_the_arm(setup, command, monkeypatch, caplog, engine):
         assert len(left_over) > 3 and any(left_over)  # it planned in the background, on what was being executed
     else:
         assert not left_over
+
+
+@pytest.mark.parametrize("engine", [("--inference.type=sync",), RTC], ids=["sync", "rtc"])
+def test_a_limit_given_at_the_rollout_binds_what_the_arm_is_sent(setup, command, monkeypatch, engine):
+    """The checkpoint has none."""
+    *_, policy, _ = setup
+    sent, send = [], SOFollower.send_action
+    monkeypatch.setattr(SOFollower, "send_action", lambda self, action: sent.append(action) or send(self, action))
+    rollout(command, policy, "--policy.max_action_step=0.25", "--policy.action_is_position=true", *engine, seconds=1.5)
+    actions = np.array([list(action.values()) for action in sent])
+    steps = np.abs(np.diff(actions, axis=0))
+    assert len(actions) > 8 and steps.max() > 0.2
+    # A plan that took longer than estimated may step further where it begins.
+    assert np.quantile(steps.max(1), 0.5 if engine is RTC else 1) < 0.2501
 
 
 def test_a_frozen_camera_ends_the_rollout_with_torque_off(setup, command):

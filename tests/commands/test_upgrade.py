@@ -66,7 +66,11 @@ def test_processors_settings_and_the_moving_average(tmp_path):
     stock = save_stock(tmp_path / "stock", **settings)
     policy = upgraded(tmp_path / "stock", tmp_path / "cdp")
     for file in (tmp_path / "stock").glob("policy_*"):
-        assert (tmp_path / "cdp" / file.name).read_bytes() == file.read_bytes()
+        if file.name != "policy_postprocessor.json":
+            assert (tmp_path / "cdp" / file.name).read_bytes() == file.read_bytes()
+    before, after = (json.loads((tmp_path / at / "policy_postprocessor.json").read_text()) for at in ("stock", "cdp"))
+    *steps, last = after["steps"]
+    assert steps == before["steps"] and last == {"registry_name": "cdp_action_check", "config": {"names": ["0", "1"]}}
     config = PreTrainedConfig.from_pretrained(tmp_path / "cdp")
     assert config.type == "cdp" and config.drop_n_last_frames == 3 and config.optimizer_lr == 3e-4
     assert config.normalization_mapping == stock.config.normalization_mapping

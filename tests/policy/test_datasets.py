@@ -3,6 +3,7 @@
 Every dataset is made here: a point walks to a goal.
 """
 
+import copy
 import urllib.error
 
 import numpy as np
@@ -235,9 +236,34 @@ def test_joints_that_stand_still_and_glitches_are_named(make_dataset, caplog):
             frame[STATE][2] = 1e6
 
     make_policy(CDPConfig(**SMALL), ds_meta=make_dataset({STATE: 3, ACTION: 2}, edit=edit, lengths=(200, 60)).meta)
-    assert "action: n1 never moved in the demonstrations" in remarks(caplog)
+    assert "action: n1 never moved in the demonstrations (range below 0.0001): held where it was" in remarks(caplog)
     assert "observation.state: e2 (" in remarks(caplog) and "e+06) reaches 100 times" in remarks(caplog)
     assert "e0" not in remarks(caplog) and "n0" not in remarks(caplog)
+
+
+@pytest.mark.parametrize(
+    ("settings", "end"),
+    [({"ACTION": "MEAN_STD"}, r"1\.[5-9].*ACTION: MEAN_STD"), ({"ACTION": "QUANTILES"}, r"1\.0.*ACTION: QUANTILES"),
+     ({"ACTION": "IDENTITY"}, None), ({"ACTION": "MIN_MAX"}, None)],
+)  # fmt: skip
+def test_clipping_leaves_all_actions_of_the_dataset_to_the_policy(make_dataset, settings, end, tmp_path, caplog):
+    """Clipped to ± 1 standard deviation a policy reaches 0.55 where demonstrations reach 0.9."""
+    meta = make_dataset({STATE: 3, ACTION: 2}, lengths=(200,)).meta
+    mapping = {"normalization_mapping": {"STATE": "MIN_MAX", "ENV": "MIN_MAX", "VISUAL": "MEAN_STD"} | settings}
+    make_policy(CDPConfig(**SMALL, **mapping, clip_sample=False), ds_meta=meta)
+    make_policy(CDPConfig(**SMALL, **mapping, clip_sample_range=2.0), ds_meta=meta)
+    if end is None:  # the demonstrations are within ± 1
+        make_policy(CDPConfig(**SMALL, **mapping), ds_meta=meta)
+        return
+    with pytest.raises(SettingError, match=f"^`clip_sample_range` must be at least {end}.*, or `clip_sample` false. G"):
+        make_policy(CDPConfig(**SMALL, **mapping), ds_meta=meta)
+    trained = CDPConfig(**SMALL, **mapping, input_features={STATE: feature("STATE", 3)},
+                        output_features={ACTION: feature("ACTION", 2)})  # fmt: skip
+    CDPPolicy(trained).save_pretrained(tmp_path / "older")
+    trained.pretrained_path = tmp_path / "older"
+    assert remarks(caplog) == ""
+    make_policy(trained, ds_meta=meta)  # resumed, or fine-tuned
+    assert "The checkpoint goes on as it was trained." in remarks(caplog)
 
 
 def test_whole_numbers_are_refused(make_dataset):
@@ -245,6 +271,65 @@ def test_whole_numbers_are_refused(make_dataset):
     meta.features[STATE]["dtype"] = "int64"
     with pytest.raises(SettingError, match="^`observation.state` must be stored as float32 in the dataset. Got int64."):
         make_policy(CDPConfig(**SMALL), ds_meta=meta)
+
+
+# ------------------------------------------------------------------ what a checkpoint knows of its data
+
+
+@pytest.mark.parametrize(
+    ("action", "names", "is_position"),
+    [
+        (lambda state: state * 0.9 + 1, ["e0", "e1", "e2"], True),  # where to go next
+        (lambda state: state * 0.1 - 3, ["e0", "e1", "e2"], False),  # by how much to move
+        (lambda state: state * 0.9 + 1, ["e2", "e1", "e0"], False),
+        (lambda state: state * 0.9 + 1, None, False),
+    ],
+)
+def test_whether_an_action_is_a_position_is_found_in_the_data(make_dataset, action, names, is_position):
+    def edit(frame, episode, t):
+        frame[STATE] = 20 * frame[STATE] + 40
+        frame[ACTION] = action(frame[STATE])
+
+    meta = make_dataset({STATE: 3, ACTION: 3}, edit=edit).meta
+    meta.features[ACTION]["names"] = names
+    config = CDPConfig(**SMALL)
+    make_policy(config, ds_meta=meta)
+    assert config.action_is_position is is_position
+    assert config.action_range == [meta.stats[ACTION][end].tolist() for end in ("min", "max")]
+
+
+def test_fine_tuning_takes_the_range_and_the_places_of_the_new_data(make_dataset, tmp_path):
+    """As `lerobot-train --policy.path` does it: the saved processors get the statistics of the new data."""
+
+    def edit(frame, episode, t):
+        frame[STATE][1] = 7.0
+
+    meta = make_dataset({STATE: 3, ACTION: 2}, edit=edit).meta
+    other, folders = copy.deepcopy(meta), [tmp_path / "first", tmp_path / "second"]
+    other.stats[ACTION] = {name: 2 * value for name, value in meta.stats[ACTION].items()}
+    config, overrides = CDPConfig(**SMALL, max_action_step=0.1), {}
+    for data, folder in zip((meta, other), folders, strict=True):
+        policy = make_policy(config, ds_meta=data)
+        if folder is folders[1]:
+            steps = {
+                "preprocessor_overrides": "normalizer_processor",
+                "postprocessor_overrides": "unnormalizer_processor",
+            }
+            overrides = {way: {step: {"stats": data.stats}} for way, step in steps.items()}
+        processors = make_pre_post_processors(config, config.pretrained_path, dataset_stats=data.stats, **overrides)
+        for part in (policy, *processors):
+            part.save_pretrained(folder)
+        width = torch.tensor(data.stats[ACTION]["max"] - data.stats[ACTION]["min"]).float()
+        torch.testing.assert_close(policy.limits.step, 0.2 / width)
+        loaded = CDPPolicy.from_pretrained(folder)
+        assert loaded.config.action_range == [data.stats[ACTION][end].tolist() for end in ("min", "max")]
+        torch.testing.assert_close(loaded.limits.step, policy.limits.step)
+        before, after = make_pre_post_processors(loaded.config, str(folder))
+        assert before({STATE: torch.tensor([0.0, 7.0001, 0.0])})[STATE][0, 1].abs() < 2e-4
+        with pytest.raises(ValueError, match="`action` must be finite to be sent. Got nan for n0"):
+            after(torch.full((1, 2), torch.nan))
+        config = loaded.config
+        config.pretrained_path = folder
 
 
 # ------------------------------------------------------------------ sizes
