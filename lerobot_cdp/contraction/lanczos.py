@@ -66,9 +66,9 @@ def lanczos(product: Callable[[Tensor], Tensor], start: Tensor, n_products: int)
     small = q @ torch.stack(images, dim=1).flatten(2).mT
     small = (small + small.mT) / 2
     recorded = small.is_cuda and torch.cuda.is_current_stream_capturing()
-    (largest, smallest), vectors = _ends_by_squaring(small) if recorded else _ends(small)
-    ends = vectors.unsqueeze(2) @ q  # (2, B, 1, d)
-    return Extremes(largest, smallest, ends[0].view_as(start), ends[1].view_as(start))
+    values, vectors = _ends_by_squaring(small) if recorded else _ends(small)
+    ends = vectors @ q
+    return Extremes(values[:, 0], values[:, 1], ends[:, 0].view_as(start), ends[:, 1].view_as(start))
 
 
 def _orthonormalise(v: Tensor, basis: list[Tensor]) -> Tensor:
@@ -101,14 +101,14 @@ def _fixed_noise(like: Tensor, index: int) -> Tensor:
 
 
 def _ends(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """Largest and smallest eigenvalue, (2, B), of symmetric (B, k, k), and their unit vectors, (2, B, k).
+    """Largest and smallest eigenvalue, (B, 2), of symmetric (B, k, k), and their unit vectors, (B, 2, k).
 
     As `torch.linalg.eigh` has them, but a sample that is not finite gets NaN instead of an exception.
     """
     finite = matrix.isfinite().all(dim=-1, keepdim=True).all(dim=-2, keepdim=True)
     values, vectors = torch.linalg.eigh(torch.where(finite, matrix, 0.0))
     values, vectors = torch.where(finite[..., 0], values, torch.nan), torch.where(finite, vectors, torch.nan)
-    return torch.stack([values[:, -1], values[:, 0]]), torch.stack([vectors[..., -1], vectors[..., 0]])
+    return values[:, (-1, 0)], vectors[..., (-1, 0)].mT
 
 
 def _ends_by_squaring(matrix: Tensor) -> tuple[Tensor, Tensor]:
@@ -117,14 +117,13 @@ def _ends_by_squaring(matrix: Tensor) -> tuple[Tensor, Tensor]:
     The powers 2, 4, 8, … of I ± A/‖A‖, which has eigenvalues in [0, 2], tend to the projection on the eigenvectors of
     the largest one, and every column of it that is not 0 is such a vector.
     """
-    tiny = torch.finfo(matrix.dtype).tiny
     identity = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
-    scaled = matrix / matrix.flatten(1).norm(dim=1).clamp_min(tiny).view(-1, 1, 1)
-    power = torch.stack([identity + scaled, identity - scaled])  # (2, B, k, k)
+    scaled = matrix / expand(matrix.flatten(1).norm(dim=1).clamp_min(torch.finfo(matrix.dtype).tiny), matrix)
+    power = torch.stack([identity + scaled, identity - scaled], 1)  # (B, 2, k, k)
     for _ in range(SQUARINGS):
         power = power @ power
         power = power / power.flatten(2).norm(dim=2)[..., None, None]
-    column = power.diagonal(dim1=2, dim2=3).argmax(-1)
+    column = power.diagonal(dim1=2, dim2=3).argmax(2)
     vectors = power.take_along_dim(column[..., None, None], dim=3).squeeze(3)
     vectors = vectors / vectors.norm(dim=2, keepdim=True)
-    return (vectors * (matrix @ vectors.unsqueeze(3)).squeeze(3)).sum(2), vectors
+    return (vectors * (vectors @ matrix)).sum(2), vectors

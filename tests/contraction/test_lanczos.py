@@ -99,7 +99,7 @@ def test_full_depth_of_an_asymmetric_matrix_is_its_symmetric_part(seed):
     torch.testing.assert_close(got.largest, torch.linalg.eigvalsh((a + a.mT) / 2)[:, -1])
 
 
-def test_nan_stays_in_its_sample():
+def test_nan_stays_in_its_sample(small_solver):
     matrices = batch_of(SPECTRA["mixed"], 0)
     matrices[1] = float("nan")
     got = lanczos(Counted(matrices), torch.randn(3, D, dtype=torch.float64), 4).largest

@@ -5,12 +5,14 @@ import functools
 import pytest
 import torch
 from lerobot.envs.configs import PushtEnv
+from safetensors.torch import load_file
 from torch.overrides import TorchFunctionMode
 
 from eval.benchmark import training as benchmark_training
 from eval.benchmark.cells import Grid, Policy
 from eval.benchmark.grids import GRIDS
 from eval.benchmark.tasks import TASKS, Task
+from eval.benchmark.training import checkpoint
 from eval.memory_dataset import MemoryDataset, load_memory_dataset
 from eval.population import data
 from eval.population.__main__ import PopulationConfig
@@ -58,6 +60,12 @@ def tiny(datasets_dir, tmp_path, monkeypatch) -> PopulationConfig:
     grid = Grid("tiny", policies, STEPS, shared, (2,), curve=(3,), batch_size=16, seeds=2, starts=1)
     monkeypatch.setitem(GRIDS, "tiny", grid)
     return PopulationConfig("tiny", tmp_path / "results", datasets_dir)
+
+
+def weights(cfg) -> dict[str, dict]:
+    """Of every policy trained with all steps, by its name."""
+    files = {cell.name: checkpoint(cfg.results_dir / cfg.grid / cell.name, cell) for cell in GRIDS[cfg.grid].cells}
+    return {name: load_file(folder / "model.safetensors") for name, folder in files.items()}
 
 
 DRAWS = (torch.randn, torch.rand, torch.randint)

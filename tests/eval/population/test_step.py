@@ -1,9 +1,11 @@
 """A step of the population is each member's own step."""
 
 import copy
+import sys
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from eval.benchmark.grids import GRIDS
 from eval.benchmark.training import policy_config
@@ -11,6 +13,8 @@ from eval.population.data import Samples, load_shares, sample_order
 from eval.population.graphs import CapturedStep
 from eval.population.members import Member, Population
 from eval.population.step import Step, clip_gradients, predicts_and_penalty
+from lerobot_cdp.contraction import lanczos
+from lerobot_cdp.contraction.lanczos import _ends, _ends_by_squaring
 from lerobot_cdp.policy.ema import EMA
 from tests.eval.population.conftest import Recorded, Replayed
 
@@ -139,6 +143,36 @@ def test_averages_are_each_members_own(tiny):
     for m, average in enumerate(averages):
         for name, weight in average.module.named_parameters():
             torch.testing.assert_close(step.population.average.weights[name][m], weight)
+
+
+WAITS = ("aten._local_scalar_dense", "aten.nonzero", "aten._linalg_eigh", "aten.lift_fresh", "aten.scalar_tensor")
+
+
+class Watched(TorchDispatchMode):
+    """Keeps the operations that wait for a GPU, or bring numbers to it."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if str(func).startswith(WAITS):
+            self.found.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+def test_nothing_waits_for_the_device(tiny, monkeypatch):
+    """What a CUDA graph cannot record; Adam's part is torch's own."""
+    step, (batch, *_) = make_step(tiny)
+    step.prepare(batch, 0)
+    monkeypatch.setattr(sys.modules[lanczos.__module__], "_ends", _ends_by_squaring)
+    monkeypatch.setattr(step.population.optimizer, "step", lambda: None)
+    with Watched() as watched:
+        step(tuple(i for i, group in enumerate(step.groups) if group.contraction.weight != 0))
+    assert watched.found == []
+    with Watched() as watched:
+        _ends(torch.eye(3)[None])
+    assert len(watched.found) > 1  # `eigh`, and the numbers of its two ends
 
 
 class Graph:
