@@ -52,8 +52,8 @@ class MatmulConvTranspose1d(nn.Module):
 def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int) -> Tensor:
     """x (B, C, T), weight (O, C, K) -> (B, O, T')."""
     windows = F.pad(x, (padding, padding)).unfold(2, weight.shape[2], stride)  # (B, C, T', K)
-    rows = windows.transpose(1, 2).flatten(2)  # (B, T', C·K)
-    return F.linear(rows, weight.flatten(1), bias).transpose(1, 2)
+    rows = windows.transpose(1, 2).reshape(-1, weight[0].numel())  # (B·T', C·K): of three axes vmap repeats the weights
+    return F.linear(rows, weight.flatten(1), bias).unflatten(0, (len(x), -1)).transpose(1, 2)
 
 
 def _check_plain(conv: nn.Conv1d | nn.ConvTranspose1d) -> None:

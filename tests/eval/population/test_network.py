@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from eval.population.network import MatmulConv1d, MatmulConvTranspose1d, StackedNetwork
 from lerobot_cdp.policy.build import make_backbone
@@ -75,6 +76,29 @@ def assert_as_one(members: list[nn.Module]):
         torch.testing.assert_close(gradient, torch.stack(own), msg=lambda text, name=name: f"{name}: {text}")
     some = stacked[1:](*(each[:, 1:].flatten(0, 1) for each in (x_t, timesteps, condition)))
     torch.testing.assert_close(some.view(B, M - 1, 16, 2), expected[:, 1:])
+
+
+class Products(TorchDispatchMode):
+    """Keeps the leading axes of batched matrix products."""
+
+    def __init__(self):
+        super().__init__()
+        self.leading = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func is torch.ops.aten.bmm.default:
+            self.leading.append(len(args[0]))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("backbone", ["unet", "mlp"])
+def test_a_layer_of_all_members_is_one_product(backbone):
+    """Not one for each sample, with the weights repeated."""
+    stacked, (x_t, timesteps, condition) = StackedNetwork.of(networks(backbone, 0)), inputs()
+    with Products() as products:
+        output = stacked(x_t.flatten(0, 1), timesteps.flatten(), condition.flatten(0, 1))
+        torch.autograd.grad(output.sum(), stacked.parameters())
+    assert set(products.leading) == {M}
 
 
 def test_repeated_samples_are_the_same_members(seed):
