@@ -5,5 +5,6 @@ members      a policy with its own weights and optimizer, and the population tha
 data         the demonstrations on the device, and the order in which each member sees them
 step         a training step of all members
 graphs       the step as CUDA graphs
-training     steps, logs, checkpoints, going on after a kill
+record       what is noted down, and the checkpoints
+training     all steps, and going on after a kill
 """

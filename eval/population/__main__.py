@@ -15,11 +15,12 @@ from itertools import groupby
 from pathlib import Path
 
 import draccus
+import torch
 from lerobot.utils.import_utils import register_third_party_plugins
 
 from eval.benchmark.cells import Cell
 from eval.benchmark.grids import GRIDS
-from lerobot_cdp.errors import SettingError, require
+from lerobot_cdp.errors import SettingError, first_line, require
 
 from .training import architecture, check_trainable, is_done, train
 
@@ -50,8 +51,11 @@ def run(cfg: PopulationConfig) -> None:
         check_trainable(cell)
     missing = [cell for cell in cells if not is_done(cell, folder / cell.name)]
     print(f"{cfg.grid}: {len(cells)} policies, {len(missing)} to train")
-    for _, population in groupby(sorted(missing, key=architecture), architecture):
-        train(list(population), cfg.datasets_dir, folder)
+    try:
+        for _, population in groupby(sorted(missing, key=architecture), architecture):
+            train(list(population), cfg.datasets_dir, folder)
+    except torch.OutOfMemoryError as error:
+        raise SettingError(f"`filter` must choose fewer policies for this GPU. Got {first_line(error)}") from error
     print(f"{folder}\n\nNext: python -m eval.benchmark --grid={cfg.grid} --results_dir={cfg.results_dir}")
 
 

@@ -106,10 +106,9 @@ class StackedNetwork:
         return list(self.weights.values())
 
     def __call__(self, x_t: Tensor, timesteps: Tensor, condition: Tensor) -> Tensor:
-        inputs = (each.unflatten(0, (-1, len(self))) for each in (x_t, timesteps, condition))
-        return torch.vmap(self._one, in_dims=(0, 0, 1, 1, 1), out_dims=1)(self.weights, self.buffers, *inputs).flatten(
-            0, 1
-        )
+        inputs = (each.unflatten(0, (-1, len(self))) for each in (x_t, timesteps, condition))  # (B, M, ...)
+        run = torch.vmap(self._one, in_dims=(0, 0, 1, 1, 1), out_dims=1)
+        return run(self.weights, self.buffers, *inputs).flatten(0, 1)
 
     def _one(self, weights: dict[str, Tensor], buffers: dict[str, Tensor], *inputs: Tensor) -> Tensor:
         return functional_call(self.layers, (weights, buffers), inputs)

@@ -1,9 +1,10 @@
-"""What goes into each member's `training.json`: as `eval.benchmark` writes it, times being a member's share of all."""
+"""What is noted down of each member, and its checkpoints.
+
+`training.json` is as `eval.benchmark` writes it; its times are a member's share of the time of all.
+"""
 
 import math
 import time
-
-import torch
 
 from lerobot_cdp.errors import SettingError
 from lerobot_cdp.policy.modeling_cdp import CONTRACTION_LOG
@@ -51,9 +52,8 @@ class Record:
         self._noted, self._lap = now, time.perf_counter()
         return sum(loss) / len(loss)
 
-    @torch.no_grad()
     def save(self, now: int) -> None:
-        """Write every member's checkpoint of step `now`; only when all are there are older ones deleted."""
+        """Write every member's checkpoint of step `now`."""
         seconds = (time.perf_counter() - self._begun) / len(self._members)
         for i, before in enumerate(self._before):
             member = self._step.population.give_back(i, now)

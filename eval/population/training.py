@@ -1,4 +1,4 @@
-"""Train a population: steps, logs, checkpoints, and going on after a kill."""
+"""Train a population: all steps, and going on after a kill."""
 
 import shutil
 from collections.abc import Iterator, Sequence
@@ -22,8 +22,8 @@ from .step import Step, predicts_and_penalty
 
 __all__ = ["architecture", "check_trainable", "is_done", "train"]
 
-# What members of a population may differ in, besides seed and share of the data.
-FREE = ("prediction_type", "contraction", "timestep_spacing")
+# What members of a population may differ in, besides seed and share of the data: the last three are for sampling.
+FREE = ("prediction_type", "contraction", "timestep_spacing", "noise_scheduler_type", "num_inference_steps")
 
 
 def is_done(cell: Cell, folder: Path) -> bool:
@@ -58,9 +58,10 @@ def train(cells: Sequence[Cell], datasets_dir: Path | None, folder: Path) -> Non
     Raises:
         SettingError: if the dataset is not as it must be, or a loss is not finite.
     """
-    torch.backends.cuda.matmul.allow_tf32 = True  # as lerobot-train; not in the penalty, which sees to it
-    done = _go_on_after(cells, folder)
-    shares = load_shares(cells, policy_config(cells[0]), datasets_dir)
+    done, config = _go_on_after(cells, folder), policy_config(cells[0])
+    if config.device == "cuda":
+        torch.backends.cuda.matmul.allow_tf32 = True  # as lerobot-train; not in the penalty, which sees to it
+    shares = load_shares(cells, config, datasets_dir)
     meta = next(iter(shares.values())).meta
     members = [Member.begin(cell, folder / cell.name, meta, done) for cell in cells]
     members.sort(key=predicts_and_penalty)
@@ -96,7 +97,7 @@ def _fit(step: Step, batches: Iterator[Batch], done: int) -> None:
             progress.set_postfix(loss=f"{record.note(now):.4f}")
         if now % SAVE_EVERY == 0 or now in {*cell.curve, cell.steps}:
             record.save(now)
-            _tidy(population.members, now)
+            _tidy(population.members, now)  # older ones, once all are there
     _tidy(population.members, cell.steps)  # where a kill came between the last checkpoint and this
 
 

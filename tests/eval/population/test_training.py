@@ -13,7 +13,6 @@ from eval.benchmark import training as benchmark_training
 from eval.benchmark import work
 from eval.benchmark.__main__ import BenchmarkConfig
 from eval.benchmark.__main__ import run as run_benchmark
-from eval.benchmark.cells import Grid
 from eval.benchmark.grids import GRIDS
 from eval.benchmark.tasks import TASKS
 from eval.benchmark.training import checkpoint, policy_config
@@ -211,10 +210,20 @@ def test_a_loss_that_is_not_finite(tiny, monkeypatch):
     assert not [*Path(tiny.results_dir).glob("*/*/checkpoints/000005")]
 
 
-def test_all_grids_that_have_no_cameras_can_be_trained():
-    """`Grid.cells` of the benchmark's own: none asks for what a population does not do."""
-    for grid in GRIDS.values():
-        assert isinstance(grid, Grid)
-        for cell in grid.cells:
-            if cell.type == "cdp":
-                training.check_trainable(cell)
+def test_a_gpu_that_is_too_small(tiny, monkeypatch):
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB.")
+
+    monkeypatch.setattr("eval.population.__main__.train", full)
+    with pytest.raises(SettingError, match=r"^`filter` must choose fewer policies for this GPU. Got CUDA out of"):
+        run(tiny)
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+def test_a_population_of_a_grid(grid):
+    """No grid asks for what a population does not do, and all of the one that is for a GPU is trained at once."""
+    cells = [cell for cell in GRIDS[grid].cells if cell.type == "cdp"]
+    for cell in cells:
+        training.check_trainable(cell)
+    if grid == "pusht_long":
+        assert len({training.architecture(cell) for cell in cells}) == 1
