@@ -26,8 +26,10 @@ def make_step(cfg) -> tuple[Step, list]:
     members = [Member.begin(cell, cfg.results_dir / cell.name, shares[3].meta) for cell in cells]
     members.sort(key=predicts_and_penalty)
     samples = Samples.of(members, shares)
+    step = Step(Population(members), samples, torch.Generator())
+    step.population.optimizer.param_groups[0]["lr"] = 0.01  # the schedule begins with 0
     order = sample_order(members, shares, samples, 0)
-    return Step(Population(members), samples, torch.Generator()), [next(order) for _ in range(3)]
+    return step, [next(order) for _ in range(3)]
 
 
 def seen(step: Step, batch) -> tuple[torch.Tensor, torch.Tensor]:
