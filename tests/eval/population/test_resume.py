@@ -72,5 +72,6 @@ def test_the_benchmark_goes_on_from_a_member(pair, monkeypatch):
     folder = pair.results_dir / "tiny" / cell.name
     (state,) = folder.glob("checkpoints/*/training_state")
     assert state.parent.name == "000003"
+    (folder / "checkpoints" / "000004.partial-12").mkdir()  # what a kill in the middle of writing leaves
     benchmark_training.train(cell, pair.datasets_dir, folder)
     assert load_policy(checkpoint(folder, cell))[0].n_updates == STEPS
