@@ -132,6 +132,15 @@ def test_gradients_are_clipped_by_each_members_norm(max_norm, seed):
             torch.testing.assert_close(gradient[m], parameter.grad)
 
 
+def test_a_step_clips_before_it_moves(tiny):
+    step, (batch, *_) = make_step(tiny)
+    assert step._clip_norm == step.population.members[0].policy.config.get_optimizer_preset().grad_clip_norm > 0
+    step._clip_norm = 1e-3
+    step(step.prepare(batch, 0))
+    norms = torch.stack([weight.grad.flatten(1).norm(dim=1) for weight in step.population.network.parameters()])
+    torch.testing.assert_close(norms.norm(dim=0), torch.full_like(norms[0], 1e-3), rtol=1e-3, atol=0)
+
+
 def test_averages_are_each_members_own(tiny):
     step, batches = make_step(tiny)
     members = step.population.members
