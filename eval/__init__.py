@@ -1,6 +1,7 @@
 """Commands that evaluate, run from the root of a clone.
 
     python -m eval.benchmark           train and score a grid of policies
+    python -m eval.population          train the policies of such a grid at once, on a GPU
     python -m eval.benchmark.report    pages and pictures of the results in eval/results
     python -m eval.demo                record, train and compare two policies
     python -m eval.toy                 what the penalty does in two dimensions

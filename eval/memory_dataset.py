@@ -106,6 +106,10 @@ class MemoryDataset:
             seed: Seed of the shuffling. No other random state is read or changed.
             drop_n_last_frames: Frames at the end of each episode that start no sample.
         """
+        return map(self.batch, self.rows(batch_size, seed, drop_n_last_frames))
+
+    def rows(self, batch_size: int, seed: int, drop_n_last_frames: int) -> Iterator[Tensor]:
+        """The rows, (B,), of the samples in each of `batches`."""
         sampler = EpisodeAwareSampler(
             self.meta.episodes["dataset_from_index"],
             self.meta.episodes["dataset_to_index"],
@@ -116,8 +120,7 @@ class MemoryDataset:
             absolute_to_relative_idx=self._row_of_index,
         )
         while True:
-            for rows in torch.tensor(list(sampler)).split(batch_size):
-                yield self.batch(rows)
+            yield from torch.tensor(list(sampler)).split(batch_size)
 
 
 def load_memory_dataset(

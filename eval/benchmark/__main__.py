@@ -5,7 +5,7 @@
 
 In `results_dir`: `<grid>/` with a folder for each policy, its checkpoint in LeRobot's format and a JSON file for each
 evaluation; and `<grid>.parquet`, the table of all (see results.py), from which `eval.benchmark.report` makes the pages.
-To train a policy again, delete its folder.
+To train a policy again, delete its folder. With a GPU, let `eval.population` train all `cdp` policies at once first.
 """
 
 import re

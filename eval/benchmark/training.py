@@ -26,7 +26,9 @@ from lerobot_cdp.policy.configuration_cdp import ContractionConfig
 from .cells import Cell
 from .tasks import TASKS
 
-__all__ = ["checkpoint", "policy_config", "train"]
+__all__ = [
+    "LOG_EVERY", "RECORD", "SAVE_EVERY", "checkpoint", "policy_config", "save_policy", "saved", "tidy", "train",
+]  # fmt: skip
 
 LOG_EVERY = 100  # steps between two entries of the history
 SAVE_EVERY = 1000  # steps of which a kill loses less
@@ -77,7 +79,12 @@ def train(cell: Cell, datasets_dir: Path | None, folder: Path) -> None:
 
 def _last(folder: Path) -> Path | None:
     """The last checkpoint of a training that was killed."""
-    return max(folder.glob(f"{CHECKPOINTS_DIR}/*[0-9]"), key=lambda path: path.name.zfill(9), default=None)
+    return max(saved(folder), key=lambda path: int(path.name), default=None)
+
+
+def saved(folder: Path) -> list[Path]:
+    """The checkpoints of a training, in any order, without those that a kill left half-written."""
+    return [path for path in folder.glob(f"{CHECKPOINTS_DIR}/*") if path.name.isdecimal()]
 
 
 def _fit(
@@ -114,9 +121,9 @@ def _fit(
         if step % SAVE_EVERY == 0 or step in {*cell.curve, cell.steps}:
             record["seconds"] = time.perf_counter() - start
             with written_whole(get_step_checkpoint_dir(folder, cell.steps, step)) as partial:
-                _save(partial / PRETRAINED_MODEL_DIR, policy, processors, record)
+                save_policy(partial / PRETRAINED_MODEL_DIR, policy, processors, record)
                 save_training_state(partial, step, optimizer, scheduler)
-            _tidy(folder, cell, step)
+            tidy(folder, cell, step)
 
 
 def _tracker(cell: Cell, dataset: MemoryDataset, done: int) -> MetricsTracker:
@@ -125,16 +132,17 @@ def _tracker(cell: Cell, dataset: MemoryDataset, done: int) -> MetricsTracker:
     return MetricsTracker(cell.batch_size, len(dataset), dataset.num_episodes, meters, initial_step=done)
 
 
-def _save(folder: Path, policy: PreTrainedPolicy, processors: tuple, record: dict) -> None:
+def save_policy(folder: Path, policy: PreTrainedPolicy, processors: tuple, record: dict) -> None:
+    """Write a policy, its processors, and `record` with what is known besides as `training.json`."""
     for part in (policy, *processors):
         part.save_pretrained(folder)
     parameters = sum(p.numel() for p in policy.parameters() if p.requires_grad)
     write_json(folder / RECORD, record | {"parameters": parameters, **provenance()})
 
 
-def _tidy(folder: Path, cell: Cell, step: int) -> None:
+def tidy(folder: Path, cell: Cell, step: int) -> None:
     """Keep the policies that will be scored, and what is needed to go on from `step`."""
-    for path in folder.glob(f"{CHECKPOINTS_DIR}/*[0-9]"):
+    for path in saved(folder):
         older = int(path.name)
         if older < step and older not in cell.curve:
             shutil.rmtree(path)

@@ -19,6 +19,8 @@ from .products import batch_dot, expand
 
 __all__ = ["Extremes", "lanczos"]
 
+SQUARINGS = 40  # tell two eigenvalues apart as far as numbers of 64 bits do
+
 
 @dataclass(frozen=True)
 class Extremes:
@@ -45,8 +47,8 @@ def lanczos(product: Callable[[Tensor], Tensor], start: Tensor, n_products: int)
         start: (B, ...) first direction, any length > 0; draw it at random.
         n_products: >= 1; with d = start[0].numel() products the result is exact.
 
-    The device is synchronised once, after the products, by `torch.linalg.eigh`; never inside the loop. A NaN in a
-    product gives NaN in that sample's result.
+    The device is synchronised once, after the products, by `torch.linalg.eigh`; never inside the loop, and not at all
+    while a CUDA graph is recorded. A NaN in a product gives NaN in that sample's result.
 
     Raises:
         ValueError: if n_products < 1.
@@ -62,9 +64,11 @@ def lanczos(product: Callable[[Tensor], Tensor], start: Tensor, n_products: int)
         images.append(v)
     q = torch.stack(basis, dim=1).flatten(2)  # (B, k, d)
     small = q @ torch.stack(images, dim=1).flatten(2).mT
-    values, vectors = _eigh((small + small.mT) / 2)
-    ends = vectors[..., (-1, 0)].mT @ q
-    return Extremes(values[:, -1], values[:, 0], ends[:, 0].view_as(start), ends[:, 1].view_as(start))
+    small = (small + small.mT) / 2
+    recorded = small.is_cuda and torch.cuda.is_current_stream_capturing()
+    values, vectors = _ends_by_squaring(small) if recorded else _ends(small)
+    ends = vectors @ q
+    return Extremes(values[:, 0], values[:, 1], ends[:, 0].view_as(start), ends[:, 1].view_as(start))
 
 
 def _orthonormalise(v: Tensor, basis: list[Tensor]) -> Tensor:
@@ -96,8 +100,30 @@ def _fixed_noise(like: Tensor, index: int) -> Tensor:
     return torch.sin(position**2 * (index + 1)).view(like.shape[1:]).expand_as(like)
 
 
-def _eigh(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """`torch.linalg.eigh` of (B, k, k) in which a sample that is not finite gets NaN instead of an exception."""
+def _ends(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """Largest and smallest eigenvalue, (B, 2), of symmetric (B, k, k), and their unit vectors, (B, 2, k).
+
+    As `torch.linalg.eigh` has them, but a sample that is not finite gets NaN instead of an exception.
+    """
     finite = matrix.isfinite().all(dim=-1, keepdim=True).all(dim=-2, keepdim=True)
     values, vectors = torch.linalg.eigh(torch.where(finite, matrix, 0.0))
-    return torch.where(finite[..., 0], values, torch.nan), torch.where(finite, vectors, torch.nan)
+    values, vectors = torch.where(finite[..., 0], values, torch.nan), torch.where(finite, vectors, torch.nan)
+    return values[:, (-1, 0)], vectors[..., (-1, 0)].mT
+
+
+def _ends_by_squaring(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """The same without `eigh`, which waits for the device and so cannot be part of a CUDA graph.
+
+    The powers 2, 4, 8, … of I ± A/‖A‖, which has eigenvalues in [0, 2], tend to the projection on the eigenvectors of
+    the largest one, and every column of it that is not 0 is such a vector.
+    """
+    identity = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
+    scaled = matrix / expand(matrix.flatten(1).norm(dim=1).clamp_min(torch.finfo(matrix.dtype).tiny), matrix)
+    power = torch.stack([identity + scaled, identity - scaled], 1)  # (B, 2, k, k)
+    for _ in range(SQUARINGS):
+        power = power @ power
+        power = power / power.flatten(2).norm(dim=2)[..., None, None]
+    column = power.diagonal(dim1=2, dim2=3).argmax(2)
+    vectors = power.take_along_dim(column[..., None, None], dim=3).squeeze(3)
+    vectors = vectors / vectors.norm(dim=2, keepdim=True)
+    return (vectors * (vectors @ matrix)).sum(2), vectors

@@ -61,12 +61,14 @@ class PenaltyValue:
         rate: (n,) expansion rates ρ, detached.
         parameters: what the loss was differentiated by.
         gradient: its derivative by each of them.
+        per_sample: (n,) whose mean the loss is, detached.
     """
 
     loss: Tensor
     rate: Tensor
     parameters: tuple[nn.Parameter, ...] = ()
     gradient: tuple[Tensor, ...] = ()
+    per_sample: Tensor | None = None
 
     def term(self, weight: float | Tensor) -> Tensor:
         """weight · loss, to be added to a training loss; for one backward pass.
@@ -150,8 +152,9 @@ def contraction_loss(
         (start,) = unit_directions(x_t, 1, generator)
         local = LocalRate(f, x_t, operator, alpha_t, sigma_t, method)
         top = local.extremes(start, n_products)
-        value = LOSSES[loss](local, top.largest_vector, generator).mean()
-        return PenaltyValue(value.detach(), top.largest, parameters, _gradient(value, parameters))
+        per_sample = LOSSES[loss](local, top.largest_vector, generator)
+        value = per_sample.mean()
+        return PenaltyValue(value.detach(), top.largest, parameters, _gradient(value, parameters), per_sample.detach())
 
 
 def _check(name: str, value: str, allowed: tuple[str, ...]) -> None:

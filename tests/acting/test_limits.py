@@ -179,11 +179,11 @@ def test_what_is_off_changes_nothing_and_what_has_no_units_is_refused():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"action_margin": -0.1}, "`action_margin` must be at least 0 and finite, or null. Got -0.1"),
-        ({"max_action_step": 0.0}, "`max_action_step` must be greater than 0, a dict .* Got 0.0"),
+        ({"action_margin": -0.1}, r"`action_margin` must be a number in \[0, 1000\], or null. Got -0.1"),
+        ({"max_action_step": 0.0}, r"`max_action_step` must be a number in \(0, 1e\+12\], or a dict .* Got 0.0"),
         ({"max_action_step": {"a": -1.0}}, "`max_action_step` must be .* Got {'a': -1.0}"),
         ({"max_action_step": {}}, "`max_action_step` must be .* Got {}"),
-        ({"max_observation": 0.0}, "`max_observation` must be greater than 0, or null. Got 0.0"),
+        ({"max_observation": 0.0}, r"`max_observation` must be a number in \(0, 1e\+12\], or null. Got 0.0"),
     ],
 )
 def test_limits_that_are_none_are_refused(settings, message):

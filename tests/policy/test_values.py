@@ -38,7 +38,8 @@ FREE = {
 
 NAMED = {name: name.rpartition(".")[2] for name in NAMES}  # what an error must name
 # By way of the map that they leave, or of what they would be replaced by, or what they are the limit of.
-NAMED |= {"resize_shape": "_s", "crop_shape": "_s", "max_contraction_factor": "contraction"}
+NAMED |= {"resize_shape": "_s", "crop_shape": "_s"}
+NAMED |= {"max_contraction_factor": "contraction", "max_observation": "observation"}
 
 
 def acts(config: CDPConfig) -> None:

@@ -1,0 +1,80 @@
+"""Train all `cdp` policies of a grid of the benchmark at once: one population for each architecture.
+
+    python -m eval.population --grid=pusht_long
+    python -m eval.benchmark --grid=pusht_long --jobs=16
+
+The first command is for a GPU. It writes checkpoints to where the second one, which else trains policies one by one,
+looks for them: that has only to score them then, and to train what is not `cdp`. Give both the same `results_dir` and
+`datasets_dir`. A killed run goes on where it was.
+"""
+
+import re
+import sys
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+
+import draccus
+import torch
+from lerobot.utils.import_utils import register_third_party_plugins
+
+from eval.benchmark.cells import Cell
+from eval.benchmark.grids import GRIDS
+from lerobot_cdp.errors import SettingError, first_line, require
+
+from .training import architecture, check_trainable, is_done, train
+
+__all__ = ["PopulationConfig", "run"]
+
+
+@dataclass
+class PopulationConfig:
+    """Settings of a run.
+
+    Args:
+        grid: Name of a grid in `eval/benchmark/grids.py`.
+        results_dir: Folder of the results, as of `eval.benchmark`.
+        datasets_dir: Folder that holds the datasets under their own names; None: LeRobot's cache, or the Hub.
+        filter: Regular expression; only policies in whose folder's name it is found are trained.
+    """
+
+    grid: str = "pusht_long"
+    results_dir: Path = Path("outputs/benchmark")
+    datasets_dir: Path | None = None
+    filter: str = ""
+
+
+def run(cfg: PopulationConfig) -> None:
+    """Train what is missing of the chosen policies."""
+    cells, folder = _chosen(cfg), cfg.results_dir / cfg.grid
+    for cell in cells:
+        check_trainable(cell)
+    missing = [cell for cell in cells if not is_done(cell, folder / cell.name)]
+    print(f"{cfg.grid}: {len(cells)} policies, {len(missing)} to train")
+    try:
+        for _, population in groupby(sorted(missing, key=architecture), architecture):
+            train(list(population), cfg.datasets_dir, folder)
+    except torch.OutOfMemoryError as error:
+        raise SettingError(f"`filter` must choose fewer policies for this GPU. Got {first_line(error)}") from error
+    print(f"{folder}\n\nNext: python -m eval.benchmark --grid={cfg.grid} --results_dir={cfg.results_dir}")
+
+
+def _chosen(cfg: PopulationConfig) -> list[Cell]:
+    require(cfg.grid in GRIDS, "grid", f"one of {sorted(GRIDS)}", cfg.grid)
+    try:
+        wanted = re.compile(cfg.filter)
+    except re.error as error:
+        raise SettingError(f"`filter` must be a regular expression. Got {cfg.filter!r}: {error}.") from error
+    cells = [cell for cell in GRIDS[cfg.grid].cells if cell.type == "cdp"]
+    require(cells, "grid", "one with policies of type cdp", cfg.grid)
+    chosen = [cell for cell in cells if wanted.search(cell.name)]
+    require(chosen, "filter", f"found in a name like {cells[0].name}", cfg.filter)
+    return chosen
+
+
+if __name__ == "__main__":
+    try:
+        register_third_party_plugins()  # this is how LeRobot finds the type `cdp`
+        run(draccus.parse(PopulationConfig))
+    except SettingError as error:
+        sys.exit(f"population: {error}")

@@ -1,0 +1,106 @@
+"""Train a population: all steps, and going on after a kill."""
+
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+from lerobot.utils.constants import CHECKPOINTS_DIR, TRAINING_STATE_DIR
+from tqdm import tqdm
+
+from eval.benchmark.cells import Cell
+from eval.benchmark.training import LOG_EVERY, SAVE_EVERY, checkpoint, policy_config, tidy
+from lerobot_cdp.contraction.penalty import BATCH_SHARE
+from lerobot_cdp.errors import require
+from lerobot_cdp.policy.configuration_cdp import AUTO
+
+from .data import Batch, Samples, load_shares, sample_order
+from .graphs import CapturedStep
+from .members import Member, Population
+from .record import Record
+from .step import Step, predicts_and_penalty
+
+__all__ = ["architecture", "check_trainable", "is_done", "train"]
+
+# What members of a population may differ in, besides seed and share of the data: the last three are for sampling.
+FREE = ("prediction_type", "contraction", "timestep_spacing", "noise_scheduler_type", "num_inference_steps")
+
+
+def is_done(cell: Cell, folder: Path) -> bool:
+    """Whether a cell is trained in `folder`, and nothing of it left to tidy up."""
+    last = checkpoint(folder, cell)
+    return last.exists() and not (last.parent / TRAINING_STATE_DIR).exists()
+
+
+def architecture(cell: Cell) -> tuple:
+    """What members of a population have in common."""
+    settings = {name: value for name, value in cell.settings.items() if name not in FREE}
+    return cell.task, cell.steps, cell.batch_size, cell.curve, repr(sorted(settings.items()))
+
+
+def check_trainable(cell: Cell) -> None:
+    """Raise a SettingError where a cell asks for what a population does not do."""
+    config = policy_config(cell)
+    require(config.contraction.weight != AUTO, "grid", "one with fixed weights of the penalty", cell.policy)
+    require(not config.do_mask_loss_for_padding, "grid", "one without `do_mask_loss_for_padding`", cell.policy)
+    in_eighths = cell.batch_size % round(1 / BATCH_SHARE) == 0 or config.contraction.weight == 0
+    require(in_eighths, "grid", "one whose batches with a penalty can be divided by 8", cell.batch_size)
+
+
+def train(cells: Sequence[Cell], datasets_dir: Path | None, folder: Path) -> None:
+    """Train cells of one `architecture`, where `eval.benchmark` looks for them; a killed training goes on.
+
+    Args:
+        cells: what to train, none of it done.
+        datasets_dir: of the datasets; None: LeRobot's cache, or the Hub.
+        folder: has a folder for each cell.
+
+    Raises:
+        SettingError: if the dataset is not as it must be, or a loss is not finite.
+    """
+    done, config = _go_on_after(cells, folder), policy_config(cells[0])
+    if config.device == "cuda":
+        torch.backends.cuda.matmul.allow_tf32 = True  # as lerobot-train; not in the penalty, which sees to it
+    shares = load_shares(cells, config, datasets_dir)
+    meta = next(iter(shares.values())).meta
+    members = [Member.begin(cell, folder / cell.name, meta, done) for cell in cells]
+    members.sort(key=predicts_and_penalty)
+    samples = Samples.of(members, shares)
+    step = Step(Population(members), samples, torch.Generator(samples.actions.device))
+    _fit(step, sample_order(members, shares, samples, done), done)
+
+
+def _go_on_after(cells: Sequence[Cell], folder: Path) -> int:
+    """The last step after which every cell has a checkpoint to go on from; newer ones, and halves, are deleted."""
+    states = f"{CHECKPOINTS_DIR}/*/{TRAINING_STATE_DIR}"
+    steps = [{path.parent.name for path in (folder / cell.name).glob(states)} for cell in cells]
+    done = max((int(name) for name in set.intersection(*steps) if name.isdecimal()), default=0)
+    for path in (path for cell in cells for path in (folder / cell.name).glob(f"{CHECKPOINTS_DIR}/*")):
+        if not path.name.isdecimal() or int(path.name) > done:
+            shutil.rmtree(path)
+    return done
+
+
+def _fit(step: Step, batches: Iterator[Batch], done: int) -> None:
+    population, cell = step.population, step.population.members[0].cell
+    take = CapturedStep(step, step.state, step.generator) if step.sums.is_cuda else step
+    record = Record(step, done)
+    title = f"{len(population.members)} policies"
+    progress = tqdm(range(done, cell.steps), title, cell.steps, unit="step", initial=done, mininterval=5)
+    for n_updates, batch in zip(progress, batches, strict=False):
+        due = step.prepare(batch, n_updates)
+        step.generator.manual_seed(n_updates)  # a step's noise depends on its number alone: a killed run repeats it
+        take(due)
+        population.scheduler.step()
+        now = n_updates + 1
+        if now % LOG_EVERY == 0 or now == cell.steps:
+            progress.set_postfix(loss=f"{record.note(now):.4f}")
+        if now % SAVE_EVERY == 0 or now in {*cell.curve, cell.steps}:
+            record.save(now)
+            _tidy(population.members, now)  # older ones, once all are there
+    _tidy(population.members, cell.steps)  # where a kill came between the last checkpoint and this
+
+
+def _tidy(members: Sequence[Member], step: int) -> None:
+    for member in members:
+        tidy(member.folder, member.cell, step)
