@@ -137,13 +137,13 @@ def test_a_killed_training_goes_on_to_the_same_weights(weights, policy, tmp_path
     monkeypatch.setattr(training, "SAVE_EVERY", 4)
     whole = weights("whole", cell)
 
-    def killed(folder, cell, step, tidy=training._tidy):
+    def killed(folder, cell, step, tidy=training.tidy):
         tidy(folder, cell, step)
         if step == 4:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(training, "_tidy", killed)
+        patch.setattr(training, "tidy", killed)
         weights("killed", cell)
     left = sorted(path.relative_to(tmp_path / "killed") for path in (tmp_path / "killed").glob("*/*/*"))
     kept = ["000002/pretrained_model", "000004/pretrained_model", "000004/training_state"]

@@ -24,6 +24,7 @@ from eval.population.data import load_shares
 from eval.population.members import Member
 from lerobot_cdp.diffusion.sampler import sample
 from lerobot_cdp.errors import SettingError
+from lerobot_cdp.policy.values import CDP_RULES
 from tests.eval.population.conftest import EPSILON, SAMPLE, STEPS, VELOCITY, Recorded, Replayed, policy, weights
 
 
@@ -204,6 +205,7 @@ def test_a_dataset_of_another_size(tiny, monkeypatch):
 
 
 def test_a_loss_that_is_not_finite(tiny, monkeypatch):
+    monkeypatch.delitem(CDP_RULES, "optimizer_lr")
     monkeypatch.setitem(GRIDS, "tiny", replace(GRIDS["tiny"], shared=GRIDS["tiny"].shared | {"optimizer_lr": 1e30}))
     with pytest.raises(SettingError, match="`filter` must leave out policies whose loss is not finite. Got"):
         run(tiny)
