@@ -5,9 +5,15 @@ code is in `lerobot_cdp`.
 """
 
 from contextlib import suppress
+from importlib.util import find_spec
 
 import lerobot_cdp.envs
 import lerobot_cdp.policy.configuration_cdp  # noqa: F401
+
+if find_spec("lerobot.distributed") is not None:  # not in 0.6.1
+    from lerobot_cdp.policy.lerobot_main import adapt
+
+    adapt()
 
 # LeRobot's async `robot_client` knows the cameras that it imports, and those of plugins: not the network camera.
 with suppress(ImportError):

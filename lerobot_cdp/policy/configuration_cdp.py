@@ -177,6 +177,7 @@ class CDPConfig(DiffusionConfig):
         self._check_network()
         self._check_solver()
         self._check_pictures()
+        self.check_rtc()
         self._check_by_lerobot()
         if self.drop_n_last_frames is None:
             padded = self.horizon - self.n_action_steps - self.n_obs_steps + 1
@@ -252,6 +253,15 @@ class CDPConfig(DiffusionConfig):
         if self.clip_sample and self.noise_scheduler_type == "DPMSolver++":
             # diffusers' thresholding, its only way to clip, divides by the range.
             self._require("clip_sample_range", self.clip_sample_range == 1, "1.0 with DPMSolver++")
+
+    def check_rtc(self) -> None:
+        """LeRobot's main branch knows a second kind of real-time chunking, for networks trained with prefixes.
+
+        Raises:
+            SettingError: if it is asked for.
+        """
+        mode = getattr(self.rtc_config, "mode", "guided")
+        require(mode == "guided", "rtc_config.mode", "'guided': `cdp` is not trained with prefixes", mode)
 
     def _check_pictures(self) -> None:
         default = type(self)

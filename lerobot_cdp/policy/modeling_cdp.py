@@ -10,6 +10,7 @@ batch ─ CDPDiffusionModel ─┬─ diffusion loss ─────────
 """
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,10 +30,11 @@ from ..acting.real_time import Prefix, make_prefix, strip_padding
 from ..checkpoints.files import read_json
 from ..checkpoints.weights import StoredWeights, check_download, load_complete
 from ..contraction import PenaltyValue, RateControl
+from ..contraction.sharding import mean_over_processes, rank
 from ..diffusion.encoder import stack_cameras
 from ..diffusion.picture import built_for_loading
 from ..errors import explain
-from ..hub.card import DatasetFacts, Facts, make_card
+from ..hub.card import Facts, make_card
 from ..hub.push import push_trained
 from .build import make_penalty
 from .checks import check_actions, check_chunk, check_features, check_finite, check_observation, is_single, with_axes
@@ -40,6 +42,7 @@ from .configuration_cdp import AUTO, CDPConfig
 from .data_review import review_data
 from .ema import EMA
 from .model import CDPDiffusionModel, Chunk
+from .sharding import WRAP_UNITS, check_sharding
 
 if TYPE_CHECKING:  # LeRobot's, and heavy
     from lerobot.configs.train import TrainPipelineConfig
@@ -48,6 +51,7 @@ if TYPE_CHECKING:  # LeRobot's, and heavy
 __all__ = ["CDPPolicy"]
 
 CONTRACTION_LOG = ("penalty", "expansion_rate", "contracting_share")
+RANKS_APART = 1_000_003  # seeds of the penalty between two processes: more than a training has steps
 
 
 class CDPPolicy(DiffusionPolicy):
@@ -64,14 +68,15 @@ class CDPPolicy(DiffusionPolicy):
 
     config_class = CDPConfig
     name = "cdp"
-    # Which blocks LeRobot's main branch shards under FSDP2.
-    _fsdp_wrap_modules = ("DiffusionConditionalResidualBlock1d",)
 
     def __init__(self, config: CDPConfig, **kwargs):
         _check_type(config)
         # Not DiffusionPolicy.__init__: it would build LeRobot's model first, and ours in its place.
         PreTrainedPolicy.__init__(self, config)
         config.validate_features()
+        check_sharding(config)
+        # LeRobot's main branch reads the first, of the class; accelerate the second. Neither takes a name in vain.
+        type(self)._fsdp_wrap_modules = self._no_split_modules = WRAP_UNITS[config.backbone]
         if kwargs.get("dataset_meta") is not None:
             review_data(config, kwargs["dataset_meta"])
         self.diffusion = CDPDiffusionModel(config)
@@ -143,10 +148,10 @@ class CDPPolicy(DiffusionPolicy):
         if since < 0 or since % every:
             return None
         # Drawn from a generator of its own: a resumed run repeats it, and γ does not change the diffusion noise.
-        generator = torch.Generator(x_0.device).manual_seed(step)
+        generator = torch.Generator(x_0.device).manual_seed(step + RANKS_APART * rank())
         value = self.penalty(self.diffusion.backbone, self.diffusion.process, x_0, condition, generator)
         share = (value.rate < 0).float().mean()
-        self.contraction_log.copy_(torch.stack([value.loss, value.rate.mean(), share]))
+        self.contraction_log.copy_(mean_over_processes(torch.stack([value.loss, value.rate.mean(), share])))
         if self.rate_control is None:
             return value, self.config.contraction.weight * every
         weight = self.rate_control.weight
@@ -212,9 +217,18 @@ class CDPPolicy(DiffusionPolicy):
         self._last_action: Tensor | None = None  # (B, A)
         self.contraction_factor: Tensor | None = None  # (B,) of the latest chunks, where it is measured
 
+    def drop_queued_actions(self) -> None:
+        """Forget what was planned, not what was observed. LeRobot calls it where the task changes."""
+        self._queues[ACTION].clear()
+        self._rest = None
+
     def supports_rtc(self) -> bool:
         """LeRobot asks before it lets `predict_action_chunk` plan in the background (real-time chunking)."""
         return True
+
+    def init_rtc_processor(self) -> None:
+        """LeRobot's hook once its rollout has set `rtc_config`."""
+        self.config.check_rtc()
 
     @torch.no_grad()
     def predict_action_chunk(
@@ -223,6 +237,7 @@ class CDPPolicy(DiffusionPolicy):
         noise: Tensor | None = None,
         inference_delay: int = 0,
         prev_chunk_left_over: Tensor | None = None,
+        execution_horizon: int | None = None,
     ) -> Tensor:
         """Sample the next actions.
 
@@ -234,6 +249,8 @@ class CDPPolicy(DiffusionPolicy):
             inference_delay: With real-time chunking: actions, >= 0, that will be executed before this chunk is there.
             prev_chunk_left_over: With real-time chunking: ([B,] R, A) normalised actions not executed yet, the next
                 one first, which the new chunk goes on from; rows of zeros at its end are LeRobot's padding.
+            execution_horizon: With real-time chunking: actions left over from this one on do not bind; the one of the
+                `rtc_config` where it is not given.
 
         Returns:
             Normalised actions, from the current observation on: (B, n_action_steps, A), or with real-time chunking
@@ -258,6 +275,8 @@ class CDPPolicy(DiffusionPolicy):
             actions = chunk.actions[:, : self.config.n_action_steps]
         else:
             rest, prefix = strip_padding(prev_chunk_left_over), None
+            if execution_horizon is not None:
+                rtc = replace(rtc, execution_horizon=execution_horizon)
             if rest is not None:
                 prefix = make_prefix(rest, inference_delay, rtc, self.config.horizon, self.config.n_obs_steps - 1)
             chunk = self._sample(stacked, noise, prefix, rest)
@@ -335,7 +354,7 @@ class CDPPolicy(DiffusionPolicy):
         if peft_model is not None:  # an adapter is LeRobot's to save
             super().push_model_to_hub(cfg, peft_model=peft_model, state_dict=state_dict, dataset_meta=dataset_meta)
         else:
-            push_trained(self, cfg, state_dict, dataset_meta)
+            push_trained(self, cfg, dataset_meta, state_dict)
 
     def generate_model_card(
         self,
@@ -347,15 +366,7 @@ class CDPPolicy(DiffusionPolicy):
         dataset_meta: "LeRobotDatasetMetadata | None" = None,
     ) -> ModelCard:
         """LeRobot's hook for the card; what it passes besides `cfg` and `dataset_meta` is in the config too."""
-        known = dataset_meta is not None
-        return make_card(
-            Facts(
-                config=self.config,
-                train=cfg.to_dict() if cfg is not None else {},
-                dataset=DatasetFacts.of(dataset_meta) if known else DatasetFacts(dataset_repo_id),
-                trained_share=self.trained_share,
-            )
-        )
+        return make_card(Facts.of_training(self.config, cfg, dataset_meta, self.trained_share))
 
     @property
     def trained_share(self) -> float | None:
