@@ -4,10 +4,11 @@ Under FSDP no process holds all weights. A gradient then reaches the others only
 pass: one taken by `torch.autograd.grad` is that of this process's samples alone.
 """
 
+import sys
+
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
 
 __all__ = ["is_sharded", "mean_over_processes", "rank"]
 
@@ -17,7 +18,10 @@ def is_sharded(network: nn.Module) -> bool:
 
     Within a forward pass, as here, those of a whole wrapped by version 1 are views of its one flat parameter.
     """
-    units = (FullyShardedDataParallel, FSDPModule)
+    fsdp = sys.modules.get("torch.distributed.fsdp")  # whoever shards has imported it
+    if fsdp is None:
+        return False
+    units = (fsdp.FullyShardedDataParallel, fsdp.FSDPModule)
     return any(isinstance(m, units) for m in network.modules()) or any(not p.is_leaf for p in network.parameters())
 
 
