@@ -8,4 +8,6 @@ build                settings become objects
 ema                  moving average of the weights
 checks               one-line errors for batches
 schema               version of the settings in a checkpoint
+sharding             FSDP: what it wraps, what it cannot train
+lerobot_main         adapter to LeRobot's main branch
 """
