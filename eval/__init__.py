@@ -7,6 +7,7 @@
     python -m eval.toy                 what the penalty does in two dimensions
     python -m eval.arm                 the control loop on the simulated arm
     python -m eval.cost                time and memory of a training step and of a chunk
+    python -m eval.cuda                all of it on a GPU: what runs, what agrees with the CPU, what it costs
     python -m eval.cost.eigenvalue_error, python -m eval.cost.large_checkpoint
 
 `policies`, `memory_dataset` and `provenance` are what they share.

@@ -25,6 +25,8 @@ from lerobot_cdp.policy.modeling_cdp import CDPPolicy
 
 from .peak_memory import PeakMemory
 
+PICTURE = 96  # height and width
+
 
 @dataclass
 class CostConfig:
@@ -35,6 +37,7 @@ class CostConfig:
         down_dims: Widths of the U-Net.
         horizon: Actions per chunk, each of `action_dim` numbers.
         action_dim: Numbers of an action.
+        n_cameras: Pictures of 96 x 96 in each observation.
         rounds: Turns that each policy takes; medians are over them.
         device: Where to run.
     """
@@ -43,8 +46,19 @@ class CostConfig:
     down_dims: tuple[int, ...] = (64, 128, 128)
     horizon: int = 16
     action_dim: int = 2
+    n_cameras: int = 0
     rounds: int = 10
     device: str = "cpu"
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one policy: parameters that are trained, seconds of a training step and of a chunk, bytes of a step's peak."""
+
+    n_parameters: int
+    step: float
+    memory: int
+    chunk: float
 
 
 def make_policies(config: CostConfig) -> dict[str, DiffusionPolicy]:
@@ -53,9 +67,11 @@ def make_policies(config: CostConfig) -> dict[str, DiffusionPolicy]:
         "horizon": config.horizon,
         "n_action_steps": config.horizon // 2,
         "device": config.device,
+        "pretrained_backbone_weights": None,
         "input_features": {
             "observation.state": PolicyFeature(FeatureType.STATE, (2,)),
             "observation.environment_state": PolicyFeature(FeatureType.ENV, (16,)),
+            **{key: PolicyFeature(FeatureType.VISUAL, (3, PICTURE, PICTURE)) for key in camera_names(config)},
         },
         "output_features": {"action": PolicyFeature(FeatureType.ACTION, (config.action_dim,))},
     }
@@ -71,11 +87,16 @@ def make_policies(config: CostConfig) -> dict[str, DiffusionPolicy]:
     return {name: policy.to(config.device) for name, policy in policies.items()}
 
 
+def camera_names(config: CostConfig) -> list[str]:
+    return [f"observation.images.{i}" for i in range(config.n_cameras)]
+
+
 def make_batch(config: CostConfig) -> dict[str, torch.Tensor]:
     lead = (config.batch_size, 2)
     batch = {
         "observation.state": torch.randn(*lead, 2),
         "observation.environment_state": torch.randn(*lead, 16),
+        **{key: torch.rand(*lead, 3, PICTURE, PICTURE) for key in camera_names(config)},
         "action": torch.rand(config.batch_size, config.horizon, config.action_dim) * 2 - 1,
         "action_is_pad": torch.zeros(config.batch_size, config.horizon, dtype=torch.bool),
     }
@@ -107,12 +128,12 @@ def peak_bytes(policy: DiffusionPolicy, optimizer: torch.optim.Optimizer, batch:
     return memory.peak + sum(tensor.nbytes for tensor in kept)
 
 
-def main(config: CostConfig) -> None:
-    policies, batch = make_policies(config), make_batch(config)
+def measure(policies: dict[str, DiffusionPolicy], batch: dict, rounds: int) -> dict[str, Cost]:
+    """What each policy costs; they take turns."""
     optimizers = {name: torch.optim.Adam(p.get_optim_params(), lr=1e-4) for name, p in policies.items()}
-    every = policies["cdp"].config.contraction.every
+    every = next(p.config.contraction.every for p in policies.values() if isinstance(p, CDPPolicy))
     steps, chunks = {name: [] for name in policies}, {name: [] for name in policies}
-    for turn in trange(config.rounds + 1, desc="rounds"):
+    for turn in trange(rounds + 1, desc="rounds"):
         for name, policy in policies.items():
             seconds = step_seconds(policy, optimizers[name], batch, every)
             policy.eval()
@@ -120,23 +141,39 @@ def main(config: CostConfig) -> None:
             if turn:  # the first one warms up
                 steps[name].append(seconds)
                 chunks[name].append(chunk)
-    memory = {name: peak_bytes(policies[name], optimizers[name], batch) for name in policies}
-    base_step, base_chunk = median(steps["diffusion"]), median(chunks["diffusion"])
-    print(f"batch {config.batch_size}, horizon {config.horizon}, {config.action_dim} actions, on {config.device}")
+    return {
+        name: Cost(
+            n_parameters=sum(p.numel() for p in policy.get_optim_params()),
+            step=median(steps[name]),
+            memory=peak_bytes(policy, optimizers[name], batch),
+            chunk=median(chunks[name]),
+        )
+        for name, policy in policies.items()
+    }
+
+
+def table(costs: dict[str, Cost]) -> str:
+    """A row for each policy, with ratios to the first."""
+    base, lines = next(iter(costs.values())), []
     heads = (
         f"{'parameters':>12}{'training step':>15}{'ratio':>8}{'memory':>12}{'ratio':>8}{'action chunk':>15}{'ratio':>8}"
     )
-    print(f"{'':<12}{heads}")
-    for name in policies:
-        step, chunk = median(steps[name]), median(chunks[name])
-        parameters = sum(p.numel() for p in policies[name].get_optim_params()) / 1e6
+    lines.append(f"{'':<12}{heads}")
+    for name, cost in costs.items():
         columns = (
-            f"{parameters:>10.2f} M",
-            f"{1000 * step:>12.1f} ms{step / base_step:>8.2f}",
-            f"{memory[name] / 2**20:>8.0f} MiB{memory[name] / memory['diffusion']:>8.2f}",
-            f"{1000 * chunk:>12.1f} ms{chunk / base_chunk:>8.3f}",
+            f"{cost.n_parameters / 1e6:>10.2f} M",
+            f"{1000 * cost.step:>12.1f} ms{cost.step / base.step:>8.2f}",
+            f"{cost.memory / 2**20:>8.0f} MiB{cost.memory / base.memory:>8.2f}",
+            f"{1000 * cost.chunk:>12.1f} ms{cost.chunk / base.chunk:>8.3f}",
         )
-        print(f"{name:<12}{''.join(columns)}")
+        lines.append(f"{name:<12}{''.join(columns)}")
+    return "\n".join(lines)
+
+
+def main(config: CostConfig) -> None:
+    costs = measure(make_policies(config), make_batch(config), config.rounds)
+    print(f"batch {config.batch_size}, horizon {config.horizon}, {config.action_dim} actions, on {config.device}")
+    print(table(costs))
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ local_rate     R_t of a network at given points
 losses         what is penalised
 penalty        the training term made of them: `contraction_loss` for any network, ContractionPenalty for a policy
 rate_control   `weight: auto`, set by what training needs
+sharding       several processes
 """
 
 from .criterion import RateOperator, denoiser_coefficients, rate_operator, signal_and_noise
@@ -26,6 +27,7 @@ from .products import (
     unit_directions,
 )
 from .rate_control import RateControl
+from .sharding import is_sharded
 
 __all__ = [
     "LOSSES",
@@ -46,6 +48,7 @@ __all__ = [
     "expand",
     "finite_difference",
     "full_precision",
+    "is_sharded",
     "lanczos",
     "rate_operator",
     "signal_and_noise",

@@ -8,7 +8,9 @@ The gradient needs no differentiation through the eigen-solver: λ_max has the g
 eigenvector v* held fixed. So `lanczos` finds v* without a graph and the loss is evaluated on it with one.
 
 Rounding: a finite difference does not survive TF32 or bfloat16, forwards or backwards. So the gradient is taken
-here, in full precision, and handed to the caller's backward pass ready-made (`PenaltyValue.term`).
+here, in full precision, and handed to the caller's backward pass ready-made (`PenaltyValue.term`). Where weights are
+sharded (FSDP), only the caller's backward pass reaches them: there the loss keeps its graph, and the rest of the
+backward pass runs without TF32.
 """
 
 from collections.abc import Callable, Iterable
@@ -21,7 +23,8 @@ from torch import Tensor, nn
 from .criterion import rate_operator
 from .local_rate import LocalRate
 from .losses import LOSSES
-from .products import METHODS, full_precision, unit_directions
+from .products import METHODS, full_precision, full_precision_backwards, unit_directions
+from .sharding import is_sharded
 
 __all__ = ["ContractionPenalty", "PenaltyValue", "Process", "bind", "contraction_loss"]
 
@@ -62,6 +65,7 @@ class PenaltyValue:
         parameters: what the loss was differentiated by.
         gradient: its derivative by each of them.
         per_sample: (n,) whose mean the loss is, detached.
+        graph: where weights are sharded, the loss with its graph; parameters and gradient are then empty.
     """
 
     loss: Tensor
@@ -69,6 +73,7 @@ class PenaltyValue:
     parameters: tuple[nn.Parameter, ...] = ()
     gradient: tuple[Tensor, ...] = ()
     per_sample: Tensor | None = None
+    graph: Tensor | None = None
 
     def term(self, weight: float | Tensor) -> Tensor:
         """weight · loss, to be added to a training loss; for one backward pass.
@@ -76,6 +81,8 @@ class PenaltyValue:
         Call it after the other losses are computed. Autograd visits the latest first: the gradient at hand then becomes
         the one that the others are added to, and training needs no second copy of the weights' size.
         """
+        if self.graph is not None:
+            return weight * full_precision_backwards(self.graph)
         return _Precomputed.apply(weight * self.loss, weight, self.gradient, *self.parameters)
 
 
@@ -110,7 +117,7 @@ def bind(network: Callable, timesteps: Tensor, condition: Tensor | None) -> Call
 
 def contraction_loss(
     f: Callable[[Tensor], Tensor],
-    parameters: Iterable[nn.Parameter],
+    parameters: Iterable[nn.Parameter] | None,
     x_t: Tensor,
     alpha_t: Tensor,
     sigma_t: Tensor,
@@ -129,7 +136,8 @@ def contraction_loss(
         f: the network as a function of x_t alone, with everything else it sees held fixed: (k·n, ...) -> (k·n, ...)
             for k >= 1 inputs for each of the n points, all first inputs first (see `bind`). It runs in float32 and must
             be deterministic: with dropout on, a difference of two outputs is noise.
-        parameters: what the loss is differentiated by; those that need no gradient are left out.
+        parameters: what the loss is differentiated by; those that need no gradient are left out. None leaves it to the
+            caller's backward pass, which sharded weights need (see `is_sharded`).
         x_t: (n, ...) noised actions, float32.
         alpha_t: (n,) signal scale > 0.
         sigma_t: (n,) noise scale >= 0: x_t = α_t x_0 + σ_t ε.
@@ -146,15 +154,17 @@ def contraction_loss(
     """
     _check("loss", loss, tuple(LOSSES))
     _check("method", method, METHODS)
-    parameters = tuple(p for p in parameters if p.requires_grad)
     operator = rate_operator(alpha_t, sigma_t, prediction_type, process)
     with full_precision(x_t.device.type):
         (start,) = unit_directions(x_t, 1, generator)
         local = LocalRate(f, x_t, operator, alpha_t, sigma_t, method)
         top = local.extremes(start, n_products)
         per_sample = LOSSES[loss](local, top.largest_vector, generator)
-        value = per_sample.mean()
-        return PenaltyValue(value.detach(), top.largest, parameters, _gradient(value, parameters), per_sample.detach())
+        value, found = per_sample.mean(), {"rate": top.largest, "per_sample": per_sample.detach()}
+        if parameters is None:
+            return PenaltyValue(value.detach(), **found, graph=value)
+        parameters = tuple(p for p in parameters if p.requires_grad)
+        return PenaltyValue(value.detach(), **found, parameters=parameters, gradient=_gradient(value, parameters))
 
 
 def _check(name: str, value: str, allowed: tuple[str, ...]) -> None:
@@ -207,7 +217,7 @@ class ContractionPenalty:
         epsilon = torch.randn(x_0.shape, device=x_0.device, generator=generator)
         return contraction_loss(
             bind(network, timesteps, condition),
-            network.parameters(),
+            None if is_sharded(network) else network.parameters(),
             process.add_noise(x_0, epsilon, timesteps),
             *process.signal_and_noise(timesteps),
             process.prediction_type,

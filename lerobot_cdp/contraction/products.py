@@ -17,7 +17,7 @@ from torch import Tensor
 
 __all__ = [
     "METHODS", "autodiff", "batch_dot", "dense_jacobian", "differentiable_product", "expand", "finite_difference",
-    "full_precision", "symmetric", "transposed", "unit_directions",
+    "full_precision", "full_precision_backwards", "symmetric", "transposed", "unit_directions",
 ]  # fmt: skip
 
 METHODS = ("finite_difference", "autodiff")
@@ -45,13 +45,39 @@ def unit_directions(like: Tensor, n_draws: int, generator: torch.Generator | Non
 @contextmanager
 def full_precision(device_type: str):
     """Switch off autocast and TF32: a difference of two network outputs does not survive a 10-bit mantissa."""
-    matmul, cudnn = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    restore = _switch_off_tf32()
     try:
         with torch.autocast(device_type, enabled=False):
             yield
     finally:
+        restore()
+
+
+def full_precision_backwards(loss: Tensor) -> Tensor:
+    """The loss; the backward pass that gets to it goes on without TF32 to its end."""
+    return _FullPrecisionBackwards.apply(loss)
+
+
+class _FullPrecisionBackwards(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, loss: Tensor) -> Tensor:
+        return loss.clone()
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> Tensor:
+        torch.autograd.Variable._execution_engine.queue_callback(_switch_off_tf32())  # at the end, as DDP and FSDP do
+        return grad
+
+
+def _switch_off_tf32() -> Callable[[], None]:
+    """Returns what restores it."""
+    matmul, cudnn = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+
+    def allow(matmul: bool, cudnn: bool) -> None:
         torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = matmul, cudnn
+
+    allow(False, False)
+    return lambda: allow(matmul, cudnn)
 
 
 def finite_difference(f: Network, x: Tensor, h: Tensor) -> Product:

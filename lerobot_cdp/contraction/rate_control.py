@@ -17,11 +17,14 @@ The weight follows the one that is nearer to being broken (a diversity above 1 c
 
 γ is BASE_WEIGHT where the nearer one just holds. It grows while too few samples contract, but no further than diversity
 allows, and falls steeply once modes are in danger. Nothing is summed up over the training: where the target is out of
-reach, as between narrow modes, an integral would raise γ until modes are lost, however small the drive.
+reach, as between narrow modes, an integral would raise γ until modes are lost, however small the drive. Several
+processes of one training see the samples of all.
 """
 
 import torch
 from torch import Tensor, nn
+
+from .sharding import mean_over_processes
 
 __all__ = ["BASE_WEIGHT", "RateControl", "distances"]
 
@@ -75,11 +78,11 @@ class RateControl(nn.Module):
         """Take in two chunks sampled for each observation and the demonstrated one, all (n, T, A), normalised."""
         now = torch.stack([distances(a, b).mean(), (distances(a, x_0) + distances(b, x_0)).mean() / 2])
         # A share of a ratio's terms each, not of the ratio: a probe with small distances counts less.
-        self.spread_and_error.lerp_(now, 1 - SMOOTHING)
+        self.spread_and_error.lerp_(mean_over_processes(now), 1 - SMOOTHING)
 
     @torch.no_grad()
     def update(self, contracting: Tensor) -> None:
         """Take in an evaluation of the penalty: `contracting` (n,) bool."""
-        share = contracting.float().mean()
+        share = mean_over_processes(contracting.float().mean())
         self.share_sum.lerp_(torch.stack([share, torch.ones_like(share)]), 1 - SMOOTHING)
         self.n_evaluations += 1

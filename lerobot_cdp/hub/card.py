@@ -81,6 +81,15 @@ class Facts:
     plot: str | None = None
     video: str | None = None
 
+    @classmethod
+    def of_training(cls, config: PreTrainedConfig, cfg, dataset_meta, trained_share: float | None = None) -> "Facts":
+        """At the end of a training: LeRobot's TrainPipelineConfig and LeRobotDatasetMetadata, where known."""
+        train = cfg.to_dict() if cfg is not None else {}
+        dataset = None if dataset_meta is None else DatasetFacts.of(dataset_meta)
+        if dataset is None and cfg is not None:
+            dataset = DatasetFacts(cfg.dataset.repo_id)
+        return cls(config=config, train=train, dataset=dataset, trained_share=trained_share)
+
 
 def make_card(facts: Facts) -> ModelCard:
     """The card. Checked by huggingface_hub's own rules for its metadata; nothing is asked of any server.

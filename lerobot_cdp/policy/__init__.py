@@ -10,4 +10,6 @@ checks               one-line errors for batches
 watch                warnings about observations unlike the demonstrations
 statistics           of the normalisation: read and checked
 schema               version of the settings in a checkpoint
+sharding             FSDP: what it wraps, what it cannot train
+lerobot_main         adapter to LeRobot's main branch
 """

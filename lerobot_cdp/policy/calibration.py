@@ -1,5 +1,7 @@
 """The steps that belong to a policy, found on observations that it was trained on (see `diffusion.calibration`)."""
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
@@ -10,16 +12,13 @@ from .build import make_solver
 from .configuration_cdp import SHIFTED, CDPConfig, StepCalibration
 from .model import CDPDiffusionModel
 
-__all__ = ["CALIBRATION_BATCH", "SETTLED", "calibrate_policy", "is_calibrated_in_training", "remember"]
+if TYPE_CHECKING:
+    from .modeling_cdp import CDPPolicy
+
+__all__ = ["SETTLED", "calibrate_in_training", "calibrate_policy", "remember"]
 
 CALIBRATION_BATCH = 64  # observations of a training; a command takes more
 SETTLED = 1000  # updates; what a network has learned before changes too much
-
-
-def is_calibrated_in_training(config: CDPConfig) -> bool:
-    """Whether saving a checkpoint of a training calibrates the policy: not if the user has laid the steps."""
-    by_user = config.timestep_spacing != SHIFTED or config.timestep_shift or config.first_timestep
-    return not by_user and config.noise_scheduler_type != "DDPM"
 
 
 @torch.no_grad()
@@ -51,3 +50,21 @@ def calibrate_policy(model: CDPDiffusionModel, condition: Tensor, seed: int = 0)
 def remember(config: CDPConfig, found: Calibration, measured_on: str) -> None:
     """Lay the steps of a policy as was found."""
     config.calibration = StepCalibration(found.warp.shift, found.warp.start, measured_on)
+
+
+def calibrate_in_training(policy: "CDPPolicy", condition: Tensor | None) -> None:
+    """Lay the steps of a policy that is being trained: not before it has settled, nor where the user has laid them.
+
+    Args:
+        policy: its config and its solvers are changed.
+        condition: (B, C) features of observations it was trained on; None: there are none yet.
+    """
+    config = policy.config
+    by_user = config.timestep_spacing != SHIFTED or config.timestep_shift or config.first_timestep
+    if condition is None or by_user or policy.n_updates < SETTLED or config.noise_scheduler_type == "DDPM":
+        return
+    condition = condition[:CALIBRATION_BATCH]
+    found = calibrate_policy(policy.acting_model, condition)
+    remember(config, found, f"{len(condition)} training observations after {int(policy.n_updates)} updates")
+    for model in {policy.diffusion, policy.acting_model}:
+        model.solver = make_solver(config)

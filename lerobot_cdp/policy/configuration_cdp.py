@@ -209,6 +209,7 @@ class CDPConfig(DiffusionConfig):
         self._check_process()
         self._check_solver()
         self._check_pictures()
+        self.check_rtc()
         self._check_by_lerobot()
         if self.drop_n_last_frames is None:
             padded = self.horizon - self.n_action_steps - self.n_obs_steps + 1
@@ -304,6 +305,15 @@ class CDPConfig(DiffusionConfig):
         if self.prediction_type == "velocity":
             must_be = f"one of {[SHIFTED, EQUAL_STEPS]} with prediction_type = velocity"
             self._require("timestep_spacing", spacing == EQUAL_STEPS, must_be)
+
+    def check_rtc(self) -> None:
+        """LeRobot's main branch knows a second kind of real-time chunking, for networks trained with prefixes.
+
+        Raises:
+            SettingError: if it is asked for.
+        """
+        mode = getattr(self.rtc_config, "mode", "guided")
+        require(mode == "guided", "rtc_config.mode", "'guided': `cdp` is not trained with prefixes", mode)
 
     def _check_pictures(self) -> None:
         default = type(self)

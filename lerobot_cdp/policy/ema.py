@@ -4,6 +4,7 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.optim.swa_utils import AveragedModel
 
 from ..errors import SettingError
@@ -45,17 +46,23 @@ class EMA(AveragedModel):
         """Move the average towards the parameters of `model`, and take over its buffers as they are.
 
         Raises:
-            SettingError: if the parameters are not those the average was made of.
+            SettingError: if the parameters are not those the average was made of, or flattened (FSDP version 1).
         """
-        names, own = ({name for name, _ in m.named_parameters()} for m in (model, self.module))
-        if names != own:
+        shapes, own = ({name: p.shape for name, p in m.named_parameters()} for m in (model, self.module))
+        if shapes != own:
+            differ = sorted(name for name in shapes | own if shapes.get(name) != own.get(name))
             raise SettingError(
-                f"`ema_decay` must be 0 where weights are wrapped or sharded (PEFT, FSDP). Got {self.max_decay} with "
-                f"{sorted(names ^ own)[:2]}."
+                f"`ema_decay` must be 0 where weights are wrapped or flattened (PEFT, FSDP version 1). Got "
+                f"{self.max_decay} with {differ[:2]}."
             )
         super().update_parameters(model)
 
 
 @torch.no_grad()
 def _move(averaged: list[Tensor], current: list[Tensor], n_updates: Tensor, max_decay: float) -> None:
-    torch._foreach_lerp_(averaged, current, 1 - decay(int(n_updates), max_decay))
+    torch._foreach_lerp_(_local(averaged), _local(current), 1 - decay(int(n_updates), max_decay))
+
+
+def _local(parameters: list[Tensor]) -> list[Tensor]:
+    """The shards of this process, where FSDP (version 2) splits parameters: it splits equal ones in equal ways."""
+    return [p.to_local() if isinstance(p, DTensor) else p for p in parameters]

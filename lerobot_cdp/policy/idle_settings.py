@@ -5,14 +5,18 @@ such as the penalty by `contraction.weight` 0. What a choice of network or proce
 `CDPConfig`; so are two settings of which LeRobot would replace one.
 """
 
+import logging
 from collections.abc import Iterator
 from dataclasses import fields
 from operator import attrgetter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .configuration_cdp import CDPConfig, ContractionConfig
 
-__all__ = ["idle_settings"]
+if TYPE_CHECKING:
+    from .modeling_cdp import CDPPolicy
+
+__all__ = ["idle_settings", "warn_of_no_penalty"]
 
 PENALTY = ("contraction.loss", "contraction.timestep_range", "contraction.start", "contraction.every")
 VISION = (
@@ -62,3 +66,13 @@ def _reasons(config: CDPConfig) -> Iterator[tuple[tuple[str, ...], str]]:
 def _defaults() -> dict[str, Any]:
     penalty = {f"contraction.{own.name}": own.default for own in fields(ContractionConfig)}
     return {own.name: own.default for own in fields(CDPConfig)} | penalty
+
+
+def warn_of_no_penalty(policy: "CDPPolicy") -> None:
+    """Say so where a training has not come to its penalty: its length is not known to a policy."""
+    start = policy.config.contraction.start
+    if policy.config.contraction.weight != 0 and 0 < policy.n_updates <= start:
+        logging.warning(
+            "Saved before the penalty began: `contraction.start` must be below the %d updates so far to have an "
+            "effect. Got %d.", policy.n_updates, start,
+        )  # fmt: skip

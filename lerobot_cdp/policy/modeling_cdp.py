@@ -32,13 +32,14 @@ from ..checkpoints.files import read_json
 from ..checkpoints.folders import PROCESSORS
 from ..checkpoints.weights import StoredWeights, check_download, load_complete
 from ..contraction import PenaltyValue, RateControl
+from ..contraction.sharding import mean_over_processes, rank
 from ..diffusion.encoder import stack_cameras
 from ..diffusion.picture import built_for_loading
 from ..errors import explain
-from ..hub.card import DatasetFacts, Facts, make_card
+from ..hub.card import Facts, make_card
 from ..hub.push import push_trained
-from .build import make_limits, make_penalty, make_solver
-from .calibration import CALIBRATION_BATCH, SETTLED, calibrate_policy, is_calibrated_in_training, remember
+from .build import make_limits, make_penalty
+from .calibration import calibrate_in_training
 from .checks import (
     check_actions,
     check_chunk,
@@ -53,8 +54,9 @@ from .checks import (
 from .configuration_cdp import AUTO, CDPConfig
 from .data_review import note_data, review_data
 from .ema import EMA
-from .idle_settings import idle_settings
+from .idle_settings import idle_settings, warn_of_no_penalty
 from .model import CDPDiffusionModel, Chunk
+from .sharding import WRAP_UNITS, check_sharding
 from .statistics import Statistics, check_statistics, read_statistics
 from .watch import ObservationWatch, fetched, furthest
 
@@ -66,6 +68,7 @@ __all__ = ["CDPPolicy"]
 
 HUB_OPTIONS = {"cache_dir", "force_download", "local_files_only", "proxies", "revision", "token"}
 CONTRACTION_LOG = ("penalty", "expansion_rate", "contracting_share")
+RANKS_APART = 1_000_003  # seeds of the penalty between two processes: more than a training has steps
 
 
 class CDPPolicy(DiffusionPolicy):
@@ -83,14 +86,15 @@ class CDPPolicy(DiffusionPolicy):
 
     config_class = CDPConfig
     name = "cdp"
-    # Which blocks LeRobot's main branch shards under FSDP2.
-    _fsdp_wrap_modules = ("DiffusionConditionalResidualBlock1d",)
 
     def __init__(self, config: CDPConfig, **kwargs):
         _check_type(config)
         # Not DiffusionPolicy.__init__: it would build LeRobot's model first, and ours in its place.
         PreTrainedPolicy.__init__(self, config)
         config.validate_features()
+        check_sharding(config)
+        # LeRobot's main branch reads the first, of the class; accelerate the second. Neither takes a name in vain.
+        type(self)._fsdp_wrap_modules = self._no_split_modules = WRAP_UNITS[config.backbone]
         if kwargs.get("dataset_meta") is not None:
             review_data(config, kwargs["dataset_meta"])
             for warning in idle_settings(config):
@@ -174,10 +178,10 @@ class CDPPolicy(DiffusionPolicy):
         if since < 0 or since % every:
             return None
         # Drawn from a generator of its own: a resumed run repeats it, and γ does not change the diffusion noise.
-        generator = torch.Generator(x_0.device).manual_seed(step)
+        generator = torch.Generator(x_0.device).manual_seed(step + RANKS_APART * rank())
         value = self.penalty(self.diffusion.backbone, self.diffusion.process, x_0, condition, generator)
         share = (value.rate < 0).float().mean()
-        self.contraction_log.copy_(torch.stack([value.loss, value.rate.mean(), share]))
+        self.contraction_log.copy_(mean_over_processes(torch.stack([value.loss, value.rate.mean(), share])))
         if self.rate_control is None:
             return value, self.config.contraction.weight * every
         weight = self.rate_control.weight
@@ -245,9 +249,18 @@ class CDPPolicy(DiffusionPolicy):
         self.watch.reset()
         self.contraction_factor: Tensor | None = None  # (B,) of the latest chunks, where it is measured
 
+    def drop_queued_actions(self) -> None:
+        """Forget what was planned, not what was observed. LeRobot calls it where the task changes."""
+        self._queues[ACTION].clear()
+        self._rest = self._end = None
+
     def supports_rtc(self) -> bool:
         """LeRobot asks before it lets `predict_action_chunk` plan in the background (real-time chunking)."""
         return True
+
+    def init_rtc_processor(self) -> None:
+        """LeRobot's hook once its rollout has set `rtc_config`."""
+        self.config.check_rtc()
 
     @torch.no_grad()
     def predict_action_chunk(
@@ -256,6 +269,7 @@ class CDPPolicy(DiffusionPolicy):
         noise: Tensor | None = None,
         inference_delay: int = 0,
         prev_chunk_left_over: Tensor | None = None,
+        execution_horizon: int | None = None,
     ) -> Tensor:
         """Sample the next actions.
 
@@ -267,6 +281,8 @@ class CDPPolicy(DiffusionPolicy):
             inference_delay: With real-time chunking: actions, >= 0, that will be executed before this chunk is there.
             prev_chunk_left_over: With real-time chunking: ([B,] R, A) normalised actions not executed yet, the next
                 one first, which the new chunk goes on from; rows of zeros at its end are LeRobot's padding.
+            execution_horizon: With real-time chunking: actions left over from this one on do not bind; the one of the
+                `rtc_config` where it is not given.
 
         Returns:
             Normalised actions, from the current observation on: (B, n_action_steps, A), or with real-time chunking
@@ -291,6 +307,8 @@ class CDPPolicy(DiffusionPolicy):
             chunk, length = self._sample(stacked, noise), self.config.n_action_steps
         else:
             rest, prefix = strip_padding(prev_chunk_left_over), None
+            if execution_horizon is not None:
+                rtc = replace(rtc, execution_horizon=execution_horizon)
             if rest is not None:
                 prefix = make_prefix(rest, inference_delay, rtc, self.config.horizon, self.config.n_obs_steps - 1)
             # Without a rest the arm has executed all that was planned, if anything was.
@@ -387,28 +405,10 @@ class CDPPolicy(DiffusionPolicy):
     def _save_pretrained(self, save_directory: Path, **kwargs) -> None:
         """LeRobot's; in a training, the steps of the solver are calibrated first, and a penalty to come is named."""
         if self.training:
-            self._warn_of_no_penalty()
-            is_whole = kwargs.get("state_dict") is None  # else its weights are spread over several devices
-            if is_whole and self._seen is not None and self.n_updates >= SETTLED:
-                self._calibrate(self._seen)
+            warn_of_no_penalty(self)
+            if kwargs.get("state_dict") is None:  # else the weights are spread over several devices
+                calibrate_in_training(self, self._seen)
         super()._save_pretrained(save_directory, **kwargs)
-
-    def _warn_of_no_penalty(self) -> None:
-        start = self.config.contraction.start
-        if self.config.contraction.weight != 0 and 0 < self.n_updates <= start:
-            logging.warning(
-                "Saved before the penalty began: `contraction.start` must be below the %d updates so far to have an "
-                "effect. Got %d.", self.n_updates, start,
-            )  # fmt: skip
-
-    def _calibrate(self, condition: Tensor) -> None:
-        if not is_calibrated_in_training(self.config):
-            return
-        condition = condition[:CALIBRATION_BATCH]
-        found = calibrate_policy(self.acting_model, condition)
-        remember(self.config, found, f"{len(condition)} training observations after {int(self.n_updates)} updates")
-        for model in {self.diffusion, self.acting_model}:
-            model.solver = make_solver(self.config)
 
     def push_model_to_hub(
         self,
@@ -421,7 +421,7 @@ class CDPPolicy(DiffusionPolicy):
         if peft_model is not None:  # an adapter is LeRobot's to save
             super().push_model_to_hub(cfg, peft_model=peft_model, state_dict=state_dict, dataset_meta=dataset_meta)
         else:
-            push_trained(self, cfg, state_dict, dataset_meta)
+            push_trained(self, cfg, dataset_meta, state_dict)
 
     def generate_model_card(
         self,
@@ -433,15 +433,7 @@ class CDPPolicy(DiffusionPolicy):
         dataset_meta: "LeRobotDatasetMetadata | None" = None,
     ) -> ModelCard:
         """LeRobot's hook for the card; what it passes besides `cfg` and `dataset_meta` is in the config too."""
-        known = dataset_meta is not None
-        return make_card(
-            Facts(
-                config=self.config,
-                train=cfg.to_dict() if cfg is not None else {},
-                dataset=DatasetFacts.of(dataset_meta) if known else DatasetFacts(dataset_repo_id),
-                trained_share=self.trained_share,
-            )
-        )
+        return make_card(Facts.of_training(self.config, cfg, dataset_meta, self.trained_share))
 
     @property
     def trained_share(self) -> float | None:

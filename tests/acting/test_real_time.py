@@ -13,6 +13,7 @@ from lerobot_cdp.acting.real_time import Prefix, guided, make_prefix, strip_padd
 from lerobot_cdp.contraction import denoiser_coefficients
 from lerobot_cdp.contraction.products import dense_jacobian
 from lerobot_cdp.diffusion.sampler import sample
+from lerobot_cdp.errors import SettingError
 from lerobot_cdp.policy.modeling_cdp import CDPPolicy
 from tests.closed_forms import (
     PREDICTIONS,
@@ -275,3 +276,28 @@ def test_a_time_axis_is_taken_as_it_is():
     expected = policy.predict_action_chunk(batch, noise=noise)
     policy.predict_action_chunk(make_observation(policy.config, 1, None, seed=5))
     assert torch.equal(policy.predict_action_chunk(batch, noise=noise), expected)
+
+
+def test_an_execution_horizon_in_the_call_goes_before_the_setting():
+    noise = torch.randn(1, 16, 2)
+    chunks = []
+    for setting, argument in ((3, None), (9, 3), (9, None)):
+        torch.manual_seed(0)
+        policy = CDPPolicy(make_config(rtc_config=RTCConfig(execution_horizon=setting))).eval()
+        rest = torch.ones(1, 12, 2)
+        observation = make_observation(policy.config, 1, None)
+        chunks.append(policy.predict_action_chunk(observation, noise, 1, rest, execution_horizon=argument))
+    assert torch.equal(chunks[0], chunks[1]) and not torch.equal(chunks[0], chunks[2])
+
+
+def test_prefixes_that_are_learned_in_training_are_refused_at_the_start():
+    """LeRobot's main branch has a `mode`; 0.6.1 has none."""
+    rtc = RTCConfig()
+    rtc.mode = "trained"
+    message = r"^`rtc_config.mode` must be 'guided': .* Got 'trained'\.$"
+    with pytest.raises(SettingError, match=message):
+        make_config(rtc_config=rtc)
+    policy = CDPPolicy(make_config())
+    policy.config.rtc_config = rtc  # as lerobot-rollout does
+    with pytest.raises(SettingError, match=message):
+        policy.init_rtc_processor()

@@ -104,3 +104,17 @@ def test_real_time_chunking_starts_from_what_is_left():
     assert len(calls) == 3
     policy.predict_action_chunk(observation, inference_delay=1, prev_chunk_left_over=torch.zeros(5, 2))
     assert len(calls) == 3 + 10
+
+
+def test_dropped_actions_are_no_warm_start_but_the_history_stays():
+    """As LeRobot's rollout drops them where the task changes."""
+    policy, calls = make_policy(warm_start=0.3, n_action_steps=6)
+    observations = [make_observation(policy.config, 1, None, seed) for seed in range(2)]
+    policy.select_action(observations[0])
+    policy.drop_queued_actions()
+    calls.clear()
+    noise = torch.randn(1, 16, 2)
+    action = policy.select_action(observations[1], noise=noise)
+    assert len(calls) == 10  # all steps
+    stacked = {key: torch.stack([o[key] for o in observations], 1) for key in observations[0]}
+    assert torch.equal(action, policy.predict_action_chunk(stacked, noise)[:, 0])

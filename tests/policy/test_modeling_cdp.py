@@ -389,7 +389,7 @@ def test_wrapped_weights_ask_for_no_average():
     policy = make_policy()
     policy.diffusion.backbone.final_conv[1].bias = None
     policy.diffusion.backbone.final_conv[1].other = torch.nn.Parameter(torch.zeros(2))
-    with pytest.raises(SettingError, match="`ema_decay` must be 0 where weights are wrapped or sharded"):
+    with pytest.raises(SettingError, match="`ema_decay` must be 0 where weights are wrapped or flattened"):
         policy.update()
 
 
