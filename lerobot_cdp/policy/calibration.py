@@ -1,8 +1,7 @@
 """The steps that belong to a policy, found on observations that it was trained on (see `diffusion.calibration`)."""
 
-from typing import TYPE_CHECKING
-
 import torch
+from lerobot.policies import PreTrainedPolicy
 from torch import Tensor
 
 from ..diffusion.calibration import COUNTS, REFERENCE_STEPS, Calibration, calibrate
@@ -11,9 +10,6 @@ from ..diffusion.sampler import sample
 from .build import make_solver
 from .configuration_cdp import SHIFTED, CDPConfig, StepCalibration
 from .model import CDPDiffusionModel
-
-if TYPE_CHECKING:
-    from .modeling_cdp import CDPPolicy
 
 __all__ = ["SETTLED", "calibrate_in_training", "calibrate_policy", "remember"]
 
@@ -52,7 +48,7 @@ def remember(config: CDPConfig, found: Calibration, measured_on: str) -> None:
     config.calibration = StepCalibration(found.warp.shift, found.warp.start, measured_on)
 
 
-def calibrate_in_training(policy: "CDPPolicy", condition: Tensor | None) -> None:
+def calibrate_in_training(policy: PreTrainedPolicy, condition: Tensor | None) -> None:
     """Lay the steps of a policy that is being trained: not before it has settled, nor where the user has laid them.
 
     Args:

@@ -9,12 +9,11 @@ import logging
 from collections.abc import Iterator
 from dataclasses import fields
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from lerobot.policies import PreTrainedPolicy
 
 from .configuration_cdp import CDPConfig, ContractionConfig
-
-if TYPE_CHECKING:
-    from .modeling_cdp import CDPPolicy
 
 __all__ = ["idle_settings", "warn_of_no_penalty"]
 
@@ -68,7 +67,7 @@ def _defaults() -> dict[str, Any]:
     return {own.name: own.default for own in fields(CDPConfig)} | penalty
 
 
-def warn_of_no_penalty(policy: "CDPPolicy") -> None:
+def warn_of_no_penalty(policy: PreTrainedPolicy) -> None:
     """Say so where a training has not come to its penalty: its length is not known to a policy."""
     start = policy.config.contraction.start
     if policy.config.contraction.weight != 0 and 0 < policy.n_updates <= start:
