@@ -9,5 +9,5 @@ stress       noisy observations, late actions, samples that err
 jobs         cells side by side
 results      a table with a row per episode
 intervals    paired differences and their bootstrap intervals
-report       the pages: long_page, short_page, figure, markdown
+report       the pages: long_page, tasks_page, figure, markdown
 """

@@ -54,10 +54,7 @@ HIGH_NOISE, LOW_NOISE = (0.7, 1.0), (0.0, 0.1)
 EPSILON, SAMPLE, VELOCITY = cdp("epsilon"), cdp("sample"), cdp("velocity")
 # With as few steps as these have, a late penalty is computed on every second one.
 LATE_EPSILON = cdp("epsilon", 0.03, HIGH_NOISE, late=True, every=2)
-LATE_SAMPLE, LATE_VELOCITY = (cdp(prediction, 0.1, late=True, every=2) for prediction in ("sample", "velocity"))
-LIGHT = [cdp("velocity", 0.01), cdp("sample", 0.01), cdp("sample", 0.01, HIGH_NOISE)]
-# With LeRobot's spacing and no penalty, `cdp` is LeRobot's `diffusion` with averaged weights.
-AVERAGED = replace(cdp("epsilon", timestep_spacing="leading"), label="diffusion, epsilon, averaged weights")
+LATE_VELOCITY = cdp("velocity", 0.1, late=True, every=2)
 ACT_NORMALIZED = dict.fromkeys(("VISUAL", "STATE", "ENV", "ACTION"), NormalizationMode.MEAN_STD)
 # As large as the U-Nets below; its learning rate of 1e-5 is for many more steps.
 ACT_SIZE = {"dim_model": 128, "n_heads": 4, "dim_feedforward": 1216, "n_encoder_layers": 3, "n_vae_encoder_layers": 2}
@@ -65,13 +62,6 @@ ACT = Policy("act", "act", ACT_SIZE | {"optimizer_lr": 3e-4, "normalization_mapp
 
 CANDIDATES = [VELOCITY, EPSILON, SAMPLE, ACT]
 BASIC = [diffusion("epsilon"), EPSILON, LATE_EPSILON, VELOCITY, LATE_VELOCITY]
-WITH_SAMPLE = [*BASIC, SAMPLE, LATE_SAMPLE]
-ON_ARMS = [*WITH_SAMPLE, diffusion("sample"), *LIGHT, ACT]
-ON_QUARTER = [
-    *ON_ARMS, AVERAGED, cdp("epsilon", 0.1, HIGH_NOISE, late=True, every=2),
-    cdp("sample", 1.0, late=True, loss="jacobian", every=2),
-]  # fmt: skip
-RIVALS = [diffusion("epsilon"), VELOCITY, LATE_VELOCITY, SAMPLE, LATE_SAMPLE]
 WITH_CAMERA = [diffusion("epsilon"), EPSILON, SAMPLE, VELOCITY]
 ON_GPU = [*WITH_CAMERA, cdp("epsilon", 0.03, HIGH_NOISE, late=True), cdp("velocity", 0.1)]
 
@@ -109,7 +99,10 @@ BACKBONES = [
 
 GRIDS = {
     # 10,000 steps: 15 minutes on a CPU core for a policy of PushT.
-    "pusht": Grid("pusht_keypoints", {206: CANDIDATES, 52: CANDIDATES}, shared=SMALL | PUSHT, **LONG_ENOUGH),
+    "pusht": Grid(
+        "pusht_keypoints", {206: CANDIDATES, 52: CANDIDATES}, shared=SMALL | PUSHT, stressed=52, stresses=STRESSES,
+        **LONG_ENOUGH,
+    ),
     "so101": Grid("so101_pick_place", {75: CANDIDATES}, shared=SMALL | SO101, **LONG_ENOUGH),
     "aloha": Grid("aloha_transfer_cube", {100: CANDIDATES, 25: CANDIDATES}, shared=SMALL | ALOHA, **LONG_ENOUGH),
     # For a GPU. docs/benchmark.md has these policies, and some more.

@@ -57,8 +57,7 @@ def _introduction(episodes: pd.DataFrame) -> str:
     return (
         f"{len(trained)} policies, trained for 9,636 steps on human demonstrations of PushT from keypoints: "
         f"{trained['seed'].nunique()} training seeds, up to {episodes['start'].nunique()} unseen start states, the "
-        f"same for all. All have LeRobot's U-Net with {episodes['parameters'].iloc[0] / 1e6:.1f} million parameters. "
-        f"[Shorter trainings](benchmark_short.md) have a page of their own."
+        f"same for all. All have LeRobot's U-Net with {episodes['parameters'].iloc[0] / 1e6:.1f} million parameters."
     )
 
 

@@ -3,7 +3,7 @@
     python -m eval.benchmark.report                                        docs/ from eval/results
     python -m eval.benchmark.report --results_dir=outputs/benchmark --output_dir=outputs/report
 
-`benchmark.md` and its picture are of `pusht_long.parquet`, `benchmark_short.md` of all other grids that are there.
+`benchmark.md` and its picture are of `pusht_long.parquet`, `benchmark_tasks.md` of the grids with 10,000 steps.
 """
 
 import sys
@@ -17,7 +17,7 @@ from lerobot_cdp.checkpoints.files import write_bytes, write_text
 from lerobot_cdp.errors import SettingError, require
 
 from .long_page import long_page
-from .short_page import GRIDS_SHOWN, short_page
+from .tasks_page import TASKS_SHOWN, tasks_page
 
 __all__ = ["ReportConfig", "report"]
 
@@ -42,17 +42,17 @@ def report(cfg: ReportConfig) -> list[Path]:
         SettingError: if there is no table.
     """
     tables = {path.stem: pd.read_parquet(path) for path in sorted(cfg.results_dir.glob("*.parquet"))}
-    short = {name: tables[name] for name in GRIDS_SHOWN if name in tables}
+    shown = {name: tables[name] for name in TASKS_SHOWN if name in tables}
     written = []
     if "pusht_long" in tables:
         text, picture = long_page(tables["pusht_long"])
         write_text(cfg.output_dir / "benchmark.md", text)
         write_bytes(cfg.output_dir / "benchmark.png", picture)
         written += ["benchmark.md", "benchmark.png"]
-    if short:
-        write_text(cfg.output_dir / "benchmark_short.md", short_page(short))
-        written.append("benchmark_short.md")
-    require(written, "results_dir", f"with a table of {['pusht_long', *GRIDS_SHOWN]}", str(cfg.results_dir))
+    if shown:
+        write_text(cfg.output_dir / "benchmark_tasks.md", tasks_page(shown))
+        written.append("benchmark_tasks.md")
+    require(written, "results_dir", f"with a table of {['pusht_long', *TASKS_SHOWN]}", str(cfg.results_dir))
     return [cfg.output_dir / name for name in written]
 
 

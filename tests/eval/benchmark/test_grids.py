@@ -49,7 +49,7 @@ def test_every_policy_has_what_it_is_compared_with_beside_it(name):
 
 
 def test_how_policies_are_scored():
-    grid = replace(GRIDS["pusht"], stressed=52, stresses=(Stress("delay", action_delay=2), Stress("error", 0, 0, 0.2)))
+    grid = GRIDS["pusht"]
     names = {
         (cell.policy, cell.demonstrations): [(e.policy, e.solver, e.evaluations, e.steps) for e in grid.scored(cell)]
         for cell in grid.cells
@@ -58,10 +58,10 @@ def test_how_policies_are_scored():
     velocity = [(None, "euler", n, "equal") for n in (2, 3, 10)] + [(None, "euler", *each) for each in laid]
     curve = [(None, "euler", 10, "equal")] * 4
     assert names["velocity, γ = 0", 206] == velocity + curve
-    assert names["velocity, γ = 0", 52] == velocity + curve + curve[:2]
+    assert names["velocity, γ = 0", 52] == velocity + curve + curve[:3]
     lerobots = [("diffusion, sample", "ddim", 10, "equal"), ("diffusion, sample", "ddpm", 100, "equal")]
     assert names["sample, γ = 0", 206][-2:] == lerobots
-    assert names["act", 52] == [(None, "act", 1, "equal")] * (1 + 4 + 1)
+    assert names["act", 52] == [(None, "act", 1, "equal")] * (1 + 4 + 2)
     steps = [e.step for e in grid.scored(next(cell for cell in grid.cells if cell.type == "act"))]
     assert steps == [None, *grid.curve]
 

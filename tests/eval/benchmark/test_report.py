@@ -17,9 +17,8 @@ LONG = ROOT / "eval" / "results" / "pusht_long.parquet"
 
 def test_the_committed_pages_are_those_of_the_committed_tables(tmp_path):
     written = report(ReportConfig(ROOT / "eval" / "results", tmp_path))
-    assert [path.name for path in written] == ["benchmark.md", "benchmark.png", "benchmark_short.md"]
-    for name in ("benchmark.md", "benchmark_short.md"):
-        assert (tmp_path / name).read_text() == (ROOT / "docs" / name).read_text()
+    assert [path.name for path in written] == ["benchmark.md", "benchmark.png"]
+    assert (tmp_path / "benchmark.md").read_text() == (ROOT / "docs" / "benchmark.md").read_text()
     assert (tmp_path / "benchmark.png").read_bytes()[:4] == b"\x89PNG"
 
 
@@ -36,33 +35,39 @@ def test_success_on_the_page_is_that_of_the_episodes(demonstrations):
     assert cells == [f"{100 * chosen[chosen.evaluations == n].success.mean():.0f}" for n in (2, 3, 5, 10)]
 
 
-def made_up(policy: str, gain: float, stress: str = "", evaluations: int = 10, seeds: int = 3) -> pd.DataFrame:
-    hard = np.random.default_rng(7).uniform(0, 0.5, 20)  # the same starts for all
+def made_up(gain: float, n: int, laid: str = "equal", step: int = 10_000, seeds: int = 3) -> pd.DataFrame:
+    """Jerk that `gain` lowers, and success in this share of 20 starts, the same for all."""
+    hard = np.random.default_rng(7).permutation(20)
     rows = [
         {
-            "policy": policy, "demonstrations": 52, "seed": seed, "evaluations": evaluations, "stress": stress,
-            "start": start, "reward": reward + gain, "machine": "a machine", "parameters": 2.3e6, "step_s": 0.1,
-            "chunk_s": 0.02,
+            "policy": "velocity, γ = 0", "demonstrations": 52, "seed": seed, "evaluations": n, "laid": laid,
+            "step": step, "start": start, "success": difficulty < round(20 * gain), "jerk": 100 + start - gain,
         }
         for seed in range(seeds)
-        for start, reward in enumerate(hard)
+        for start, difficulty in enumerate(hard)
     ]  # fmt: skip
     return pd.DataFrame(rows)
 
 
-def test_penalties_and_stresses_are_compared_with_the_same_policy_without(tmp_path):
-    plain, late = "velocity, γ = 0", "velocity, γ = 0.1, late"
-    parts = [
-        made_up(plain, 0.1), made_up(late, 0.3), made_up(late, 0.25, stress="action delay"), made_up("act", 0, "", 1),
-        made_up("sample, γ = 0", 0, seeds=2),
-    ]  # fmt: skip
+def test_ways_to_lay_steps_are_compared(tmp_path):
+    parts = [made_up(0.5, 10), made_up(0.25, 10, step=1000)]
+    for n in (2, 3):
+        parts += [made_up(0.1 * n, n), made_up(0.1 * n + 0.05, n, "shifted"), made_up(0.5, n, "calibrated")]
     pd.concat(parts).to_parquet(tmp_path / "pusht.parquet")
-    assert report(ReportConfig(tmp_path, tmp_path / "docs")) == [tmp_path / "docs" / "benchmark_short.md"]
-    lines = (tmp_path / "docs" / "benchmark_short.md").read_text().splitlines()
-    assert f"| {late} | 52 | **+0.20 [+0.20, +0.20]** |" in lines  # to γ = 0
-    assert f"| {late} | 52 | **−0.05 [−0.05, −0.05]** |" in lines  # to no stress
-    assert f"| {late} | a machine | 2.3 M | 100 | 20 |" in lines and "| act | a machine | 2.3 M | 100 | 20 |" in lines
-    assert not any("sample, γ = 0 | 52" in line for line in lines)  # too few seeds
+    assert report(ReportConfig(tmp_path, tmp_path / "docs")) == [tmp_path / "docs" / "benchmark_tasks.md"]
+    text = (tmp_path / "docs" / "benchmark_tasks.md").read_text()
+    assert "Training seeds: 3. Start states: 20." in text
+    heads = "2 | 2, shifted | 2, calibrated | 3 | 3, shifted | 3, calibrated | 10"
+    assert f"| success, % | demonstrations | {heads} |" in text
+    (scores,) = (line for line in text.splitlines() if line.startswith("| velocity, γ = 0 | 52 | 20 ["))
+    found = [cell.split(" [")[0].strip() for cell in scores.split("|")[3:-1]]
+    assert found == ["20", "25", "50", "30", "35", "50", "50"]
+    (differences,) = (line for line in text.splitlines() if line.startswith("| velocity, γ = 0 | 52 | success, % |"))
+    found = [cell.strip() for cell in differences.split("|")[4:-1]]
+    assert [cell.strip("*").split(" [")[0] for cell in found] == ["+30", "+20", "+15", "+0"]
+    assert found[0].startswith("**") and not found[-1].startswith("**")
+    curve = text.split("over the training")[1]
+    assert "| 1,000 steps | 10,000 steps |" in curve and "| velocity, γ = 0 | 52 | 25 [" in curve
 
 
 def test_without_tables(tmp_path):

@@ -1,0 +1,101 @@
+"""The page of the grids with 10,000 steps: three tasks, and three ways to lay the solver's steps."""
+
+import pandas as pd
+
+from .cells import STEPS
+from .intervals import difference, mean
+from .markdown import page, table
+
+__all__ = ["TASKS_SHOWN", "tasks_page"]
+
+TASKS_SHOWN = {"pusht": "PushT from keypoints", "so101": "SO-101 pick and place", "aloha": "ALOHA cube transfer"}
+SCORES = {"success": ("success, %", 100, ".0f"), "jerk": ("squared jerk", 1, ".3g")}
+EQUAL, SHIFTED, CALIBRATED = STEPS
+# Ours and theirs: evaluations, and how their steps are laid.
+COMPARED = (
+    ((2, CALIBRATED), (2, EQUAL)), ((3, CALIBRATED), (3, EQUAL)), ((3, CALIBRATED), (3, SHIFTED)),
+    ((3, CALIBRATED), (10, EQUAL)),
+)  # fmt: skip
+
+
+def tasks_page(tables: dict[str, pd.DataFrame]) -> str:
+    """The page in Markdown.
+
+    Args:
+        tables: By the name of the grid.
+    """
+    parts = ["# Benchmark: three tasks", INTRODUCTION, "    python -m eval.benchmark.report"]
+    for name, episodes in tables.items():
+        trained = episodes[episodes["step"] == episodes["step"].max()]
+        parts += [f"## {TASKS_SHOWN[name]}", _sizes(episodes)]
+        parts += [_scores(trained, score) for score in SCORES]
+        parts += ["Differences, paired (**bold**: the interval excludes 0):", _differences(trained)]
+        if episodes["step"].nunique() > 1:
+            parts += ["Success in % over the training, with the most evaluations:", _curve(episodes)]
+    return page(*parts)
+
+
+INTRODUCTION = """\
+U-Nets with 2.3 million parameters, batch 64, 10,000 steps, no penalty, unseen start states. Columns: network
+evaluations per chunk, and how the solver's steps are laid: equal, shifted by the default, or
+[calibrated](contraction.md#where-the-solvers-steps-lie) on 256 training observations. `diffusion` is LeRobot's as it
+comes, out of the same training. Brackets: bootstrap 95 % intervals over training seeds and start states."""
+
+
+def _sizes(episodes: pd.DataFrame) -> str:
+    return f"Training seeds: {episodes['seed'].nunique()}. Start states: {episodes['start'].nunique()}."
+
+
+def _groups(episodes: pd.DataFrame) -> dict[tuple, pd.DataFrame]:
+    """Rows by policy, number of demonstrations, evaluations and how their steps are laid."""
+    keys = ["policy", "demonstrations", "evaluations", "laid"]
+    return dict(iter(episodes.groupby(keys, observed=True, sort=False)))
+
+
+def _policies(groups: dict[tuple, pd.DataFrame]) -> list[tuple[str, int]]:
+    return sorted({key[:2] for key in groups}, key=lambda key: (-key[1], key[0]))
+
+
+def _scores(episodes: pd.DataFrame, score: str) -> str:
+    groups = _groups(episodes)
+    columns = sorted({key[2:] for key in groups}, key=lambda key: (key[0], STEPS.index(key[1])))
+    name, unit, form = SCORES[score]
+    body = [
+        (policy, str(n), *(_mean(groups.get((policy, n, *column)), score, unit, form) for column in columns))
+        for policy, n in _policies(groups)
+    ]
+    return table((name, "demonstrations", *map(_title, columns)), body)
+
+
+def _title(column: tuple[int, str]) -> str:
+    evaluations, laid = column
+    return str(evaluations) if laid == EQUAL else f"{evaluations}, {laid}"
+
+
+def _mean(rows: pd.DataFrame | None, score: str, unit: float, form: str) -> str:
+    return "–" if rows is None else (mean(rows, score) * unit).text(form)
+
+
+def _differences(episodes: pd.DataFrame) -> str:
+    groups, body = _groups(episodes), []
+    for policy, n in _policies(groups):
+        for score, (name, unit, form) in SCORES.items():
+            pairs = [[groups.get((policy, n, *column)) for column in pair] for pair in COMPARED]
+            if all(rows is not None for pair in pairs for rows in pair):
+                cells = [difference(*pair, score) * unit for pair in pairs]
+                texts = [f"**{c.text('+' + form)}**" if c.excludes_0 else c.text("+" + form) for c in cells]
+                body.append((policy, str(n), name, *texts))
+    heads = [f"{_title(ours)} − {_title(theirs)}" for ours, theirs in COMPARED]
+    return table(("policy", "demonstrations", "of", *heads), body)
+
+
+def _curve(episodes: pd.DataFrame) -> str:
+    most = episodes.loc[episodes["policy"].str.contains("γ = 0"), "evaluations"].max()
+    chosen = episodes[(episodes["laid"] == EQUAL) & episodes["evaluations"].isin((1, most))]
+    groups = dict(iter(chosen.groupby(["policy", "demonstrations", "step"], observed=True, sort=False)))
+    steps = sorted({key[2] for key in groups})
+    body = [
+        (policy, str(n), *(_mean(groups.get((policy, n, step)), "success", 100, ".0f") for step in steps))
+        for policy, n in _policies(groups)
+    ]
+    return table(("policy", "demonstrations", *(f"{step:,} steps" for step in steps)), body)
