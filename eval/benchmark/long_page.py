@@ -157,9 +157,10 @@ METHOD = """\
   the first 52. The policies were trained side by side on one NVIDIA H200, as one network with an axis of policies.
   `python -m eval.benchmark --grid=pusht_long` trains them one by one, but for those with a margin or noisy
   observations.
-- **Sampling.** DDIM or Euler steps from averaged weights, chunks of 16 actions of which 8 are executed. `diffusion` is
-  `epsilon, γ = 0` as LeRobot samples it: 100 steps of DDPM, without averaged weights. It and 5 evaluations were scored
-  from the first 50 start states, as was sampling from less noise; pairs are made of starts that both have.
+- **Sampling.** Equal DDIM or Euler steps (`timestep_spacing=trailing`) from averaged weights, chunks of 16 actions of
+  which 8 are executed. `diffusion` is `epsilon, γ = 0` as LeRobot samples it: 100 steps of DDPM, without averaged
+  weights. It and 5 evaluations were scored from the first 50 start states, as was sampling from less noise; pairs are
+  made of starts that both have.
 - **Penalties.** `hinge` on an eighth of the batch at every 10th step. *High noise*: on the 30 % of the timesteps with
   most noise, else on all. *Late*: from 70 % of the steps on. *Margin 0.5*: half of the fastest contraction is
   asked for, not none. *Noisy observations*: normal noise of 0.02 of half their range, in training only.
