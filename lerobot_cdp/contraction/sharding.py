@@ -16,10 +16,11 @@ __all__ = ["is_sharded", "mean_over_processes", "rank"]
 def is_sharded(network: nn.Module) -> bool:
     """Whether weights of a network are spread over processes, by either version of torch's FSDP.
 
-    Within a forward pass, as here, those of a whole wrapped by version 1 are views of its one flat parameter.
+    Within a forward pass, as here, those of a whole wrapped by version 1 are views of its one flat parameter. What is
+    no module was wrapped by nobody.
     """
     fsdp = sys.modules.get("torch.distributed.fsdp")  # whoever shards has imported it
-    if fsdp is None:
+    if fsdp is None or not isinstance(network, nn.Module):
         return False
     units = (fsdp.FullyShardedDataParallel, fsdp.FSDPModule)
     return any(isinstance(m, units) for m in network.modules()) or any(not p.is_leaf for p in network.parameters())
