@@ -68,6 +68,7 @@ def calibrate(config: CalibrateConfig) -> Calibration:
         found = _measure(settings, config)
         remember(settings, found, f"{config.n_observations} observations of {config.dataset.repo_id}")
         dataclasses.replace(settings, pretrained_path=None)._save_pretrained(folder)
+        require([*source.glob("model*.safetensors")], "policy.path", "a whole policy, not an adapter", str(source))
         for pattern in ("model*.safetensors", *(f"{name}*" for name in (*PROCESSORS, "train_config"))):
             for file in source.glob(pattern):
                 shutil.copyfile(file, folder / file.name)
@@ -101,7 +102,9 @@ def table(found: Calibration) -> str:
     lines = [f"{'evaluations':>11}  {'error':>7}  {'with default steps':>18}"]
     lines += [f"{n:>11}  {found.errors[n]:>7.4f}  {found.before[n]:>18.4f}" for n in found.errors]
     lines.append(f"timestep_shift {found.warp.shift:g}, first_timestep {found.warp.start:g}")
-    lines.append("Error: distance of executed actions to those of 100 evaluations, in units of the normalised actions.")
+    lines.append(
+        "Error: distance of executed actions to those of many evaluations, in normalised units."
+    )
     return "\n".join(lines)
 
 

@@ -50,7 +50,7 @@ def calibrate(
     solve: Callable[[Warp, int], Tensor],
     reference: Tensor,
     first: Warp,
-    is_start_free: bool,
+    free: tuple[str, ...] = ("shift", "start"),
     counts: tuple[int, ...] = COUNTS,
 ) -> Calibration:
     """Find the warp that belongs to a policy: the shift, where sampling starts, and the shift again.
@@ -59,7 +59,7 @@ def calibrate(
         solve: (w, n) -> the chunks (B, T, A) of n steps laid by w, always from the same noise.
         reference: (B, T, A), those of many steps.
         first: where the search begins; a tie is its own.
-        is_start_free: whether another start is tried.
+        free: numbers of the warp that are searched.
         counts: numbers n of steps.
     """
     found: dict[Warp, dict[int, float]] = {}
@@ -72,7 +72,9 @@ def calibrate(
     def score(warp: Warp) -> float:
         return sum(math.log(max(e, 1e-12)) for e in errors(warp).values())
 
-    rounds = [("shift", SHIFTS), ("start", STARTS), ("shift", SHIFTS)] if is_start_free else [("shift", SHIFTS)]
+    values_of = {"shift": SHIFTS, "start": STARTS}
+    names = ("shift", "start", "shift") if {*free} == {*values_of} else free
+    rounds = [(name, values_of[name]) for name in names]
     best = first
     with tqdm(total=sum(len(values) for _, values in rounds), desc="calibration", leave=False) as bar:
         for name, values in rounds:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-__all__ = ["EQUAL", "Warp", "levels", "whole_timesteps"]
+__all__ = ["EQUAL", "Warp", "levels", "most_steps", "whole_timesteps"]
 
 
 class Warp(NamedTuple):
@@ -36,17 +36,28 @@ def levels(n: int, warp: Warp) -> np.ndarray:
     return warp.start * warp.shift * v / (1 + (warp.shift - 1) * v)
 
 
+def most_steps(warp: Warp, num_train_timesteps: int) -> int:
+    """Whole timesteps from where sampling starts to the data: there are no more steps than these."""
+    return int(warp.start * num_train_timesteps + 1e-9)  # a share of n / T must leave n
+
+
 def whole_timesteps(n: int, warp: Warp, num_train_timesteps: int) -> np.ndarray:
     """The levels as timesteps (n,) of a process that counts from 0 to T − 1, no two of them the same.
 
     Args:
-        n: at most `warp.start` · T.
+        n: at most `most_steps`.
         warp: how the steps are laid.
         num_train_timesteps: T.
+
+    Raises:
+        ValueError: if there are not so many.
     """
+    most = most_steps(warp, num_train_timesteps)
+    if not 1 <= n <= most:
+        raise ValueError(f"`num_inference_steps` must be in [1, {most}], the timesteps below the start. Got {n}.")
     timesteps = np.round(num_train_timesteps * levels(n, warp)).astype(np.int64) - 1
     passed = np.arange(n)
     left = passed[::-1]
     # Falling by at least 1 is `left`, added to something that never rises; and the steps before must fit in above.
     timesteps = np.maximum.accumulate((timesteps - left)[::-1].clip(min=0))[::-1] + left
-    return np.minimum(timesteps, int(warp.start * num_train_timesteps) - 1 - passed)
+    return np.minimum(timesteps, most - 1 - passed)

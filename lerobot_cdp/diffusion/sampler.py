@@ -110,7 +110,9 @@ def make_scheduler(name: str, clip: float | None, warp: Warp | None = None, **pr
         return DDIMScheduler(**process, **clipping)
     if name == "DDPM":
         scheduler = WarpedDDPMScheduler(**process, **clipping)
-    else:  # diffusers' DDIM takes equal steps only; at order 1 the other is DDIM (Lu et al. 2022, section 4)
+    else:
+        # diffusers' DDIM takes equal steps only. At order 1 the other is DDIM (Lu et al. 2022, section 4), with the
+        # noise of the clipped estimate; diffusers' DDIM keeps that of the unclipped one.
         order = {"DDIM": 1, "DPMSolver++": 2}[name]
         scheduler = WarpedDPMSolverScheduler(**process, thresholding=clip is not None, solver_order=order)
         scheduler.limit = clip

@@ -1,12 +1,16 @@
 """The steps that belong to a policy, found on observations that it was trained on (see `diffusion.calibration`)."""
 
+import logging
+
 import torch
 from lerobot.policies import PreTrainedPolicy
 from torch import Tensor
 
+from ..contraction.sharding import is_sharded, rank
 from ..diffusion.calibration import COUNTS, REFERENCE_STEPS, Calibration, calibrate
 from ..diffusion.grid import EQUAL, Warp
 from ..diffusion.sampler import sample
+from ..errors import require
 from .build import make_solver
 from .configuration_cdp import SHIFTED, CDPConfig, StepCalibration
 from .model import CDPDiffusionModel
@@ -37,10 +41,19 @@ def calibrate_policy(model: CDPDiffusionModel, condition: Tensor, seed: int = 0)
         return chunks[:, first : first + config.n_action_steps]
 
     most = config.num_train_timesteps
-    reference = solve(EQUAL, min(REFERENCE_STEPS, most))
     counts = tuple(n for n in COUNTS if 2 * n <= most)
-    is_start_free = config.prediction_type == "epsilon"
-    return calibrate(solve, reference, config.default_warp, is_start_free, counts)
+    require(counts, "num_train_timesteps", f"at least {2 * min(COUNTS)} for a calibration", most)
+    reference = solve(EQUAL, min(REFERENCE_STEPS, most))
+    return calibrate(solve, reference, config.warp or config.default_warp, _free(config), counts)
+
+
+def _free(config: CDPConfig) -> tuple[str, ...]:
+    """The numbers that the user has not set; where sampling starts matters to noise prediction alone."""
+    is_free = {
+        "shift": config.timestep_shift is None,
+        "start": config.first_timestep is None and config.prediction_type == "epsilon",
+    }
+    return tuple(name for name in is_free if is_free[name])
 
 
 def remember(config: CDPConfig, found: Calibration, measured_on: str) -> None:
@@ -51,16 +64,24 @@ def remember(config: CDPConfig, found: Calibration, measured_on: str) -> None:
 def calibrate_in_training(policy: PreTrainedPolicy, condition: Tensor | None) -> None:
     """Lay the steps of a policy that is being trained: not before it has settled, nor where the user has laid them.
 
+    One process does it, for it is the one that saves. Where weights are sharded none can: no process has them all.
+
     Args:
         policy: its config and its solvers are changed.
-        condition: (B, C) features of observations it was trained on; None: there are none yet.
+        condition: (B, C) features of observations it was trained on, as the network in training gives them; None: there
+            are none yet.
     """
     config = policy.config
-    by_user = config.timestep_spacing != SHIFTED or config.timestep_shift or config.first_timestep
-    if condition is None or by_user or policy.n_updates < SETTLED or config.noise_scheduler_type == "DDPM":
+    is_wanted = config.timestep_spacing == SHIFTED and _free(config) and config.noise_scheduler_type != "DDPM"
+    is_early = condition is None or policy.n_updates < SETTLED or config.num_train_timesteps < 2 * min(COUNTS)
+    if not is_wanted or is_early or rank() or is_sharded(policy.diffusion):
         return
     condition = condition[:CALIBRATION_BATCH]
+    measured_on = f"{len(condition)} training observations after {int(policy.n_updates)} updates"
+    if config.calibration and config.calibration.measured_on == measured_on:  # saved once more
+        return
     found = calibrate_policy(policy.acting_model, condition)
-    remember(config, found, f"{len(condition)} training observations after {int(policy.n_updates)} updates")
+    remember(config, found, measured_on)
+    logging.info("Solver steps, calibrated: timestep_shift %g, first_timestep %g.", *found.warp)
     for model in {policy.diffusion, policy.acting_model}:
         model.solver = make_solver(config)

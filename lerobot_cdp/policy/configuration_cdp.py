@@ -10,7 +10,7 @@ from lerobot.policies.rtc import RTCConfig
 from lerobot.utils.constants import OBS_ENV_STATE, OBS_STATE
 
 from ..contraction.rate_control import BASE_WEIGHT
-from ..diffusion.grid import Warp
+from ..diffusion.grid import Warp, most_steps
 from ..diffusion.picture import is_built_for_loading, map_size, most_stages, seen_size
 from ..errors import SettingError, require
 from .schema import SCHEMA_VERSION, SchemaVersion
@@ -296,7 +296,7 @@ class CDPConfig(DiffusionConfig):
         """How the steps are laid."""
         spacing = self.timestep_spacing
         if spacing == SHIFTED:
-            most = int(self.warp.start * self.num_train_timesteps)
+            most = most_steps(self.warp, self.num_train_timesteps)
             must_be = f"at most {most}, the timesteps from first_timestep = {self.warp.start} on"
             self._require("num_inference_steps", self.num_inference_steps <= most, must_be)
             return
@@ -425,7 +425,9 @@ class CDPConfig(DiffusionConfig):
         found = self.default_warp
         if self.calibration:
             found = Warp(self.calibration.timestep_shift, self.calibration.first_timestep)
-        return Warp(self.timestep_shift or found.shift, self.first_timestep or found.start)
+        least = self.num_inference_steps / self.num_train_timesteps  # a start that nobody set gives way to many steps
+        start = self.first_timestep or min(1.0, max(found.start, least))
+        return Warp(self.timestep_shift or found.shift, start)
 
     @property
     def penalty_range(self) -> tuple[float, float]:

@@ -13,7 +13,7 @@ from .modeling_cdp import CDPPolicy
 
 __all__ = ["ExportableSampler"]
 
-EXPORTABLE = ("DDIM", "FlowMatchEuler")
+EXPORTABLE = ("DDIM", "DPMSolver++", "FlowMatchEuler")
 
 
 class ExportableSampler(nn.Module):
@@ -31,8 +31,7 @@ class ExportableSampler(nn.Module):
         policy: in eval mode.
 
     Raises:
-        SettingError: if its solver is not DDIM or FlowMatchEuler: DDPM draws noise at every step, and what diffusers'
-            DPM-Solver++ decides on the way no graph can hold.
+        SettingError: if its solver is DDPM, which draws noise at every step.
     """
 
     def __init__(self, policy: CDPPolicy):
@@ -54,7 +53,9 @@ class ExportableSampler(nn.Module):
             return self.model.backbone(x_t, timesteps, condition)
 
         start = self.config.sampling_temperature * noise * self.scheduler.init_noise_sigma
-        steps = follow(network, copy.copy(self.scheduler), self.timesteps, start)
-        chunk = smoothed(steps, self.config.smoothing)
+        scheduler = copy.copy(self.scheduler)
+        if hasattr(scheduler, "model_outputs"):  # what a multistep solver remembers is the call's own
+            scheduler.model_outputs = list(scheduler.model_outputs)
+        chunk = smoothed(follow(network, scheduler, self.timesteps, start), self.config.smoothing)
         current = self.config.n_obs_steps - 1
         return chunk[:, current : current + self.config.n_action_steps]

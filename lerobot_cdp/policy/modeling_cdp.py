@@ -406,7 +406,7 @@ class CDPPolicy(DiffusionPolicy):
         """LeRobot's; in a training, the steps of the solver are calibrated first, and a penalty to come is named."""
         if self.training:
             warn_of_no_penalty(self)
-            if kwargs.get("state_dict") is None:  # else the weights are spread over several devices
+            if kwargs.get("state_dict") is None:  # else LeRobot has gathered sharded weights
                 calibrate_in_training(self, self._seen)
         super()._save_pretrained(save_directory, **kwargs)
 

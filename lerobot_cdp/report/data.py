@@ -183,5 +183,7 @@ def _spacing(config: PreTrainedConfig) -> str:
     """How the steps of a policy are laid, in words."""
     if config.type != "cdp":
         return "leading"  # LeRobot's `diffusion` leaves it to diffusers, whose default it is
+    if config.noise_scheduler_type == "DDPM":  # of its stand-in, see `own_solver`
+        return "trailing"
     warp = config.warp
     return f"shift {warp.shift:g} from {warp.start:g}" if warp else config.timestep_spacing

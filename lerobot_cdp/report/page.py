@@ -20,7 +20,7 @@ KIND = "contraction report"
 # Policies that differ in these are not measured alike.
 SHARED_SETTINGS = (
     "dataset", "episodes", "n_observations", "seed", "prediction_type", "num_train_timesteps", "clip_sample",
-    "horizon", "n_action_steps", "solver", "n_steps", "timestep_spacing", "action_normalization",
+    "horizon", "n_action_steps", "solver", "n_steps", "action_normalization",
 )  # fmt: skip
 
 
@@ -32,7 +32,7 @@ def read_report(path: Path) -> dict:
     """
     try:
         report = json.loads(path.read_text())
-        if report["kind"] == KIND and "action_unit" in report["settings"]:
+        if report["kind"] == KIND and "steps" in report["measures"]:
             return report
         reason = f"of kind {report['kind']!r}, or of an earlier version"
     except (OSError, ValueError, KeyError, TypeError) as error:

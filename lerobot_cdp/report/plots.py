@@ -96,7 +96,7 @@ def _errors(axes: list[Axes], reports: list[dict]) -> None:
             lines.plot(error["steps"], percent["50"], style, color=color, label=name)
             lines.fill_between(error["steps"], percent["25"], percent["75"], color=color, alpha=0.12)
             lowest += percent["25"]
-    lines.set(xscale="log", xlabel="first-order solver steps", ylabel=f"error ({action_unit(reports[0])})")
+    lines.set(xscale="log", xlabel="solver steps", ylabel=f"error ({action_unit(reports[0])})")
     _logarithmic(lines, "y", min(lowest))
     steps = reports[0]["measures"]["solver_error"]["steps"]
     lines.set_xticks(steps, steps)

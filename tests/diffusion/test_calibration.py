@@ -31,7 +31,7 @@ def test_it_finds_the_best_shift_for_gaussian_data(solver, prediction, seed):
     def solve(warp, n):
         return sample(network, make_solver(solver, prediction, spacing=warp), noise, n)
 
-    found = calibrate(solve, reference, FIRST, is_start_free=False)
+    found = calibrate(solve, reference, FIRST, ("shift",))
     every = {s: {n: distance(solve(Warp(s, 1.0), n), reference) for n in COUNTS} for s in SHIFTS}
     assert found.warp == Warp(min(every, key=lambda s: score(every[s])), 1.0)
     assert found.errors == every[found.warp.shift] and found.before == every[FIRST.shift]
@@ -46,12 +46,13 @@ def test_where_sampling_starts_is_searched_where_it_is_free():
         asked.append(warp)
         return torch.full((1, 1, 1), 0.01 + abs(warp.shift - 0.25) + abs(warp.start - 0.84))
 
-    assert calibrate(solve, torch.zeros(1, 1, 1), EQUAL, is_start_free=True).warp == Warp(0.25, 0.84)
+    assert calibrate(solve, torch.zeros(1, 1, 1), EQUAL).warp == Warp(0.25, 0.84)
     assert {warp.start for warp in asked} == {*STARTS}
     assert len(asked) == len(set(asked)) * len(COUNTS)  # none is solved twice
     asked.clear()
-    assert calibrate(solve, torch.zeros(1, 1, 1), EQUAL, is_start_free=False).warp == Warp(0.25, 1.0)
+    assert calibrate(solve, torch.zeros(1, 1, 1), EQUAL, ("shift",)).warp == Warp(0.25, 1.0)
+    assert calibrate(solve, torch.zeros(1, 1, 1), EQUAL, ("start",)).warp == Warp(1.0, 0.84)
 
 
 def test_a_tie_is_the_firsts_and_no_error_is_no_trouble():
-    assert calibrate(lambda warp, n: torch.zeros(1, 1, 1), torch.zeros(1, 1, 1), FIRST, True).warp == FIRST
+    assert calibrate(lambda warp, n: torch.zeros(1, 1, 1), torch.zeros(1, 1, 1), FIRST).warp == FIRST

@@ -37,6 +37,12 @@ def test_no_timestep_comes_twice(n_timesteps, warp):
     assert abs(few - (n_timesteps * levels(2, warp) - 1)).max() <= 1  # rounded, and moved only to differ
 
 
+def test_no_more_steps_than_timesteps():
+    assert whole_timesteps(29, Warp(0.4, 29 / 100), 100).tolist() == [*range(28, -1, -1)]
+    with pytest.raises(ValueError, match=r"`num_inference_steps` must be in \[1, 70\], .* Got 80."):
+        whole_timesteps(80, Warp(0.4, 0.7), 100)
+
+
 @pytest.mark.parametrize("solver", ["DDIM", "DPMSolver++", "DDPM"])
 @pytest.mark.parametrize("n", [1, 4, 10])
 def test_equal_steps_are_diffusers_trailing_ones(solver, n):

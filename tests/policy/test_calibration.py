@@ -48,8 +48,9 @@ def test_saving_a_training_lays_the_steps(prediction, tmp_path):
     [
         ({}, SETTLED - 1, True),  # too early
         ({}, SETTLED, False),  # no training
-        ({"timestep_shift": 0.5}, SETTLED, True),
-        ({"first_timestep": 0.9}, SETTLED, True),
+        ({"timestep_shift": 0.5, "prediction_type": "velocity"}, SETTLED, True),
+        ({"timestep_shift": 0.5, "first_timestep": 0.9}, SETTLED, True),
+        ({"num_train_timesteps": 3, "num_inference_steps": 2}, SETTLED, True),
         ({"timestep_spacing": "leading"}, SETTLED, True),
         ({"noise_scheduler_type": "DDPM"}, SETTLED, True),
     ],
@@ -58,6 +59,29 @@ def test_else_it_leaves_them_alone(settings, n_updates, training, tmp_path):
     policy = trained(n_updates, **settings).train(training)
     policy.save_pretrained(tmp_path)
     assert policy.config.calibration is None
+
+
+def test_a_number_that_the_user_gives_is_held_while_the_other_is_found(tmp_path):
+    policy = trained(timestep_shift=0.5)
+    policy.save_pretrained(tmp_path)
+    assert policy.config.calibration.timestep_shift == 0.5
+
+
+def test_neither_sharded_weights_nor_other_processes_are_calibrated(tmp_path, monkeypatch):
+    for name in ("is_sharded", "rank"):
+        policy = trained()
+        with monkeypatch.context() as patch:
+            patch.setattr(f"lerobot_cdp.policy.calibration.{name}", lambda *_: 1)
+            policy.save_pretrained(tmp_path)
+        assert policy.config.calibration is None
+        policy.save_pretrained(tmp_path)
+        assert policy.config.calibration is not None
+
+
+def test_a_start_that_nobody_set_gives_way_to_many_steps():
+    assert make_config(num_inference_steps=100).warp == Warp(0.4, 1.0)
+    assert make_config(num_inference_steps=90, calibration=FOUND).warp == Warp(0.25, 0.9)
+    assert make_config(num_inference_steps=91, calibration=FOUND).warp == Warp(0.25, 0.91)
 
 
 def test_what_the_user_gives_goes_first():

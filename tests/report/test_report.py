@@ -209,7 +209,7 @@ def test_the_command_fails_in_one_line(command, tmp_path):
 @pytest.mark.parametrize(
     "other,reason",
     [
-        ({"kind": "contraction report", "settings": {"n_steps": 3}}, "of kind 'contraction report', or of an earlier"),
+        ({"kind": "contraction report", "measures": {"factor": {}}}, "of kind 'contraction report', or of an earlier"),
         ({"kind": "other"}, "of kind 'other'"),
         ([], "TypeError"),
     ],
