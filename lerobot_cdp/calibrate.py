@@ -54,6 +54,8 @@ class CalibrateConfig:
 
     def __post_init__(self):
         require(self.n_observations >= 1, "n_observations", "at least 1", self.n_observations)
+        is_count = self.evaluations is None or self.evaluations >= 1
+        require(is_count, "evaluations", "at least 1, or null", self.evaluations)
 
 
 def calibrate(config: CalibrateConfig) -> Calibration:
@@ -82,7 +84,8 @@ def _settings(source: Path, evaluations: int | None) -> CDPConfig:
     changed = {"timestep_spacing": SHIFTED, "timestep_shift": None, "first_timestep": None, "calibration": None}
     if settings.noise_scheduler_type == "DDPM":
         changed["noise_scheduler_type"] = "DDIM"
-    n = min(evaluations or settings.num_inference_steps, settings.num_train_timesteps)
+    n, most = evaluations or settings.num_inference_steps, settings.num_train_timesteps
+    require(n <= most, "evaluations", f"at most num_train_timesteps = {most}", n)
     return dataclasses.replace(settings, **changed, num_inference_steps=n, pretrained_path=source)
 
 
@@ -102,9 +105,7 @@ def table(found: Calibration) -> str:
     lines = [f"{'evaluations':>11}  {'error':>7}  {'with default steps':>18}"]
     lines += [f"{n:>11}  {found.errors[n]:>7.4f}  {found.before[n]:>18.4f}" for n in found.errors]
     lines.append(f"timestep_shift {found.warp.shift:g}, first_timestep {found.warp.start:g}")
-    lines.append(
-        "Error: distance of executed actions to those of many evaluations, in normalised units."
-    )
+    lines.append("Error: distance of executed actions to those of many evaluations, in normalised units.")
     return "\n".join(lines)
 
 
@@ -112,7 +113,7 @@ def main() -> None:
     try:
         config = draccus.parse(CalibrateConfig)
         found = calibrate(config)
-    except (ParsingError, ValueError, FileNotFoundError) as error:
+    except (ParsingError, ValueError, OSError) as error:
         sys.exit(f"error: {error}")
     print(f"{table(found)}\nCheckpoint: {config.output_dir}")
 

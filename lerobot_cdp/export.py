@@ -77,7 +77,7 @@ def main() -> None:
     try:
         config = draccus.parse(ExportConfig)
         export(config)
-    except (ParsingError, ValueError, FileNotFoundError) as error:
+    except (ParsingError, ValueError, OSError) as error:
         sys.exit(f"error: {error}")
     print(f"Checkpoint for inference: {config.output_dir}")
 

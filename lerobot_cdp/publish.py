@@ -251,7 +251,7 @@ def main() -> None:
     try:
         config = draccus.parse(PublishConfig)
         address = publish(config)
-    except (ParsingError, ValueError, FileNotFoundError) as error:
+    except (ParsingError, ValueError, OSError) as error:
         sys.exit(f"error: {error}")
     files = bundle_files(config.output_dir)
     print(f"{len(files)} files, {sum(file.stat().st_size for file in files) / 1e6:.1f} MB, in {config.output_dir}.")

@@ -132,7 +132,7 @@ def main() -> None:
     try:
         config = draccus.parse(UpgradeConfig)
         upgrade(config)
-    except (ParsingError, ValueError) as error:
+    except (ParsingError, ValueError, OSError) as error:
         sys.exit(f"error: {error}")
     print(f"Checkpoint: {config.output_dir}")
 

@@ -64,7 +64,7 @@ def read_json(path: Path) -> dict:
     """The object in a JSON file; {} where there is none to be read."""
     try:
         return dict(json.loads(path.read_text()))
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, RecursionError):
         return {}
 
 

@@ -34,7 +34,7 @@ def check_processors(folder: Path) -> None:
         try:
             steps = json.loads(file.read_text())["steps"]
             entries = [(dict(step), step.get("state_file", "")) for step in steps]
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise SettingError(f"`{file.name}` must be a list of LeRobot's processor steps. Got {error!r}.") from error
         for step, state_file in entries:
             name = step.get("registry_name", step.get("class"))

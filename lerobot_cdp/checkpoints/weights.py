@@ -140,6 +140,8 @@ def _misfit(value: Tensor, wanted: Tensor) -> str | None:
         return "of another shape"
     if value.dtype != wanted.dtype and not {value.dtype, wanted.dtype} <= FLOATS:
         return f"of {str(value.dtype).removeprefix('torch.')} instead of {str(wanted.dtype).removeprefix('torch.')}"
+    if value.is_floating_point() and not value.isfinite().all():
+        return "not finite"
     return "below 0" if not wanted.is_floating_point() and (value < 0).any() else None
 
 

@@ -127,7 +127,8 @@ class CDPConfig(DiffusionConfig):
             the arm only if actions are absolute. A large limit, such as 1e9, measures and logs only. With a warm start,
             the factor counts from the noise level at which sampling starts.
         action_margin: Clamp each action to the range of the demonstrations, widened at both ends by this share, >= 0,
-            of its width. None: off. What `clip_sample` confines is the estimate of the network; this is the last word.
+            of its width; only `max_action_step` comes after it. None: off. (`clip_sample` confines the network's
+            estimate.)
         max_action_step: Largest change, > 0, of each action dimension from one step to the next, in the dataset's
             units: a number, or a dict by the names in `action_feature_names` (see `acting.limits`). None: off.
         max_observation: Largest normalised value, > 0, of an observed vector to act on. Above it, `select_action`

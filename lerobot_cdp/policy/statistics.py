@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ..checkpoints.files import read_json
 from ..checkpoints.folders import PROCESSORS
-from ..checkpoints.weights import StoredWeights
+from ..checkpoints.weights import StoredWeights, check_download
 from .configuration_cdp import CDPConfig
 
 __all__ = ["STILL", "VECTORS", "Affine", "Statistics", "affine", "check_statistics", "read_statistics", "unscale_still"]
@@ -112,16 +112,36 @@ def read_statistics(source: str | Path, **hub: object) -> dict[str, Statistics]:
     Raises:
         ValueError: if a file is damaged.
     """
-    found = {}
+    config, found = _file(source, "config.json", hub), {}
+    mapping = read_json(config).get("normalization_mapping") if config else None
     for name in PROCESSORS:
         file = _file(source, f"{name}.json", hub)
-        steps = read_json(file).get("steps", []) if file else []
-        for step in steps:
-            if "normalizer" in step.get("registry_name", "") and "state_file" in step:
-                state = _file(source, step["state_file"], hub)
-                if state is not None:
-                    found[name] = _nested(StoredWeights(state))
+        step = _normalizer(f"{name}.json", read_json(file), mapping) if file else {}
+        state = _file(source, step["state_file"], hub) if "state_file" in step else None
+        if state is not None:
+            check_download(state)
+            found[name] = _nested(StoredWeights(state))
     return found
+
+
+def _normalizer(file: str, processor: dict, mapping: dict | None) -> dict:
+    """The one step that scales, as the file has it: a second one, or numbers beside its state, would go unseen.
+
+    Raises:
+        ValueError: if there is not just one, or it holds statistics itself, or goes by another `mapping`.
+    """
+    steps = [step for step in processor.get("steps") or [] if isinstance(step, dict)]
+    scaling = [step for step in steps if "normalizer" in str(step.get("registry_name", step.get("class"))).lower()]
+    if len(scaling) != 1:
+        raise ValueError(f"`{file}` must have one step that normalises. Got {len(scaling)}.")
+    config = scaling[0].get("config") or {}
+    if mapping is not None and config.get("norm_map", mapping) != mapping:
+        raise ValueError(
+            f"`{file}` must normalise as the policy's normalization_mapping says, {mapping}. Got {config['norm_map']}."
+        )
+    if odd := sorted(name for name in ("stats", "normalize_observation_keys") if config.get(name) is not None):
+        raise ValueError(f"`{file}` must normalise all features by the statistics beside it. Got {' and '.join(odd)}.")
+    return scaling[0]
 
 
 def _file(source: str | Path, name: str, hub: dict) -> Path | None:
@@ -159,6 +179,8 @@ def check_statistics(found: dict[str, Statistics], config: CDPConfig, action_ran
             for problem in _problems(key, feature, config, statistics):
                 raise ValueError(f"`{key}` in {file} must have statistics {problem}.")
         _check_trained(file, statistics, action_range)
+    if action_range is not None and not found.get(PROCESSORS[1], {}).get(ACTION):
+        raise ValueError(f"`{PROCESSORS[1]}.json` must hold the statistics of the actions. Got none.")
     before, after = (found.get(name, {}).get(ACTION, {}) for name in PROCESSORS)
     for name in sorted(before.keys() & after.keys()):
         if not torch.equal(before[name], after[name]):
@@ -177,15 +199,23 @@ def _problems(key: str, feature: PolicyFeature, config: CDPConfig, statistics: S
     if missing := [name for name in names if name not in values]:
         yield f"that normalization_mapping = {mode.value} asks for. Got no {' and no '.join(missing)}"
         return
-    first, second = (values[name].flatten() for name in names)
-    for name, value in zip(names, (first, second), strict=True):
-        if len(value) != feature.shape[0]:
-            yield f"of {feature.shape[0]} numbers. Got {name} of {len(value)}"
-        elif not torch.isfinite(value).all():
-            yield f"that are finite. Got {name} = {_brief(value)}"
-    if len(first) == len(second) and mode is NormalizationMode.MEAN_STD and (second < 0).any():
+    shapes = [tuple(values[name].shape) for name in names]
+    wanted = feature.shape[:1] if len(feature.shape) == 1 else (feature.shape[0], 1, 1)
+    for name, shape in zip(names, shapes, strict=True):
+        if shape != tuple(wanted):
+            yield f"of {feature.shape[0]} numbers. Got {name} of {' x '.join(map(str, shape))}"
+        elif not values[name].is_floating_point():
+            yield f"that are numbers with a fraction. Got {name} of {values[name].dtype}"
+        elif not torch.isfinite(values[name]).all():
+            yield f"that are finite. Got {name} = {_brief(values[name])}"
+    if any(shape != tuple(wanted) for shape in shapes):
+        return
+    first, second = (values[name].float().flatten() for name in names)
+    if not torch.isfinite(second - first).all():
+        yield f"with a finite range. Got {_brief(first)} and {_brief(second)}"
+    if mode is NormalizationMode.MEAN_STD and (second < 0).any():
         yield f"with std > 0. Got std = {_brief(second)}"
-    elif len(first) == len(second) and mode is not NormalizationMode.MEAN_STD and (first > second).any():
+    elif mode is not NormalizationMode.MEAN_STD and (first > second).any():
         yield f"with {names[0]} < {names[1]}. Got {_brief(first)} and {_brief(second)}"
     elif (second == (0 if mode is NormalizationMode.MEAN_STD else first)).any():
         # What older releases made of joints that never moved; their checkpoints act as they did.
@@ -200,11 +230,16 @@ def _check_trained(file: str, statistics: Statistics, action_range: list | None)
     noted = torch.tensor(action_range, dtype=torch.float32)
     got = torch.stack([stored[name].flatten().float() for name in ("min", "max")])
     tolerance = 1e-4 * (noted[1] - noted[0]) + 1e-6 * noted.abs().amax(0)
-    if got.shape != noted.shape or ((got - noted).abs() > tolerance).any():
+    if got.shape != noted.shape or not ((got - noted).abs() <= tolerance).all():
         raise ValueError(
             f"`{ACTION}` in {file} must have the range that the policy was trained on, {_brief(noted[0])} to "
             f"{_brief(noted[1])}. Got {_brief(got[0])} to {_brief(got[1])}."
         )
+    for name in sorted(stored.keys() & {"mean", "std", "q01", "q10", "q50", "q90", "q99"}):
+        value = stored[name].flatten().float()
+        low, high = (torch.zeros_like(noted[0]), noted[1] - noted[0]) if name == "std" else noted
+        if value.shape != low.shape or not ((value >= low - tolerance) & (value <= high + tolerance)).all():
+            raise ValueError(f"`{ACTION}` in {file} must have a {name} within its range. Got {_brief(value)}.")
 
 
 def _mode(feature: PolicyFeature, config: CDPConfig) -> NormalizationMode:

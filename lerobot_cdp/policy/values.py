@@ -116,11 +116,11 @@ CDP_RULES = {
     "diffusion_step_embed_dim": Rule(lambda x: x in range(4, 16_385, 2), "in [4, 16384] and even"),
     "num_train_timesteps": _between(1, 10_000),
     "num_inference_steps": _between(1, 10_000),
-    "timestep_shift": _above(0, 100),
+    "timestep_shift": _between(0.001, 100),
     "first_timestep": _above(0, 1),
     "calibration": Rule(
-        lambda found: 0 < found.timestep_shift <= 100 and 0 < found.first_timestep <= 1,
-        "a StepCalibration with timestep_shift in (0, 100] and first_timestep in (0, 1]",
+        lambda found: 0.001 <= found.timestep_shift <= 100 and 0 < found.first_timestep <= 1,
+        "a StepCalibration with timestep_shift in [0.001, 100] and first_timestep in (0, 1]",
         says_type=True,
     ),
     "clip_sample_range": POSITIVE,
@@ -140,7 +140,15 @@ CDP_RULES = {
         says_type=True,
     ),
     "max_observation": POSITIVE,
-    "action_range": Rule(lambda x: len(x) == 2 and len(x[0]) == len(x[1]), "a list of two lists of the same length"),
+    "action_range": Rule(
+        lambda x: (
+            len(x) == 2
+            and len(x[0]) == len(x[1])
+            and all(-1e30 < low <= high < 1e30 for low, high in zip(*x, strict=True))
+        ),
+        "two lists of as many numbers, the lowest and the highest",
+        says_type=True,
+    ),
     "ema_decay": _below(0, 1),
     "compile_mode": _one_of(COMPILE_MODES),
     "optimizer_lr": _above(0, 1),

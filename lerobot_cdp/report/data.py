@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import default_collate
 
 from ..checkpoints.folders import CheckpointSource, checkpoint_folder
-from ..errors import SettingError, explain
+from ..errors import HUB_ERRORS, SettingError, explain
 from ..policy.checks import with_axes
 from .plan import NEIGHBOUR_DRAWS, SPREAD_DRAWS, Plan, measure, own_solver, summarise
 from .video import video_backend
@@ -50,7 +50,7 @@ def open_dataset(source: DatasetSource, policy: PreTrainedConfig) -> LeRobotData
     """
     try:
         meta = LeRobotDatasetMetadata(source.repo_id, root=source.root)
-    except (OSError, ValueError) as error:
+    except (*HUB_ERRORS, ValueError) as error:
         raise SettingError(
             f"`dataset.repo_id` must be a LeRobotDataset in LeRobot's cache, on the Hub or at `dataset.root`. "
             f"Got {source.repo_id!r} ({explain(error, source.repo_id)})."

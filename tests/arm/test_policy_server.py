@@ -262,8 +262,8 @@ def test_a_device_that_is_not_there(connect, policies, monkeypatch, device, mess
 
 
 def test_observations_are_renamed_as_the_client_says(connect, policies):
-    client = connect().ready().ask_for(policies / "a", rename_map={"observation.state": "observation.other"})
-    assert len(client.observe().actions()) == 0  # the policy misses it: LeRobot's server logs why
+    client, other = connect().ready(), {"observation.state": "observation.other"}
+    refused(Code.FAILED_PRECONDITION, "`robot` must be one that", client.ask_for, policies / "a", rename_map=other)
     assert len(client.ask_for(policies / "a").observe().actions()) == 4
 
 

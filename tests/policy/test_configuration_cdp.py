@@ -58,7 +58,7 @@ def test_the_solver_follows_the_process():
          "['shifted', 'trailing'] with prediction_type = velocity. Got 'leading'."),
         ({"timestep_spacing": "leading", "timestep_shift": 0.5}, "`timestep_shift` must be null with timestep_spacing "
          "= leading. Got 0.5."),
-        ({"timestep_shift": 0}, "`timestep_shift` must be a number in (0, 100], or null. Got 0."),
+        ({"timestep_shift": 0}, "`timestep_shift` must be a number in [0.001, 100], or null. Got 0."),
         ({"first_timestep": 1.5}, "`first_timestep` must be a number in (0, 1], or null. Got 1.5."),
         ({"first_timestep": 0.05}, "`num_inference_steps` must be at most 5, the timesteps from first_timestep = 0.05 "
          "on. Got 10."),

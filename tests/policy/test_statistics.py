@@ -21,6 +21,7 @@ STATISTICS = {
     "observation.state": {"min": torch.tensor([-1.0, -1.0, 0.0]), "max": torch.tensor([1.0, 1.0, 5.0])},
     "action": RANGE | {"mean": torch.tensor([0.0, 40.0]), "std": torch.tensor([30.0, 20.0])},
 }
+NOTED = [RANGE["min"].tolist(), RANGE["max"].tolist()]
 FILES = {
     "before": "policy_preprocessor_step_3_normalizer_processor.safetensors",
     "after": "policy_postprocessor_step_0_unnormalizer_processor.safetensors",
@@ -87,6 +88,81 @@ def test_another_unit_in_both_files_is_told_by_what_the_training_noted(checkpoin
     CDPPolicy.from_pretrained(checkpoint(action_range=noted))
     with pytest.raises(ValueError, match=r"policy was trained on, \[-100.0, 0.0\] to .*\[6000.0, 9000.0"):
         CDPPolicy.from_pretrained(checkpoint(times_100, action_range=noted))
+
+
+def edited(folder, name, edit):
+    """The checkpoint with the normaliser of one of its processors edited, in JSON."""
+    file = folder / f"{name}.json"
+    stored = json.loads(file.read_text())
+    (step,) = (step for step in stored["steps"] if "normalizer" in step["registry_name"])
+    edit(step, stored["steps"])
+    file.write_text(json.dumps(stored))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (
+            lambda step, steps: step["config"].update(stats={"action": {"min": [-1e3]}}),
+            "statistics beside it. Got stats",
+        ),
+        (
+            lambda step, steps: step["config"]["norm_map"].update(ACTION="IDENTITY"),
+            "normalization_mapping says, .* Got",
+        ),
+        (lambda step, steps: steps.insert(0, dict(step)), "must have one step that normalises. Got 2"),
+        (lambda step, steps: steps.remove(step), "must have one step that normalises. Got 0"),
+        (lambda step, steps: step.pop("state_file"), "must hold the statistics of the actions. Got none"),
+    ],
+)
+def test_nothing_normalises_but_what_is_checked(checkpoint, edit, message):
+    with pytest.raises(ValueError, match=message):
+        CDPPolicy.from_pretrained(edited(checkpoint(action_range=NOTED), "policy_postprocessor", edit))
+
+
+def test_a_step_that_is_named_by_its_class_is_checked(checkpoint):
+    def by_class(step, steps):
+        del step["registry_name"]
+        step["class"] = "lerobot.processor.normalize_processor.UnnormalizerProcessorStep"
+
+    CDPPolicy.from_pretrained(edited(checkpoint(action_range=NOTED), "policy_postprocessor", by_class))
+    with pytest.raises(ValueError, match="range that the policy was trained on"):
+        folder = checkpoint(times_100, files=["after"], action_range=NOTED)
+        CDPPolicy.from_pretrained(edited(folder, "policy_postprocessor", by_class))
+
+
+def of_shape_2_1(stored):
+    stored.update({name: stored[name][:, None].clone() for name in ("action.min", "action.max")})
+
+
+def as_integers(stored):
+    stored.update({name: stored[name].long() for name in ("action.min", "action.max")})
+
+
+def beyond_floats(stored):
+    stored.update({"action.min": torch.full((2,), -3e38), "action.max": torch.full((2,), 3e38)})
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (of_shape_2_1, "of 2 numbers. Got min of 2 x 1"),
+        (as_integers, "numbers with a fraction. Got min of torch.int64"),
+        (beyond_floats, "finite range"),
+        (lambda s: s.update({"action.std": 1000 * s["action.std"]}), "a std within its range. Got .30000.0, 20000.0"),
+        (lambda s: s.update({"action.mean": 1000 + s["action.mean"]}), "a mean within its range"),
+    ],
+)
+def test_statistics_of_another_kind_are_refused(checkpoint, edit, message):
+    with pytest.raises(ValueError, match=message):
+        CDPPolicy.from_pretrained(checkpoint(edit, action_range=NOTED))
+
+
+@pytest.mark.parametrize("bad", [[[math.nan, 0.0], [1.0, 1.0]], [[2.0, 0.0], [1.0, 1.0]], [[0.0], [1.0, 1.0]]])
+def test_a_noted_range_is_one(bad):
+    with pytest.raises(ValueError, match="^`action_range` must be"):
+        make_config(action_range=bad)
 
 
 def test_a_negative_deviation_is_refused_and_one_of_zero_is_an_old_checkpoints(checkpoint, caplog):

@@ -129,6 +129,9 @@ class Session(PolicyServer):
         found = read_json(folder / "config.json").get("type")
         require(found == "cdp", "pretrained_name_or_path", "a checkpoint of type 'cdp'", found)
         config = PreTrainedConfig.from_pretrained(folder)
+        offered = {(wanted.rename_map or {}).get(key, key) for key in wanted.lerobot_features}
+        needed = sorted(config.observed_features)
+        require(set(needed) <= offered, "robot", f"one that observes {needed}", sorted(offered))
         config.device, config.pretrained_path = wanted.device, Path(folder)
         policy, *processors = load_policy(config, wanted.rename_map)
         self.preprocessor, self.postprocessor = processors
