@@ -9,6 +9,7 @@ import torch
 from lerobot.policies import make_pre_post_processors
 from safetensors.torch import load_file, save_file
 
+from lerobot_cdp.errors import SettingError
 from lerobot_cdp.export import ExportConfig, export
 from lerobot_cdp.policy.modeling_cdp import CDPPolicy
 from lerobot_cdp.policy.processor_cdp import make_cdp_pre_post_processors
@@ -161,7 +162,7 @@ def test_statistics_of_another_kind_are_refused(checkpoint, edit, message):
 
 @pytest.mark.parametrize("bad", [[[math.nan, 0.0], [1.0, 1.0]], [[2.0, 0.0], [1.0, 1.0]], [[0.0], [1.0, 1.0]]])
 def test_a_noted_range_is_one(bad):
-    with pytest.raises(ValueError, match="^`action_range` must be"):
+    with pytest.raises(SettingError, match="^`action_range` must be two lists"):
         make_config(action_range=bad)
 
 
