@@ -145,7 +145,7 @@ def _flip(file: Path, rng: random.Random) -> str:
 
 
 def change_dtype(folder: Path, rng: random.Random, _: Path) -> str:
-    dtype = rng.choice([torch.float16, torch.int8, torch.int64, torch.bool, torch.complex64])
+    dtype = rng.choice([torch.int8, torch.int64, torch.bool, torch.complex64])
     return _edit_weight(folder, rng, str(dtype), lambda tensor: tensor.to(dtype))
 
 

@@ -72,7 +72,11 @@ def missing_in(checkpoint: Path) -> list[str]:
     training = read_json(checkpoint / "pretrained_model" / "train_config.json")
     weights = "adapter_model.safetensors" if training.get("peft") else "model.safetensors"
     state = (*STATE, "scheduler_state.json") if training.get("scheduler") else STATE
-    files = [*(f"pretrained_model/{name}" for name in (*MODEL, weights)), *(f"training_state/{name}" for name in state)]
+    processors = [read_json(checkpoint / "pretrained_model" / f"{name}.json") for name in PROCESSORS]
+    steps = [step for processor in processors for step in processor.get("steps") or [] if isinstance(step, dict)]
+    statistics = [str(step["state_file"]) for step in steps if "state_file" in step]
+    model = (*MODEL, weights, *statistics)
+    files = [*(f"pretrained_model/{name}" for name in model), *(f"training_state/{name}" for name in state)]
     return [file for file in files if not _is_whole(checkpoint / file)]
 
 

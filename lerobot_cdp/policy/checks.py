@@ -12,6 +12,7 @@ __all__ = [
     "check_chunk",
     "check_features",
     "check_finite",
+    "check_left_over",
     "check_observation",
     "check_same_batch",
     "check_units",
@@ -101,6 +102,26 @@ def check_observation(batch: dict[str, Tensor], config: CDPConfig, time_axis: bo
     if len({len(value) for value in used.values()}) > 1:
         sizes = {key: len(value) for key, value in used.items()}
         raise ValueError(f"observations must have one batch size. Got {sizes}.")
+
+
+def check_left_over(left_over: Tensor, batch_size: int, action_dim: int) -> None:
+    """Check the actions that are left of a chunk.
+
+    Args:
+        left_over: ([1 or B,] R, A), normalised.
+        batch_size: B of the observation.
+        action_dim: A.
+
+    Raises:
+        ValueError: if they have another shape, or are not finite.
+    """
+    shape = tuple(left_over.shape)
+    is_shaped = len(shape) in (2, 3) and shape[-1] == action_dim and (len(shape) == 2 or shape[0] in (1, batch_size))
+    if not is_shaped or not left_over.isfinite().all():
+        raise ValueError(
+            f"`prev_chunk_left_over` must be finite, of shape ([1 or {batch_size},] actions left, {action_dim}). "
+            f"Got {shape}."
+        )
 
 
 def check_same_batch(known: Tensor, batch_size: int) -> None:

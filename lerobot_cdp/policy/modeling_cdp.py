@@ -35,7 +35,7 @@ from ..contraction import PenaltyValue, RateControl
 from ..contraction.sharding import mean_over_processes, rank
 from ..diffusion.encoder import stack_cameras
 from ..diffusion.picture import built_for_loading
-from ..errors import explain
+from ..errors import explain, require
 from ..hub.card import Facts, make_card
 from ..hub.push import push_trained
 from .build import make_limits, make_penalty
@@ -45,6 +45,7 @@ from .checks import (
     check_chunk,
     check_features,
     check_finite,
+    check_left_over,
     check_observation,
     check_same_batch,
     check_units,
@@ -306,6 +307,15 @@ class CDPPolicy(DiffusionPolicy):
         if rtc is None or not rtc.enabled:
             chunk, length = self._sample(stacked, noise), self.config.n_action_steps
         else:
+            if self._end is not None:
+                check_same_batch(self._end, len(stacked[OBS_STATE]))
+            if prev_chunk_left_over is not None:
+                check_left_over(prev_chunk_left_over, len(stacked[OBS_STATE]), *self.config.action_feature.shape)
+            for name, value, least in (
+                ("inference_delay", inference_delay, 0),
+                ("execution_horizon", execution_horizon, 1),
+            ):
+                require(value is None or value >= least, name, f"at least {least}", value)
             rest, prefix = strip_padding(prev_chunk_left_over), None
             if execution_horizon is not None:
                 rtc = replace(rtc, execution_horizon=execution_horizon)

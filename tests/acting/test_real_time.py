@@ -301,3 +301,28 @@ def test_prefixes_that_are_learned_in_training_are_refused_at_the_start():
     policy.config.rtc_config = rtc  # as lerobot-rollout does
     with pytest.raises(SettingError, match=message):
         policy.init_rtc_processor()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"prev_chunk_left_over": torch.zeros(2, 5, 2)}, r"of shape \(.1 or 3,. actions left, 2\). Got \(2, 5, 2\)"),
+        ({"prev_chunk_left_over": torch.zeros(5, 3)}, r"Got \(5, 3\)"),
+        ({"prev_chunk_left_over": torch.full((5, 2), torch.nan)}, "must be finite"),
+        ({"inference_delay": -1}, "`inference_delay` must be at least 0. Got -1"),
+        ({"execution_horizon": 0}, "`execution_horizon` must be at least 1. Got 0"),
+    ],
+)
+def test_what_cannot_be_gone_on_from_is_refused(settings, message):
+    policy = make_policy()
+    with pytest.raises((ValueError, SettingError), match=message):
+        policy.predict_action_chunk(make_observation(policy.config, 3, 2), **settings)
+
+
+def test_another_number_of_robots_needs_a_reset():
+    policy = make_policy()
+    policy.predict_action_chunk(make_observation(policy.config, 1, 2))
+    with pytest.raises(ValueError, match="batch size of the episode so far, 1: call `reset` .* Got 3"):
+        policy.predict_action_chunk(make_observation(policy.config, 3, 2))
+    policy.reset()
+    policy.predict_action_chunk(make_observation(policy.config, 3, 2))
