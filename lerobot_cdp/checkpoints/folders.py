@@ -38,6 +38,7 @@ def checkpoint_folder(source: CheckpointSource) -> Path:
     folder = Path(source.path)
     if folder.is_dir():
         folder = last_checkpoint(folder) or folder
+        _check_config(folder)
         check_processors(folder)
         return folder
     try:
@@ -49,8 +50,18 @@ def checkpoint_folder(source: CheckpointSource) -> Path:
         ) from error
     for file in downloaded.glob("*.safetensors"):
         check_download(file)
+    _check_config(downloaded)
     check_processors(downloaded)
     return downloaded
+
+
+def _check_config(folder: Path) -> None:
+    """Refuse a `config.json` that holds no settings: LeRobot takes for granted that it does."""
+    file = folder / "config.json"
+    if file.is_file() and not read_json(file):
+        raise SettingError(
+            f"`config.json` must hold the settings of a policy. Got {file.read_bytes()[:20]!r} in {folder}."
+        )
 
 
 def last_checkpoint(training: Path) -> Path | None:

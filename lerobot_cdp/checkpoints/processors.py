@@ -17,6 +17,7 @@ from ..errors import SettingError
 __all__ = ["PROCESSORS", "check_processors"]
 
 PROCESSORS = ("policy_preprocessor", "policy_postprocessor")
+NONE = "none"  # a name that is beside every file
 OURS = ("lerobot.processor", "lerobot_cdp", "lerobot_policy_cdp")
 # They pass `trust_remote_code=True` on.
 RUN_OTHERS_CODE = ("action_tokenizer_processor", "reward_classifier_processor")
@@ -33,7 +34,7 @@ def check_processors(folder: Path) -> None:
             continue
         try:
             steps = json.loads(file.read_text())["steps"]
-            entries = [(dict(step), step.get("state_file", "")) for step in steps]
+            entries = [(dict(step), step.get("state_file", NONE)) for step in steps]
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise SettingError(f"`{file.name}` must be a list of LeRobot's processor steps. Got {error!r}.") from error
         for step, state_file in entries:
@@ -43,7 +44,7 @@ def check_processors(folder: Path) -> None:
                     f"`{file.name}` must have steps of LeRobot, of this package or of an installed plugin only: others "
                     f"may run any code. Got {name!r} in {folder}."
                 )
-            if not isinstance(state_file, str) or Path(state_file).name != state_file:
+            if not isinstance(state_file, str) or not state_file or Path(state_file).name != state_file:
                 raise SettingError(f"`{file.name}` must keep its state beside it. Got {state_file!r} of {name!r}.")
 
 

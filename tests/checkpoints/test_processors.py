@@ -8,7 +8,7 @@ import pytest
 from lerobot.configs import PreTrainedConfig
 from lerobot.processor import ProcessorStep, ProcessorStepRegistry
 
-from lerobot_cdp.checkpoints.folders import CheckpointSource
+from lerobot_cdp.checkpoints.folders import CheckpointSource, checkpoint_folder
 from lerobot_cdp.checkpoints.processors import RUN_OTHERS_CODE, check_processors
 from lerobot_cdp.errors import SettingError
 from lerobot_cdp.export import ExportConfig, export
@@ -115,11 +115,18 @@ def test_what_is_no_list_of_steps(checkpoint, content):
         check_processors(checkpoint)
 
 
-@pytest.mark.parametrize("file", ["../x.safetensors", "/x.safetensors", 3])
+@pytest.mark.parametrize("file", ["../x.safetensors", "/x.safetensors", "", 3])
 def test_state_from_elsewhere(checkpoint, file):
     add(checkpoint, {"registry_name": "device_processor", "state_file": file})
     with pytest.raises(SettingError, match="must keep its state beside it"):
         check_processors(checkpoint)
+
+
+@pytest.mark.parametrize("content", ["42", "null", "[]", "{}", "[" * 5000, "not json"])
+def test_what_is_no_config(checkpoint, content):
+    (checkpoint / "config.json").write_text(content)
+    with pytest.raises(SettingError, match="^`config.json` must hold the settings of a policy"):
+        checkpoint_folder(CheckpointSource(str(checkpoint)))
 
 
 def test_steps_of_installed_plugins_are_admitted(checkpoint):

@@ -104,7 +104,7 @@ def test_another_type(tmp_path, monkeypatch):
     message = run(monkeypatch, tmp_path, tmp_path / "cdp")
     assert message == "error: `policy.path` must be a checkpoint of type 'diffusion'. Got one of type 'act'."
     (tmp_path / "config.json").write_text("[1]")
-    assert "`policy.path` must hold a `config.json`" in run(monkeypatch, tmp_path, tmp_path / "cdp")
+    assert "`config.json` must hold the settings of a policy" in run(monkeypatch, tmp_path, tmp_path / "cdp")
 
 
 def test_no_checkpoint(tmp_path, monkeypatch):
