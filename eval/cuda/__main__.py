@@ -19,7 +19,7 @@ from lerobot.policies.diffusion.configuration_diffusion import DiffusionConfig
 
 from eval.cost.__main__ import CostConfig, make_batch, make_policies, measure, table
 
-from .checks import all_checks
+from .checks import compiled_checks, quick_checks
 from .pair import check_pair
 
 SMALL = (16, 32)  # widths of a U-Net, to try the command
@@ -31,13 +31,13 @@ class CudaConfig:
 
     Args:
         device: Where to run.
-        minutes: After so many no new check begins.
+        minutes: After so many no new check begins; the last may take one or two more.
         small: Small networks, and nothing compiled: minutes on a CPU.
         only: Words; checks without any of them in their names are left out.
     """
 
     device: str = "cuda"
-    minutes: float = 8
+    minutes: float = 6.5
     small: bool = False
     only: tuple[str, ...] = ()
 
@@ -74,9 +74,11 @@ def main(config: CudaConfig) -> int:
     if config.device == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = True  # as lerobot-train does
         print(torch.cuda.get_device_name())
-    checks = all_checks(config.device, with_compiler=not config.small)
+    checks = quick_checks(config.device)
     checks["two processes on one device"] = lambda: check_pair(config.device)
     checks |= {f"costs, {n} cameras": lambda n=n: costs(config, n) for n in (0, 2)}
+    if not config.small:
+        checks |= compiled_checks(config.device)
     wanted = {name: c for name, c in checks.items() if not config.only or any(word in name for word in config.only)}
     bad, left_out = [], []
     for name, check in wanted.items():

@@ -12,7 +12,7 @@ from lerobot_cdp.contraction import LOSSES, bind, contraction_loss
 from lerobot_cdp.policy.configuration_cdp import CDPConfig, ContractionConfig
 from lerobot_cdp.policy.modeling_cdp import CDPPolicy
 
-__all__ = ["all_checks", "make_batch", "make_policy"]
+__all__ = ["compiled_checks", "make_batch", "make_policy", "quick_checks"]
 
 BACKBONES = {
     "unet": {"down_dims": (32, 64)},
@@ -199,7 +199,7 @@ def check_auto(device: str) -> str:
     return f"weight {log['contraction_weight']:.3g}, diversity {log['diversity']:.2f}"
 
 
-def all_checks(device: str, with_compiler: bool) -> dict[str, Callable[[], str]]:
+def quick_checks(device: str) -> dict[str, Callable[[], str]]:
     """The checks by their names."""
     checks = {
         f"{b}, {p}": lambda b=b, p=p: check_training(device, backbone=b, prediction_type=p)
@@ -223,7 +223,10 @@ def all_checks(device: str, with_compiler: bool) -> dict[str, Callable[[], str]]
     checks["mixed precision, bfloat16"] = lambda: check_amp(device, torch.bfloat16)
     checks["mixed precision, float16 with scaler"] = lambda: check_amp(device, torch.float16)
     checks["saved here, loaded on the CPU"] = lambda: check_saved(device)
-    if with_compiler:
-        for mode in ("default", "reduce-overhead"):
-            checks[f"compiled, {mode}"] = lambda m=mode: check_compiled(device, m)
     return checks
+
+
+def compiled_checks(device: str) -> dict[str, Callable[[], str]]:
+    """The slow ones: a network is compiled for each shape and mode."""
+    modes = ("default", "reduce-overhead")
+    return {f"compiled, {mode}": lambda m=mode: check_compiled(device, m) for mode in modes}

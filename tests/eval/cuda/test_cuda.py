@@ -2,7 +2,7 @@
 
 from eval.cost.__main__ import Cost, CostConfig, make_batch, make_policies
 from eval.cuda.__main__ import CudaConfig, main
-from eval.cuda.checks import all_checks
+from eval.cuda.checks import compiled_checks, quick_checks
 
 
 def config(**settings) -> CudaConfig:
@@ -39,6 +39,6 @@ def test_a_check_that_fails_is_bad_and_time_that_is_over_is_said(monkeypatch, ca
 
 
 def test_every_backbone_prediction_and_loss_is_there():
-    names = " ".join(all_checks("cuda", with_compiler=True))
+    names = " ".join(quick_checks("cuda") | compiled_checks("cuda"))
     for word in ("unet, epsilon", "dit, velocity", "loss hinge", "loss jacobian", "reduce-overhead", "float16"):
         assert word in names
