@@ -5,18 +5,16 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-import torch
 from lerobot.utils.import_utils import register_third_party_plugins
 
-from eval.memory_dataset import load_memory_dataset
 from eval.policies import chunk_latency, load_policy
 from eval.provenance import provenance
 from lerobot_cdp.checkpoints.files import read_json, write_json
-from lerobot_cdp.diffusion.encoder import stack_cameras
 from lerobot_cdp.errors import SettingError
 from lerobot_cdp.policy.calibration import calibrate_policy
 
 from .cells import Cell, Evaluation
+from .observations import training_observations
 from .rollouts import run_episodes
 from .tasks import TASKS
 from .training import checkpoint, train
@@ -75,12 +73,8 @@ def _calibrated(cell: Cell, folder: Path, datasets_dir: Path | None) -> dict[str
     known = folder / "calibration.json"
     if not known.exists():
         policy, preprocessor, _ = load_policy(folder, {"timestep_spacing": "shifted"})
-        task = TASKS[cell.task]
-        dataset = load_memory_dataset(task.repo_id, task.root(datasets_dir), cell.demonstrations, policy.config)
-        rows = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(0))[:OBSERVATIONS]
-        batch = stack_cameras(preprocessor(dataset.batch(rows)), policy.config, time_axis=True)
-        with torch.no_grad():
-            found = calibrate_policy(policy.acting_model, policy.acting_model.encoder(batch))
+        observations = training_observations(cell, policy, preprocessor, datasets_dir, OBSERVATIONS)
+        found = calibrate_policy(policy.acting_model, observations)
         warp = {"timestep_shift": found.warp.shift, "first_timestep": found.warp.start}
         write_json(known, {"settings": warp, "errors": found.errors, "before": found.before})
     return read_json(known)["settings"]

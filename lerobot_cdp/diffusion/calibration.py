@@ -34,11 +34,13 @@ class Calibration:
         warp: The best one.
         errors: Its error by number of steps.
         before: The errors of the warp that the search began with.
+        warm_start: Least noise level from which on an old plan's errors are forgotten, see `acting.warm_start`.
     """
 
     warp: Warp
     errors: dict[int, float]
     before: dict[int, float]
+    warm_start: float | None = None
 
 
 def distance(actions: Tensor, reference: Tensor) -> float:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-__all__ = ["EQUAL", "Warp", "levels", "most_steps", "whole_timesteps"]
+__all__ = ["EQUAL", "Warp", "levels", "most_steps", "steps_below", "whole_timesteps"]
 
 
 class Warp(NamedTuple):
@@ -34,6 +34,12 @@ def levels(n: int, warp: Warp) -> np.ndarray:
     """Noise levels u (n,), falling from `warp.start`, in (0, 1]: shares of the timesteps."""
     v = 1 - np.arange(n) / n
     return warp.start * warp.shift * v / (1 + (warp.shift - 1) * v)
+
+
+def steps_below(level: float, n: int, warp: Warp) -> int:
+    """How many of n steps, at least 1, belong to the way that is left from `level`, in (0, `warp.start`], on."""
+    u = level / warp.start
+    return max(1, round(n * u / (warp.shift + (1 - warp.shift) * u)))  # v of u, see above
 
 
 def most_steps(warp: Warp, num_train_timesteps: int) -> int:

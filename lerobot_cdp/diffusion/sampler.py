@@ -120,19 +120,18 @@ def make_scheduler(name: str, clip: float | None, warp: Warp | None = None, **pr
     return scheduler
 
 
-def with_steps(scheduler: SchedulerMixin, num_inference_steps: int, skip: int = 0) -> SchedulerMixin:
+def with_steps(scheduler: SchedulerMixin, num_inference_steps: int) -> SchedulerMixin:
     """A copy of the scheduler with its steps laid: `timesteps` (num_inference_steps,), from noise to data.
 
     Args:
         scheduler: as `make_scheduler` gives it; it is not changed.
         num_inference_steps: steps.
-        skip: steps that will be left out at the beginning.
     """
     scheduler = copy.copy(scheduler)  # shallow: `set_timesteps` replaces all that a solver changes on its way
     # On the CPU, as are the scheduler's tables: indexing them with device tensors would wait for the device.
     scheduler.set_timesteps(num_inference_steps)
     if hasattr(scheduler, "set_begin_index"):  # else it searches for each timestep among its own
-        scheduler.set_begin_index(skip)
+        scheduler.set_begin_index(0)
     return scheduler
 
 
@@ -142,24 +141,24 @@ def sample(
     noise: Tensor,
     num_inference_steps: int,
     generator: torch.Generator | None = None,
-    skip: int = 0,
+    is_noise: bool = True,
 ) -> Tensor:
     """Solve the sampling ODE from `noise` to clean actions.
 
     Args:
         network: (x_t (B, T, A), timesteps (B,)) -> (B, T, A), of the scheduler's prediction type.
         scheduler: as `make_scheduler` gives it. It is not changed: calls side by side do not disturb each other.
-        noise: (B, T, A), standard normal; after a `skip`, x at the first timestep that is left.
+        noise: (B, T, A), standard normal.
         num_inference_steps: network evaluations.
         generator: used by `DDPM` alone, for the noise it adds at every step.
-        skip: steps, in [0, num_inference_steps), left out at the beginning, and their evaluations with them.
+        is_noise: false if `noise` is x_t at the first timestep instead.
 
     Returns:
         (B, T, A) normalised actions; the same `noise` gives the same actions, but for `DDPM`.
     """
-    scheduler = with_steps(scheduler, num_inference_steps, skip)
-    x_t = noise if skip else noise * scheduler.init_noise_sigma
-    return follow(network, scheduler, scheduler.timesteps[skip:].tolist(), x_t, generator)
+    scheduler = with_steps(scheduler, num_inference_steps)
+    x_t = noise * scheduler.init_noise_sigma if is_noise else noise
+    return follow(network, scheduler, scheduler.timesteps.tolist(), x_t, generator)
 
 
 def follow(

@@ -1,15 +1,18 @@
 """The steps that belong to a policy, found on observations that it was trained on (see `diffusion.calibration`)."""
 
 import logging
+from dataclasses import replace
 
 import torch
 from lerobot.policies import PreTrainedPolicy
 from torch import Tensor
 
+from ..acting.warm_start import least_level, memory
 from ..contraction.sharding import is_sharded, rank
 from ..diffusion.calibration import COUNTS, REFERENCE_STEPS, Calibration, calibrate
-from ..diffusion.grid import EQUAL, Warp
-from ..diffusion.sampler import sample
+from ..diffusion.encoder import stack_cameras
+from ..diffusion.grid import EQUAL, Warp, most_steps
+from ..diffusion.sampler import sample, with_steps
 from ..errors import require
 from .build import make_solver
 from .configuration_cdp import SHIFTED, CDPConfig, StepCalibration
@@ -18,33 +21,55 @@ from .model import CDPDiffusionModel
 __all__ = ["SETTLED", "calibrate_in_training", "calibrate_policy", "remember"]
 
 CALIBRATION_BATCH = 64  # observations of a training; a command takes more
+WARM_STEPS = 10  # solver steps in which what is left of an error is measured
 SETTLED = 1000  # updates; what a network has learned before changes too much
 
 
 @torch.no_grad()
 def calibrate_policy(model: CDPDiffusionModel, condition: Tensor, seed: int = 0) -> Calibration:
-    """Find the warp of a policy; no random state is touched.
+    """Find the warp of a policy, and the level of its warm start; no random state is touched.
 
     Args:
         model: the network that acts.
         condition: (B, C) observation features, as its encoder gives them.
         seed: of the noise.
     """
-    config = model.config
+    config, first = model.config, model.config.n_obs_steps - 1
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn((len(condition), config.horizon, *config.action_feature.shape), generator=generator)
-    noise, first = noise.to(condition), config.n_obs_steps - 1
+    noise, executed = noise.to(condition), slice(first, first + config.n_action_steps)
 
     def solve(warp: Warp, n: int) -> Tensor:
-        solver = make_solver(config, warp)
-        chunks = sample(lambda x_t, timesteps: model.backbone(x_t, timesteps, condition), solver, noise, n)
-        return chunks[:, first : first + config.n_action_steps]
+        return sample(lambda x_t, t: model.backbone(x_t, t, condition), make_solver(config, warp), noise, n)
 
     most = config.num_train_timesteps
     counts = tuple(n for n in COUNTS if 2 * n <= most)
     require(counts, "num_train_timesteps", f"at least {2 * min(COUNTS)} for a calibration", most)
-    reference = solve(EQUAL, min(REFERENCE_STEPS, most))
-    return calibrate(solve, reference, config.warp or config.default_warp, _free(config), counts)
+    plans, before = solve(EQUAL, min(REFERENCE_STEPS, most)), config.warp or config.default_warp
+    found = calibrate(lambda *laid: solve(*laid)[:, executed], plans[:, executed], before, _free(config), counts)
+    few = slice(CALIBRATION_BATCH)
+    level = _warm_start(model, condition[few], plans[few], noise[few], found.warp.shift, generator)
+    return replace(found, warm_start=level)
+
+
+def _warm_start(
+    model: CDPDiffusionModel, condition: Tensor, plans: Tensor, noise: Tensor, shift: float, generator: torch.Generator
+) -> float:
+    """The least level from which on errors of the last plan are forgotten."""
+    config, first, twice = model.config, model.config.n_obs_steps - 1, condition.repeat(2, 1)
+
+    def left(level: float) -> float:
+        warp = Warp(shift, max(level, 1 / config.num_train_timesteps))
+        solver, n = make_solver(config, warp), min(WARM_STEPS, most_steps(warp, config.num_train_timesteps))
+
+        def solve(x_t: Tensor) -> Tensor:
+            chunks = sample(lambda x_t, t: model.backbone(x_t, t, twice), solver, x_t, n, is_noise=False)
+            return chunks[:, first : first + config.n_action_steps]
+
+        timestep = with_steps(solver, n).timesteps[0]
+        return memory(solve, model.process, plans, noise, timestep, generator).mean().item()
+
+    return least_level(left)
 
 
 def _free(config: CDPConfig) -> tuple[str, ...]:
@@ -58,30 +83,42 @@ def _free(config: CDPConfig) -> tuple[str, ...]:
 
 def remember(config: CDPConfig, found: Calibration, measured_on: str) -> None:
     """Lay the steps of a policy as was found."""
-    config.calibration = StepCalibration(found.warp.shift, found.warp.start, measured_on)
+    config.calibration = StepCalibration(*found.warp, measured_on, found.warm_start)
 
 
-def calibrate_in_training(policy: PreTrainedPolicy, condition: Tensor | None) -> None:
+def calibrate_in_training(policy: PreTrainedPolicy, observations: dict[str, Tensor] | None) -> None:
     """Lay the steps of a policy that is being trained: not before it has settled, nor where the user has laid them.
 
     One process does it, for it is the one that saves. Where weights are sharded none can: no process has them all.
 
     Args:
         policy: its config and its solvers are changed.
-        condition: (B, C) features of observations it was trained on, as the network in training gives them; None: there
-            are none yet.
+        observations: (B, n_obs_steps, …) that it was trained on, normalised; None: there are none yet.
     """
     config = policy.config
     is_wanted = config.timestep_spacing == SHIFTED and _free(config) and config.noise_scheduler_type != "DDPM"
-    is_early = condition is None or policy.n_updates < SETTLED or config.num_train_timesteps < 2 * min(COUNTS)
+    is_early = observations is None or policy.n_updates < SETTLED or config.num_train_timesteps < 2 * min(COUNTS)
     if not is_wanted or is_early or rank() or is_sharded(policy.diffusion):
         return
-    condition = condition[:CALIBRATION_BATCH]
-    measured_on = f"{len(condition)} training observations after {int(policy.n_updates)} updates"
+    few = {key: value[:CALIBRATION_BATCH] for key, value in observations.items()}
+    n = len(next(iter(few.values())))
+    measured_on = f"{n} training observations after {int(policy.n_updates)} updates"
     if config.calibration and config.calibration.measured_on == measured_on:  # saved once more
         return
-    found = calibrate_policy(policy.acting_model, condition)
+    found = _calibrate_as_it_acts(policy.acting_model, few)
     remember(config, found, measured_on)
     logging.info("Solver steps, calibrated: timestep_shift %g, first_timestep %g.", *found.warp)
     for model in {policy.diffusion, policy.acting_model}:
-        model.solver = make_solver(config)
+        model.lay_steps()
+
+
+@torch.no_grad()
+def _calibrate_as_it_acts(model: CDPDiffusionModel, observations: dict[str, Tensor]) -> Calibration:
+    """With pictures cropped and features taken as when it acts."""
+    was_training = model.training
+    model.eval()
+    try:
+        condition = model.encoder(stack_cameras(observations, model.config, time_axis=True))
+        return calibrate_policy(model, condition)
+    finally:
+        model.train(was_training)

@@ -10,7 +10,7 @@ from lerobot.policies.rtc import RTCConfig
 from lerobot.utils.constants import OBS_ENV_STATE, OBS_STATE
 
 from ..contraction.rate_control import BASE_WEIGHT
-from ..diffusion.grid import Warp, most_steps
+from ..diffusion.grid import EQUAL, Warp, most_steps, steps_below
 from ..diffusion.picture import is_built_for_loading, map_size, most_stages, seen_size
 from ..errors import SettingError, require
 from .schema import SCHEMA_VERSION, SchemaVersion
@@ -31,6 +31,7 @@ BACKBONE_SETTINGS = {
 VP_SETTINGS = ("beta_schedule", "beta_start", "beta_end")
 SHIFTED, EQUAL_STEPS = "shifted", "trailing"
 TIMESTEP_SPACINGS = (SHIFTED, "leading", "trailing", "linspace")
+WARM_START = 0.5  # level, of a policy that was not calibrated
 WARPS = {"velocity": Warp(0.4, 1.0), "sample": Warp(0.4, 1.0), "epsilon": Warp(0.4, 0.84)}
 BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
 # Where the penalty acts when that is not given. Diffusion expands next to noise, where a good denoiser hardly depends
@@ -77,11 +78,13 @@ class StepCalibration:
     Args:
         timestep_shift, first_timestep: As the settings of these names.
         measured_on: What it was measured on.
+        warm_start: As the setting, where that is `auto`.
     """
 
     timestep_shift: float
     first_timestep: float
     measured_on: str
+    warm_start: float = WARM_START
 
 
 @PreTrainedConfig.register_subclass("cdp")
@@ -119,8 +122,9 @@ class CDPConfig(DiffusionConfig):
         sampling_temperature: Standard deviation, in (0, 1], of the start noise; training uses 1. Below 1, actions vary
             less and are smoother.
         smoothing: Passes, >= 0, of a moving average over each sampled chunk (see `acting.smoothing`); 0: none.
-        warm_start: If actions of the last chunk are left, sampling starts from them with noise at this share, in
-            [0, 1), of the timesteps, not from pure noise (see `acting.warm_start`). 0: off.
+        warm_start: If actions of the last chunk are left, sampling starts from them with noise of this level, a share
+            in [0, 1) of the timesteps, and takes fewer steps (see `acting.warm_start`). `auto`: of the level that the
+            `calibration` found to forget errors of the last chunk. 0: off.
         max_contraction_factor: Limit, > 0, on the contraction factor of a chunk; None: not measured. The factor is the
             final distance of two chunks over their distance at the start (see `acting.monitor`); measuring it doubles
             the batch. Above the limit, `select_action` repeats the last action for the length of a chunk, which holds
@@ -177,7 +181,7 @@ class CDPConfig(DiffusionConfig):
 
     sampling_temperature: float = 1.0
     smoothing: int = 0
-    warm_start: float = 0.0
+    warm_start: float | str = 0.0
     max_contraction_factor: float | None = None
 
     action_margin: float | None = None
@@ -429,6 +433,24 @@ class CDPConfig(DiffusionConfig):
         least = self.num_inference_steps / self.num_train_timesteps  # a start that nobody set gives way to many steps
         start = self.first_timestep or min(1.0, max(found.start, least))
         return Warp(self.timestep_shift or found.shift, start)
+
+    @property
+    def warm_warp(self) -> Warp | None:
+        """How the steps of a warm start are laid, from its level on; None: there is none."""
+        level = self.warm_start
+        if level == AUTO:
+            level = self.calibration.warm_start if self.calibration else WARM_START
+        if level == 0:
+            return None
+        warp = self.warp or EQUAL
+        return Warp(warp.shift, min(max(level, 1 / self.num_train_timesteps), warp.start))
+
+    @property
+    def warm_steps(self) -> int:
+        """Network evaluations of a chunk with a warm start."""
+        level = self.warm_warp.start
+        steps = steps_below(level, self.num_inference_steps, self.warp or EQUAL)
+        return min(steps, most_steps(self.warm_warp, self.num_train_timesteps))
 
     @property
     def penalty_range(self) -> tuple[float, float]:

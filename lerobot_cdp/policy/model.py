@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..acting.monitor import contraction_factor, neighbour
 from ..acting.real_time import Prefix, guided
 from ..acting.smoothing import smoothed
-from ..acting.warm_start import start_from, steps_to_skip
+from ..acting.warm_start import start_from
 from ..diffusion.encoder import ObservationEncoder
 from ..diffusion.sampler import sample, with_steps
 from .build import make_backbone, make_process, make_solver
@@ -60,7 +60,13 @@ class CDPDiffusionModel(nn.Module):
         self.encoder = ObservationEncoder(config, config.vision_stages)
         self.backbone = make_backbone(config, self.encoder.condition_dim)
         self.process = make_process(config)
-        self.solver = make_solver(config)
+        self.lay_steps()
+
+    def lay_steps(self) -> None:
+        """Make the solvers, as the config says by now."""
+        self.solver = make_solver(self.config)
+        warm = self.config.warm_warp
+        self.warm_solver = warm and make_solver(self.config, warm)
 
     def compute_loss(self, batch: dict[str, Tensor], condition: Tensor) -> DiffusionLoss:
         """Diffusion loss at random timesteps.
@@ -116,11 +122,12 @@ class CDPDiffusionModel(nn.Module):
         self, batch: dict[str, Tensor], noise: Tensor | None, prefix: Prefix | None, rest: Tensor | None
     ) -> Chunk:
         condition = self.encoder(batch)
-        start, skip = self.config.sampling_temperature * self._noise(noise, condition), 0
-        if rest is not None and self.config.warm_start > 0:
-            start, skip = self._warm_start(rest, start)
+        start = self.config.sampling_temperature * self._noise(noise, condition)
+        is_warm = rest is not None and self.warm_solver is not None
+        if is_warm:
+            start = self._warm_start(rest, start)
         current = self.config.n_obs_steps - 1  # the chunk begins with the oldest observation
-        chunk = self.conditional_sample(condition, start, prefix=prefix, skip=skip)
+        chunk = self.conditional_sample(condition, start, prefix=prefix, is_warm=is_warm)
         actions = smoothed(chunk.actions, self.config.smoothing)
         actions = actions if prefix is None else prefix.blend(actions)
         return Chunk(actions[:, current:], chunk.contraction_factor)
@@ -134,12 +141,10 @@ class CDPDiffusionModel(nn.Module):
             raise ValueError(f"`noise` must have shape {shape} (batch, horizon, action). Got {tuple(noise.shape)}.")
         return noise
 
-    def _warm_start(self, rest: Tensor, noise: Tensor) -> tuple[Tensor, int]:
-        """Where sampling begins, and the solver's steps that this leaves out."""
-        solver = with_steps(self.solver, self.config.num_inference_steps)
-        skip = steps_to_skip(solver, self.config.warm_start)
-        current = self.config.n_obs_steps - 1
-        return start_from(rest, noise, self.process, solver.timesteps[skip], current), skip
+    def _warm_start(self, rest: Tensor, noise: Tensor) -> Tensor:
+        """Where sampling begins."""
+        solver = with_steps(self.warm_solver, self.config.warm_steps)
+        return start_from(rest, noise, self.process, solver.timesteps[0], self.config.n_obs_steps - 1)
 
     def conditional_sample(
         self,
@@ -147,21 +152,21 @@ class CDPDiffusionModel(nn.Module):
         start: Tensor,
         generator: torch.Generator | None = None,
         prefix: Prefix | None = None,
-        skip: int = 0,
+        is_warm: bool = False,
     ) -> Chunk:
         """Sample whole chunks, (B, horizon, A) normalised.
 
         Args:
             condition: (B, C) observation features, as `encoder` gives them.
-            start: (B, horizon, A), where sampling begins: noise, or x_t at the solver's first step that is not skipped.
+            start: (B, horizon, A), where sampling begins: noise, or x_t where a warm start begins.
             generator: of the noise that the solver adds, where it does (`DDPM`).
             prefix: what the chunks are to agree with.
-            skip: steps of the solver left out at the beginning.
+            is_warm: whether it is a warm start.
         """
         if self.config.max_contraction_factor is None:
-            return Chunk(self._solve(condition, start, generator, prefix, skip))
+            return Chunk(self._solve(condition, start, generator, prefix, is_warm))
         starts = torch.cat([start, neighbour(start)])
-        chunks = self._solve(condition.repeat(2, 1), starts, generator, prefix, skip)
+        chunks = self._solve(condition.repeat(2, 1), starts, generator, prefix, is_warm)
         return Chunk(chunks[: len(start)], contraction_factor(starts, chunks))
 
     def _solve(
@@ -170,15 +175,17 @@ class CDPDiffusionModel(nn.Module):
         start: Tensor,
         generator: torch.Generator | None,
         prefix: Prefix | None,
-        skip: int,
+        is_warm: bool,
     ) -> Tensor:
         def network(x_t: Tensor, timesteps: Tensor) -> Tensor:
             return self.backbone(x_t, timesteps, condition)
 
-        arguments = (self.solver, start, self.config.num_inference_steps, generator, skip)
+        config = self.config
+        solver, n = (self.warm_solver, config.warm_steps) if is_warm else (self.solver, config.num_inference_steps)
+        arguments = (solver, start, n, generator, not is_warm)
         if prefix is None:
             return sample(network, *arguments)
-        limit = self.config.clip_sample_range if self.config.clip_sample else None
+        limit = config.clip_sample_range if config.clip_sample else None
         # Callers may be in inference mode, whose tensors autograd refuses; leaving it turns gradients on.
         with torch.inference_mode(False), torch.no_grad():
             condition = condition.clone()

@@ -27,7 +27,7 @@ from lerobot.utils.constants import ACTION, OBS_STATE
 from torch import Tensor, nn
 
 from ..acting.monitor import FACTOR, check_safe, hold_unsafe
-from ..acting.real_time import Prefix, make_prefix, strip_padding
+from ..acting.real_time import Prefix
 from ..checkpoints.files import read_json
 from ..checkpoints.folders import PROCESSORS
 from ..checkpoints.weights import StoredWeights, check_download, load_complete
@@ -35,7 +35,7 @@ from ..contraction import PenaltyValue, RateControl
 from ..contraction.sharding import mean_over_processes, rank
 from ..diffusion.encoder import stack_cameras
 from ..diffusion.picture import built_for_loading
-from ..errors import explain, require
+from ..errors import explain
 from ..hub.card import Facts, make_card
 from ..hub.push import push_trained
 from .build import make_limits, make_penalty
@@ -45,7 +45,6 @@ from .checks import (
     check_chunk,
     check_features,
     check_finite,
-    check_left_over,
     check_observation,
     check_same_batch,
     check_units,
@@ -57,6 +56,7 @@ from .data_review import note_data, review_data
 from .ema import EMA
 from .idle_settings import idle_settings, warn_of_no_penalty
 from .model import CDPDiffusionModel, Chunk
+from .real_time import going_on
 from .sharding import WRAP_UNITS, check_sharding
 from .statistics import Statistics, check_statistics, read_statistics
 from .watch import ObservationWatch, fetched, furthest
@@ -110,7 +110,7 @@ class CDPPolicy(DiffusionPolicy):
         self.register_buffer("contraction_log", torch.zeros(len(CONTRACTION_LOG)))
         if config.compile_model:
             self._compile(config.compile_mode)
-        self._seen: Tensor | None = None  # (B, C) features of the latest observations trained on
+        self._seen: dict[str, Tensor] | None = None  # the latest observations trained on
         self._take_statistics(kwargs.get("dataset_stats") or {})
         self.reset()
 
@@ -154,11 +154,11 @@ class CDPPolicy(DiffusionPolicy):
         batch = with_axes(batch, self.config)
         check_observation(batch, self.config, time_axis=True)
         check_actions(batch, self.config)
+        if self.training:
+            self._seen = {key: batch[key] for key in self.config.observed_features}
         batch = stack_cameras(batch, self.config, time_axis=True)
         model = self.diffusion if self.training else self.acting_model
         condition = model.encoder(batch)
-        if self.training:
-            self._seen = condition.detach()
         penalty, log = None, {}
         if self.config.contraction.weight != 0 and self.training:
             # Before the diffusion loss: the graph of neither is in memory while the other is computed.
@@ -309,18 +309,8 @@ class CDPPolicy(DiffusionPolicy):
         else:
             if self._end is not None:
                 check_same_batch(self._end, len(stacked[OBS_STATE]))
-            if prev_chunk_left_over is not None:
-                check_left_over(prev_chunk_left_over, len(stacked[OBS_STATE]), *self.config.action_feature.shape)
-            for name, value, least in (
-                ("inference_delay", inference_delay, 0),
-                ("execution_horizon", execution_horizon, 1),
-            ):
-                require(value is None or value >= least, name, f"at least {least}", value)
-            rest, prefix = strip_padding(prev_chunk_left_over), None
-            if execution_horizon is not None:
-                rtc = replace(rtc, execution_horizon=execution_horizon)
-            if rest is not None:
-                prefix = make_prefix(rest, inference_delay, rtc, self.config.horizon, self.config.n_obs_steps - 1)
+            delays = (inference_delay, execution_horizon)
+            rest, prefix = going_on(prev_chunk_left_over, *delays, self.config, len(stacked[OBS_STATE]))
             # Without a rest the arm has executed all that was planned, if anything was.
             chunk, length = self._sample(stacked, noise, prefix, rest, self._end if rest is None else None), None
         for reason in self._alarms(chunk, stacked):

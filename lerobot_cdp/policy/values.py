@@ -119,8 +119,10 @@ CDP_RULES = {
     "timestep_shift": _between(0.001, 100),
     "first_timestep": _above(0, 1),
     "calibration": Rule(
-        lambda found: 0.001 <= found.timestep_shift <= 100 and 0 < found.first_timestep <= 1,
-        "a StepCalibration with timestep_shift in [0.001, 100] and first_timestep in (0, 1]",
+        lambda found: (
+            0.001 <= found.timestep_shift <= 100 and 0 < found.first_timestep <= 1 and 0 < found.warm_start < 1
+        ),
+        "a StepCalibration with timestep_shift in [0.001, 100], first_timestep in (0, 1] and warm_start in (0, 1)",
         says_type=True,
     ),
     "clip_sample_range": POSITIVE,
@@ -128,7 +130,9 @@ CDP_RULES = {
     "rtc_config": Rule(lambda x: True, "an RTCConfig or a dict", says_type=True),
     "contraction": Rule(lambda x: True, "a ContractionConfig or a dict", says_type=True),
     "smoothing": _between(0, 1000),
-    "warm_start": _below(0, 1),
+    "warm_start": Rule(
+        lambda x: x == AUTO if isinstance(x, str) else 0 <= x < 1, f"a number in [0, 1), or '{AUTO}'", says_type=True
+    ),
     "max_contraction_factor": POSITIVE,
     "action_margin": _between(0, 1000),
     "max_action_step": Rule(

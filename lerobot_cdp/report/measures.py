@@ -1,4 +1,4 @@
-"""What contraction does to sampling: six measurements of a trained network, for a batch of observations.
+"""What contraction does to sampling: five measurements of a trained network, for a batch of observations.
 
 `network` is (x_t (B, T, A), timesteps (B,)) -> (B, T, A), the network for B observations; a batch of k·B inputs
 holds k times the same observations (see `expansion.acting_network`). Solvers are diffusers' schedulers. Actions are
@@ -6,7 +6,6 @@ normalised; `executed` is the part of the horizon T that the robot carries out. 
 per observation, in the last dimension: quantiles over observations are the caller's.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
@@ -16,10 +15,9 @@ from diffusers import DDIMScheduler
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor
 
-from ..acting.warm_start import start_from
 from ..contraction import denoiser_coefficients, expand
 from ..diffusion.process import Process
-from ..diffusion.sampler import sample, with_steps
+from ..diffusion.sampler import sample
 from .expansion import Expansion, Network, expansion_at
 
 __all__ = [
@@ -33,11 +31,8 @@ __all__ = [
     "reference_solution",
     "rms",
     "solver_error",
-    "warm_start_levels",
-    "warm_start_memory",
 ]
 
-MOST_LEVELS = 10  # of a warm start
 Solver = Callable[[Network, Tensor], Tensor]
 
 
@@ -212,43 +207,3 @@ def injected_error(
 
     right = solve(network, noise)
     return torch.stack([rms((solve(erring(size), noise) - right)[:, executed]) for size in sizes])
-
-
-def warm_start_levels(scheduler: SchedulerMixin, n_steps: int) -> tuple[list[int], list[float]]:
-    """Solver steps that a warm start may leave out, and the setting `warm_start`, in (0, 1), that does; few first.
-
-    Up to MOST_LEVELS of them, evenly.
-    """
-    timesteps = with_steps(scheduler, n_steps).timesteps
-    skips = sorted({n_steps - round(n_steps * i / MOST_LEVELS) for i in range(1, MOST_LEVELS + 1)} - {n_steps})
-    shares = [timesteps[skip].item() / scheduler.config.num_train_timesteps for skip in skips]
-    # Rounded up: a share is one of the timesteps at and below it.
-    levels = {skip: math.ceil(100 * share - 1e-3) / 100 for skip, share in zip(skips, shares, strict=True)}
-    legal = {skip: share for skip, share in levels.items() if 0 < share < 1}
-    return list(legal), list(legal.values())
-
-
-@torch.no_grad()
-def warm_start_memory(
-    network: Network, process: Process, scheduler: SchedulerMixin, n_steps: int, x_0: Tensor, generator: torch.Generator
-) -> Tensor:
-    """How much of an error of the last chunk is left after a warm start, (levels, B): rms out / rms in; < 1 forgets.
-
-    The error is small and in a random direction. At a level t it enters as α_t times itself, and the ODE from there on
-    contracts or expands it.
-
-    Args:
-        scheduler: the policy's solver, `n_steps` its steps; levels as `warm_start_levels` gives them.
-        x_0: (B, T, A) chunks to begin from.
-        generator: on the CPU, of noise and directions.
-    """
-    noise, direction = (torch.randn(x_0.shape, generator=generator, dtype=x_0.dtype).to(x_0.device) for _ in range(2))
-    error = 1e-3 * direction / expand(rms(direction), x_0)
-    memory = [x_0.new_empty(0, len(x_0))]
-    timesteps = with_steps(scheduler, n_steps).timesteps
-    for skip in warm_start_levels(scheduler, n_steps)[0]:
-        t = timesteps[skip]
-        starts = [start_from(chunk, noise, process, t, current=0) for chunk in (x_0, x_0 + error)]
-        right, wrong = sample(network, scheduler, torch.cat(starts), n_steps, skip=skip).chunk(2)
-        memory.append(rms(wrong - right).unsqueeze(0) / 1e-3)
-    return torch.cat(memory)

@@ -77,6 +77,10 @@ def _injected(measures: dict, size: float) -> float:
     return injected["change"]["50"][injected["sizes"].index(size)]
 
 
+def _least_level(measures: dict) -> float | None:
+    return measures["warm_start"] and measures["warm_start"]["least"]
+
+
 ROWS = (
     Row("Contracting share, low-noise half of the timesteps", lambda m: _contracting(m, "low"), "%", False),
     Row("Contracting share, high-noise half", lambda m: _contracting(m, "high"), "%", False),
@@ -91,7 +95,7 @@ ROWS = (
     ),
     Row("Error of 3 steps as the policy lays them, median", lambda m: _solver_error(m, 3, LAID), "action"),
     Row("Change by a network error of 3 %, median", lambda m: _injected(m, 0.03), "action"),
-    Row("Least `warm_start` that halves an error of the last chunk", lambda m: m["warm_start"]["suggested"], "", False),
+    Row("Least level of a warm start that forgets an error of the last chunk", _least_level, "", False),
 )
 
 

@@ -11,13 +11,14 @@ from lerobot.utils.constants import ACTION
 from torch import Tensor
 from tqdm import tqdm
 
+from ..acting.warm_start import FORGOTTEN
 from ..contraction import full_precision
 from ..diffusion.process import Process
 from ..diffusion.sampler import sample, with_steps
 from ..errors import SettingError
 from . import measures
 from .expansion import N_PRODUCTS, Network, acting_model, acting_network, process_of
-from .steps import FINE, N_LEVELS, step_costs, step_evaluations
+from .steps import FINE, N_LEVELS, memory_evaluations, plan_memory, step_costs, step_evaluations
 
 __all__ = ["NEIGHBOUR_DRAWS", "SPREAD_DRAWS", "Plan", "measure", "own_solver", "summarise"]
 
@@ -30,7 +31,7 @@ ERROR_SIZES = (0.01, 0.03, 0.1)
 QUANTILES = (5, 25, 50, 75, 95)  # percent
 DDPM_STAND_IN_STEPS = 10
 LAID = "as the policy lays them"
-STEP_COSTS = ("local_error", "downstream_factor")
+STEP_COSTS, MEMORY = ("local_error", "downstream_factor"), "plan_memory"
 ERROR_PREFIX = "solver_error_"  # of the raw measurements, one for each grid of steps
 
 
@@ -87,10 +88,8 @@ class Plan:
         """Network evaluations per observation."""
         own = self.n_steps * (3 * NEIGHBOUR_DRAWS + SPREAD_DRAWS + 1 + len(ERROR_SIZES))
         grids = 1 if self.process.name == "flow" else 2
-        skips, _ = measures.warm_start_levels(self.solver, self.n_steps)
-        own += sum(2 * (self.n_steps - skip) for skip in skips)
         if self.has_step_costs:
-            own += step_evaluations()
+            own += step_evaluations() + memory_evaluations()
         own += sum(self.error_steps)
         return own + self.n_bins * (1 + self.n_products) + grids * sum(self.error_steps) + REFERENCE_STEPS
 
@@ -113,7 +112,6 @@ class Plan:
         errors = measures.solver_error(network, self.process, draws[0], reference, self.executed, self.error_steps)
         laid = [sample(network, self.solver, draws[0], n) for n in self.error_steps]
         errors[LAID] = torch.stack([measures.rms((x - reference)[:, self.executed]) for x in laid])
-        costs = step_costs(network, self.process, draws[0], self.executed) if self.has_step_costs else None
         bins = measures.binned_expansion(network, self.process, x_0, self.n_bins, self.n_products, generator)
         factor = measures.finite_time_factor(network, solve, draws[:NEIGHBOUR_DRAWS].flatten(0, 1), generator)
         return {
@@ -122,15 +120,21 @@ class Plan:
             "factor": factor.factor,
             "nonlinearity": factor.nonlinearity,
             "spread": measures.noise_spread(network, solve, draws, self.executed),
-            "warm_start_memory": measures.warm_start_memory(
-                network, self.process, self.solver, self.n_steps, x_0, generator
-            ),
-            **({} if costs is None else dict(zip(STEP_COSTS, costs, strict=True))),
+            **self._step_costs(network, x_0, draws[0], generator),
             **{f"{ERROR_PREFIX}{grid}": error for grid, error in errors.items()},
             "injected_error": measures.injected_error(
                 network, solve, draws[0], self.executed, list(ERROR_SIZES), generator
             ),
         }
+
+    def _step_costs(
+        self, network: Network, x_0: Tensor, noise: Tensor, generator: torch.Generator
+    ) -> dict[str, Tensor]:
+        if not self.has_step_costs:
+            return {}
+        costs = step_costs(network, self.process, noise, self.executed)
+        memory = plan_memory(network, self.process, x_0, self.executed, generator)
+        return dict(zip(STEP_COSTS, costs, strict=True)) | {MEMORY: memory}
 
 
 @torch.no_grad()
@@ -190,7 +194,7 @@ def summarise(raw: dict[str, Tensor], plan: Plan) -> dict:
         },
         "steps": _steps(raw, plan),
         "injected_error": {"sizes": list(ERROR_SIZES), "change": quantiles(raw["injected_error"])},
-        "warm_start": _warm_start(raw["warm_start_memory"], plan),
+        "warm_start": _warm_start(raw),
     }
 
 
@@ -209,17 +213,10 @@ def _steps(raw: dict[str, Tensor], plan: Plan) -> dict | None:
     }
 
 
-def _warm_start(memory: Tensor, plan: Plan) -> dict:
-    """The setting `warm_start` at each level, what is left of an error there, and the lowest one that halves it.
-
-    Halves, for 95 % of the observations: then errors of chunk after chunk add up to at most twice one of them.
-    """
-    skips, shares = measures.warm_start_levels(plan.solver, plan.n_steps)
-    left = quantiles(memory)
-    halved = [share for share, most in zip(shares, left["95"], strict=True) if most <= 0.5]
-    return {
-        "share": shares,
-        "evaluations": [plan.n_steps - skip for skip in skips],
-        "memory": left,
-        "suggested": min(halved, default=None),
-    }
+def _warm_start(raw: dict[str, Tensor]) -> dict | None:
+    """What is left of an error of the last chunk by the level of a warm start, and the least one that forgets it."""
+    if MEMORY not in raw:
+        return None
+    levels = [1 - k / N_LEVELS for k in range(1, N_LEVELS)]
+    forgets = [level for level, left in zip(levels, raw[MEMORY].mean(dim=1), strict=True) if left <= FORGOTTEN]
+    return {"levels": levels, "memory": quantiles(raw[MEMORY]), "least": min(forgets, default=None)}

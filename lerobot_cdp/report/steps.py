@@ -10,13 +10,14 @@ difference in its direction. Steps belong where the product is large, which is n
 import torch
 from torch import Tensor
 
+from ..acting.warm_start import memory
 from ..contraction import denoiser_coefficients, expand
 from ..diffusion.grid import EQUAL, levels, whole_timesteps
 from ..diffusion.process import Process
 from .expansion import Network
 from .measures import rms
 
-__all__ = ["FINE", "N_LEVELS", "step_costs", "step_evaluations"]
+__all__ = ["FINE", "N_LEVELS", "memory_evaluations", "plan_memory", "step_costs", "step_evaluations"]
 
 N_LEVELS = 10
 FINE = 5
@@ -24,9 +25,14 @@ PROBE = 1e-2  # size of the small difference, as a share of the local error's un
 
 
 def step_evaluations() -> int:
-    """Network evaluations per observation."""
+    """Network evaluations of `step_costs` per observation."""
     n = N_LEVELS * FINE
     return n + N_LEVELS + sum(2 * (n - FINE * k) for k in range(1, N_LEVELS))
+
+
+def memory_evaluations() -> int:
+    """Network evaluations of `plan_memory` per observation."""
+    return sum(2 * (N_LEVELS - k) for k in range(1, N_LEVELS))
 
 
 @torch.no_grad()
@@ -51,6 +57,30 @@ def step_costs(network: Network, process: Process, noise: Tensor, executed: slic
         factors.append(ode.downstream(short, error, last, executed))
         x_t = short
     return torch.stack(errors), torch.stack(factors)
+
+
+@torch.no_grad()
+def plan_memory(network: Network, process: Process, x_0: Tensor, executed: slice, generator: torch.Generator) -> Tensor:
+    """What is left of an old plan's error after a warm start at 0.9, 0.8 … 0.1 of the timesteps, (N_LEVELS − 1, B).
+
+    By long steps, as few as a policy takes.
+
+    Args:
+        network, process, executed: see `step_costs`.
+        x_0: (B, T, A) plans to begin from.
+        generator: on the CPU, of noise and errors; see `acting.warm_start.memory`.
+    """
+    ode, left = FirstOrder(network, process), []
+    noise = torch.randn(x_0.shape, generator=generator).to(x_0)
+    for point in range(FINE, ode.n, FINE):
+
+        def solve(x_t: Tensor, point: int = point) -> Tensor:
+            for start in range(point, ode.n, FINE):
+                x_t = ode.step(x_t, start, start + FINE)
+            return x_t[:, executed]
+
+        left.append(memory(solve, process, x_0, noise, ode.timesteps[point], generator))
+    return torch.stack(left)
 
 
 class FirstOrder:

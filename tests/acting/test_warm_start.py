@@ -4,8 +4,11 @@ import pytest
 import torch
 from lerobot.policies.rtc import RTCConfig
 
-from lerobot_cdp.acting.warm_start import start_from, steps_to_skip
+from lerobot_cdp.acting.warm_start import LEVELS, least_level, memory, start_from
+from lerobot_cdp.diffusion.grid import EQUAL, Warp, levels, steps_below
 from lerobot_cdp.diffusion.sampler import sample, with_steps
+from lerobot_cdp.policy import build
+from lerobot_cdp.policy.configuration_cdp import StepCalibration
 from lerobot_cdp.policy.modeling_cdp import CDPPolicy
 from tests.closed_forms import (
     SOLVERS,
@@ -21,13 +24,25 @@ from tests.conftest import make_config, make_observation
 MEAN, STD = 0.3, 0.4
 
 
-@pytest.mark.parametrize("share,evaluations", [(1.0, 10), (0.4, 4), (0.39, 4), (0.1, 1), (0.01, 1)])
-def test_the_level_decides_the_evaluations(share, evaluations):
-    scheduler = make_solver("DDIM")
-    skip = steps_to_skip(with_steps(scheduler, 10), share)
+@pytest.mark.parametrize("level,evaluations", [(0.99, 10), (0.4, 4), (0.37, 4), (0.1, 1), (0.02, 1)])
+@pytest.mark.parametrize("solver,prediction", SOLVERS)
+def test_the_level_decides_where_sampling_begins_and_the_evaluations(solver, prediction, level, evaluations):
+    config = make_config(
+        noise_scheduler_type=solver, prediction_type=prediction, timestep_spacing="trailing", warm_start=level
+    )
+    assert config.warm_steps == evaluations
     calls = []
-    sample(lambda x_t, t: calls.append(int(t[0])) or x_t, scheduler, torch.randn(1, 4, 2), 10, skip=skip)
-    assert calls == [99, 89, 79, 69, 59, 49, 39, 29, 19, 9][10 - evaluations :]
+    scheduler = build.make_solver(config, config.warm_warp)
+    sample(lambda x_t, t: calls.append(t[0].item()) or x_t, scheduler, torch.randn(1, 4, 2), config.warm_steps)
+    assert len(calls) == evaluations
+    assert calls[0] == pytest.approx(100 * level - (prediction != "velocity"), abs=0.5)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 10])
+@pytest.mark.parametrize("warp", [EQUAL, Warp(0.2, 1.0), Warp(0.4, 0.84)])
+def test_at_the_level_of_one_of_the_steps_the_others_are_left(warp, n):
+    for k, level in enumerate(levels(n, warp)):
+        assert steps_below(level, n, warp) == n - k
 
 
 def test_actions_are_shifted_and_noise_is_added():
@@ -43,14 +58,41 @@ def test_actions_are_shifted_and_noise_is_added():
 def test_the_solver_goes_on_from_there_to_the_closed_form(solver, prediction, seed):
     steps = 50 if solver == "DPMSolver++" else 200
     process = make_process(prediction, n_timesteps=1000)
-    scheduler = with_steps(make_solver(solver, prediction, n_timesteps=1000), steps)
-    skip = steps_to_skip(scheduler, 0.5)
-    t = scheduler.timesteps[skip]
+    scheduler = make_solver(solver, prediction, n_timesteps=1000, spacing=Warp(1.0, 0.5))
+    t = with_steps(scheduler, steps).timesteps[0]
     rest, noise = torch.randn(4, 3, 2).double(), torch.randn(4, 6, 2).double()
     x_t = start_from(rest, noise, process, t, current=1)
-    got = sample(as_network(gaussian(MEAN, STD), process), scheduler, x_t, steps, skip=skip)
+    got = sample(as_network(gaussian(MEAN, STD), process), scheduler, x_t, steps, is_noise=False)
     exact = gaussian_end(x_t, *signal_and_noise(process, t.view(1)), MEAN, STD)
     assert (got - exact).abs().max() < (2e-2 if steps == 200 else 4e-3)
+
+
+@pytest.mark.parametrize("std", [0.1, 1.0])
+@pytest.mark.parametrize("prediction", ["epsilon", "velocity"])
+def test_what_is_left_of_an_error_is_the_closed_form(prediction, std, seed):
+    """Of Gaussian data all is linear: an error e enters as α_t e, and ends as (α_t s / √(α_t² s² + σ_t²)) e."""
+    process = make_process(prediction)
+    network = as_network(gaussian(0.0, std), process)
+    for level in (0.2, 0.6):
+        scheduler = make_solver(
+            "DDIM" if prediction == "epsilon" else "FlowMatchEuler", prediction, spacing=Warp(1.0, level)
+        )
+        t = with_steps(scheduler, 20).timesteps[0]
+
+        def solve(x_t, scheduler=scheduler):
+            return sample(network, scheduler, x_t, 20, is_noise=False)
+
+        x_0, noise = torch.randn(2, 4, 6, 2).double()
+        left = memory(solve, process, x_0, noise, t, torch.Generator().manual_seed(seed))
+        alpha, sigma = (value.item() for value in signal_and_noise(process, t.view(1)))
+        expected = alpha * std / (alpha**2 * std**2 + sigma**2) ** 0.5
+        torch.testing.assert_close(left, torch.full_like(left, expected), rtol=0.1, atol=0.02)
+
+
+def test_the_least_level_that_forgets():
+    assert least_level(lambda level: 0.89 - level) == LEVELS[13] == 0.7
+    assert least_level(lambda level: 1.0) == LEVELS[-1]
+    assert least_level(lambda level: 0.0) == LEVELS[0]
 
 
 # ---------------------------------------------------------------- the policy
@@ -83,6 +125,15 @@ def test_the_second_chunk_starts_from_the_rest_of_the_first():
     calls.clear()
     policy.select_action(observations[0])
     assert len(calls) == 10
+
+
+def test_auto_is_the_level_that_was_found():
+    policy, _ = make_policy(warm_start="auto", n_action_steps=6)
+    assert policy.config.warm_warp == Warp(1.0, 0.5) and policy.config.warm_steps == 5
+    found = StepCalibration(0.4, 1.0, "a test", 0.2)
+    config = make_config(warm_start="auto", num_inference_steps=3, calibration=found)
+    assert config.warm_warp == Warp(0.4, 0.2) and config.warm_steps == round(3 * 0.2 / (0.4 + 0.6 * 0.2))
+    assert make_config(calibration=found).warm_warp is None
 
 
 def test_off_costs_nothing_and_changes_nothing():

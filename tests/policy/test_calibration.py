@@ -4,8 +4,10 @@ import pytest
 import torch
 from lerobot.configs import PreTrainedConfig
 
+from lerobot_cdp.acting.warm_start import LEVELS
+from lerobot_cdp.diffusion.encoder import stack_cameras
 from lerobot_cdp.diffusion.grid import Warp
-from lerobot_cdp.policy.calibration import SETTLED
+from lerobot_cdp.policy.calibration import SETTLED, calibrate_policy, remember
 from lerobot_cdp.policy.configuration_cdp import WARPS, StepCalibration
 from lerobot_cdp.policy.modeling_cdp import CDPPolicy
 from tests.conftest import make_batch, make_config, make_observation
@@ -104,3 +106,34 @@ def test_estimates_are_clipped_to_any_range():
         policy = CDPPolicy(make_config(noise_scheduler_type=solver, clip_sample_range=0.5)).eval()
         chunk = policy.predict_action_chunk(make_observation(policy.config, 3, 2))
         assert 0.4 < chunk.abs().max() <= 0.5 + 1e-6
+
+
+@pytest.mark.parametrize("ema_decay", [0.0, 0.999])
+def test_pictures_are_seen_as_by_the_network_that_acts(ema_decay, tmp_path):
+    """Not as by the one in training, whose encoder differs, crops at random and moves its statistics."""
+    policy = trained(images=True, ema_decay=ema_decay)
+    batch = make_batch(policy.config)
+    if policy.ema is not None:
+        torch.nn.init.normal_(policy.ema.module.encoder.rgb_encoders[0].out.weight)
+    policy(batch)
+    before = {name: value.clone() for name, value in policy.state_dict().items()}
+    policy.save_pretrained(tmp_path)
+    assert policy.training and policy.acting_model.training == (policy.ema is None)
+    torch.testing.assert_close(dict(policy.state_dict()), before, rtol=0, atol=0)
+    model = policy.acting_model.eval()
+    with torch.no_grad():
+        condition = model.encoder(stack_cameras(batch, policy.config, time_axis=True))
+    policy.config.calibration, measured_on = None, policy.config.calibration.measured_on
+    expected = calibrate_policy(model, condition)
+    remember(policy.config, expected, measured_on)
+    assert CDPPolicy.from_pretrained(tmp_path).config.calibration == policy.config.calibration
+
+
+def test_a_warm_start_by_itself_begins_where_errors_are_forgotten(tmp_path):
+    policy = trained(warm_start="auto", n_action_steps=6)
+    policy.save_pretrained(tmp_path)
+    level = policy.config.calibration.warm_start
+    assert level in LEVELS and policy.config.warm_warp == (policy.config.calibration.timestep_shift, level)
+    loaded = CDPPolicy.from_pretrained(tmp_path)
+    for model in (policy.acting_model, loaded.acting_model):
+        assert model.warm_solver.warp == policy.config.warm_warp

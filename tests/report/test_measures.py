@@ -6,8 +6,6 @@ from diffusers import DDIMScheduler
 from lerobot.policies.diffusion.configuration_diffusion import DiffusionConfig
 from lerobot.policies.diffusion.modeling_diffusion import DiffusionPolicy
 
-from lerobot_cdp.acting.warm_start import steps_to_skip
-from lerobot_cdp.diffusion.sampler import with_steps
 from lerobot_cdp.errors import SettingError
 from lerobot_cdp.policy.configuration_cdp import CDPConfig
 from lerobot_cdp.policy.modeling_cdp import CDPPolicy
@@ -163,34 +161,6 @@ def test_an_injected_error_of_known_size():
     solve = measures.policy_solver(make_solver("DDIM", "sample"), 5)
     change = measures.injected_error(constant(0.4), solve, draws(4), ALL, [0.01, 0.1], generator())
     torch.testing.assert_close(change, torch.tensor([[0.004], [0.04]]).expand(2, 4), rtol=1e-4, atol=0)
-
-
-# ---------------------------------------------------------------- what a warm start remembers
-
-
-@pytest.mark.parametrize("scale", [0.1, 0.9])
-def test_what_a_warm_start_remembers_is_the_gain_of_the_steps_left(scale):
-    """Of Gaussian data all is linear: an error e enters as α_t e, and the steps left multiply it by their gain."""
-    process = make_process()
-    skips, shares = measures.warm_start_levels(process.scheduler, 5)
-    assert (skips, shares) == ([0, 1, 2, 3, 4], [0.99, 0.79, 0.59, 0.39, 0.19])
-    memory = measures.warm_start_memory(
-        network(process, scale), process, process.scheduler, 5, scale * draws(3), generator()
-    )
-    for row, skip in zip(memory, skips, strict=True):
-        left = [99, 79, 59, 39, 19][skip:]
-        alpha, _ = signal_and_noise(process, torch.tensor(left[:1]))
-        expected = alpha.item() * gain_of(process, scale, left)
-        torch.testing.assert_close(row, torch.full_like(row, expected), rtol=1e-2, atol=1e-3)
-
-
-@pytest.mark.parametrize("n_steps,skips,shares", [(1, [], []), (5, [1, 2, 3, 4], [0.8, 0.6, 0.4, 0.2])])
-def test_levels_of_a_warm_start_are_legal_settings(n_steps, skips, shares):
-    solver = make_solver("FlowMatchEuler")
-    assert measures.warm_start_levels(solver, n_steps) == (skips, shares)
-    for skip, share in zip(skips, shares, strict=True):
-        assert steps_to_skip(with_steps(solver, n_steps), make_config(warm_start=share).warm_start) == skip
-    assert len(measures.warm_start_levels(make_solver("DDIM"), 100)[0]) == 10
 
 
 # ---------------------------------------------------------------- of a policy

@@ -128,8 +128,8 @@ def check_numbers(report):
     assert len(measured["expansion"]["margin"]["50"]) == len(measured["expansion"]["timesteps"]) == 2
     assert measured["solver_error"]["steps"] == [2, 3]
     warm = measured["warm_start"]
-    assert len(warm["share"]) == len(warm["evaluations"]) == len(warm["memory"]["50"]) > 0
-    assert warm["suggested"] in (None, *warm["share"])
+    assert len(warm["levels"]) == len(warm["memory"]["50"]) == 9
+    assert warm["least"] in (None, *warm["levels"])
     for percent in ("5", "25", "50", "75", "95"):
         assert measured["factor"][percent] > 0
         assert len(measured["solver_error"]["grids"]["trailing"][percent]) == 2

@@ -3,7 +3,15 @@
 import pytest
 import torch
 
-from lerobot_cdp.report.steps import FINE, N_LEVELS, FirstOrder, step_costs, step_evaluations
+from lerobot_cdp.report.steps import (
+    FINE,
+    N_LEVELS,
+    FirstOrder,
+    memory_evaluations,
+    plan_memory,
+    step_costs,
+    step_evaluations,
+)
 from tests.closed_forms import PREDICTIONS, as_network, first_order_gain, gaussian, make_process, signal_and_noise
 
 STD, ALL = 0.3, slice(None)
@@ -65,3 +73,21 @@ def test_estimates_are_clipped_as_the_policy_clips():
     errors, _ = step_costs(lambda x_t, t: torch.full_like(x_t, 3.0), process, torch.randn(2, 4, 2), ALL)
     assert FirstOrder(lambda x_t, t: torch.full_like(x_t, 3.0), process).step(torch.randn(2, 4, 2), 49, 50).max() == 1
     assert errors.max() < 1
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+def test_what_is_left_of_an_old_plan_of_gaussian_data(prediction, seed):
+    """An error e enters as α_t e, and the long steps left multiply it by their gain."""
+    process, plans, n = make_process(prediction), torch.randn(3, 4, 2, dtype=torch.float64), N_LEVELS * FINE
+    network, calls = as_network(gaussian(0.0, STD), process), []
+
+    def counted(x_t, timesteps):
+        calls.append(len(x_t) // 3)
+        return network(x_t, timesteps)
+
+    left = plan_memory(counted, process, plans, ALL, torch.Generator().manual_seed(seed))
+    assert sum(calls) == memory_evaluations()
+    for k, row in enumerate(left, 1):
+        alpha, _ = signal_and_noise(process, FirstOrder(network, process).timesteps[[k * FINE]])
+        expected = alpha.item() * gain(process, range(k * FINE, n + 1, FINE), n)
+        torch.testing.assert_close(row, torch.full_like(row, expected), rtol=2e-3, atol=1e-6)

@@ -1,0 +1,107 @@
+"""Measure how the solver's steps of trained policies are best laid. What is measured already is skipped.
+
+    python -m eval.steps --results_dir=outputs/benchmark --datasets_dir=outputs/datasets
+
+`results_dir` is that of `eval.benchmark`: of the policies there, those of `cdp` without penalty are measured, some
+minutes each. In it: `steps.json` beside each policy, and `steps.parquet`, from which `eval.benchmark.report` makes
+docs/benchmark_steps.md.
+"""
+
+import logging
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import draccus
+import pandas as pd
+from lerobot.utils.import_utils import register_third_party_plugins
+from tqdm import tqdm
+
+from eval.benchmark.cells import Cell
+from eval.benchmark.grids import GRIDS
+from eval.benchmark.observations import training_observations
+from eval.benchmark.results import write_table
+from eval.benchmark.tasks_page import TASKS_SHOWN
+from eval.benchmark.training import checkpoint
+from eval.policies import load_policy
+from eval.provenance import provenance
+from lerobot_cdp.checkpoints.files import read_json, write_json
+from lerobot_cdp.errors import SettingError, require
+
+from .measure import measure
+
+__all__ = ["StepsConfig", "run"]
+
+OBSERVATIONS = 256  # half of them to lay steps on, half to measure them
+
+
+@dataclass
+class StepsConfig:
+    """Settings of the measurement.
+
+    Args:
+        results_dir: Folder of the results of `eval.benchmark`.
+        datasets_dir: Folder that holds the datasets under their own names; None: LeRobot's cache, or the Hub.
+        filter: Regular expression; only policies in whose name, GRID/CELL, it is found are measured.
+    """
+
+    results_dir: Path = Path("outputs/benchmark")
+    datasets_dir: Path | None = None
+    filter: str = ""
+
+
+def run(cfg: StepsConfig) -> Path:
+    """Measure what is missing, and write the table.
+
+    Raises:
+        SettingError: if there are no trained policies.
+    """
+    trained = [*_trained(cfg.results_dir)]
+    require(trained, "results_dir", "with policies that `eval.benchmark` has trained", str(cfg.results_dir))
+    wanted = [(grid, cell) for grid, cell in trained if re.search(cfg.filter, f"{grid}/{cell.name}")]
+    for grid, cell in tqdm(wanted, desc="steps", unit="policy"):
+        folder = cfg.results_dir / grid / cell.name
+        if not (folder / "steps.json").exists():
+            write_json(folder / "steps.json", _measured(cell, folder, cfg.datasets_dir))
+    rows = [row for grid, cell in trained for row in _rows(grid, cell, cfg.results_dir / grid / cell.name)]
+    path = cfg.results_dir / "steps.parquet"
+    write_table(pd.DataFrame(rows), path)
+    return path
+
+
+def _trained(results_dir: Path) -> Iterator[tuple[str, Cell]]:
+    """Policies of `cdp` without penalty whose training is done, with the name of their grid."""
+    for grid in TASKS_SHOWN:
+        for cell in GRIDS[grid].cells:
+            plain = cell.type == "cdp" and not cell.settings["contraction"]["weight"]
+            if plain and checkpoint(results_dir / grid / cell.name, cell).exists():
+                yield grid, cell
+
+
+def _measured(cell: Cell, folder: Path, datasets_dir: Path | None) -> dict:
+    policy, preprocessor, _ = load_policy(checkpoint(folder, cell), {"timestep_spacing": "shifted"})
+    observations = training_observations(cell, policy, preprocessor, datasets_dir, OBSERVATIONS)
+    return measure(policy.acting_model, observations) | provenance()
+
+
+def _rows(grid: str, cell: Cell, folder: Path) -> list[dict]:
+    """A row per way to lay steps and number of them; `laid` is empty where the value is the oracle's."""
+    if not (folder / "steps.json").exists():
+        return []
+    found = read_json(folder / "steps.json")
+    policy = {"grid": grid, "policy": cell.policy, "demonstrations": cell.demonstrations, "seed": cell.seed}
+    policy |= found["warp"] | {"machine": found["hardware"], "commit": found["commit"] or ""}
+    values = [(laid, int(n), e) for laid, errors in found["errors"].items() for n, e in errors.items()]
+    values += [("", int(n), needed) for n, needed in found["needed"].items()]
+    return [policy | {"laid": laid, "evaluations": n, "value": value} for laid, n, value in values]
+
+
+if __name__ == "__main__":
+    register_third_party_plugins()
+    logging.getLogger().setLevel(logging.WARNING)
+    try:
+        print(run(draccus.parse(StepsConfig)))
+    except SettingError as error:
+        sys.exit(f"steps: {error}")

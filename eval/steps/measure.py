@@ -1,0 +1,131 @@
+"""What is measured of a trained policy: end-point errors of steps laid in several ways, found on one half of the
+observations and measured on the other."""
+
+import copy
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from diffusers import DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
+from torch import Tensor
+
+from lerobot_cdp.diffusion.calibration import REFERENCE_STEPS, distance
+from lerobot_cdp.diffusion.grid import EQUAL, Warp, levels
+from lerobot_cdp.diffusion.sampler import follow, sample
+from lerobot_cdp.policy.build import make_solver
+from lerobot_cdp.policy.calibration import calibrate_policy
+from lerobot_cdp.policy.model import CDPDiffusionModel
+from lerobot_cdp.report.measures import rms
+from lerobot_cdp.report.steps import step_costs
+
+from .free import quantile_levels, search
+from .oracle import evaluations_needed
+
+__all__ = ["COUNTS", "FEW", "measure"]
+
+COUNTS = tuple(range(1, 11))
+FEW = (2, 3, 5)  # steps that are searched freely
+
+
+@dataclass(frozen=True)
+class Observations:
+    """Chunks to be solved for: what the solutions are compared with is that of many steps from the same noise.
+
+    Args:
+        model: The network that acts.
+        condition: (B, C) observation features.
+        seed: Of the noise.
+    """
+
+    model: CDPDiffusionModel
+    condition: Tensor
+    seed: int
+
+    def __post_init__(self):
+        config = self.model.config
+        shape = (len(self.condition), config.horizon, *config.action_feature.shape)
+        noise = torch.randn(shape, generator=torch.Generator().manual_seed(self.seed)).to(self.condition)
+        object.__setattr__(self, "noise", noise)
+        object.__setattr__(self, "reference", self.by_warp(EQUAL, REFERENCE_STEPS))
+
+    def network(self, x_t: Tensor, timesteps: Tensor) -> Tensor:
+        condition = self.condition.repeat(len(x_t) // len(self.condition), 1)
+        return self.model.backbone(x_t, timesteps, condition)
+
+    @property
+    def executed(self) -> slice:
+        config = self.model.config
+        return slice(config.n_obs_steps - 1, config.n_obs_steps - 1 + config.n_action_steps)
+
+    def by_warp(self, warp: Warp, n: int) -> Tensor:
+        """Executed actions of n steps laid by `warp`."""
+        return sample(self.network, make_solver(self.model.config, warp), self.noise, n)[:, self.executed]
+
+    def by_levels(self, at: np.ndarray) -> Tensor:
+        """Executed actions of steps at the levels `at`."""
+        solver = solver_at(make_solver(self.model.config, Warp(1.0, float(at[0]))), at)
+        x_t = self.noise * solver.init_noise_sigma
+        return follow(self.network, solver, solver.timesteps.tolist(), x_t)[:, self.executed]
+
+    def error(self, actions: Tensor) -> float:
+        return distance(actions, self.reference)
+
+
+def solver_at(scheduler: SchedulerMixin, at: np.ndarray) -> SchedulerMixin:
+    """A copy of a policy's scheduler with its steps at the noise levels `at` (n,), falling, in (0, 1]."""
+    scheduler = copy.copy(scheduler)
+    if isinstance(scheduler, FlowMatchEulerDiscreteScheduler):
+        FlowMatchEulerDiscreteScheduler.set_timesteps(scheduler, sigmas=at)
+    else:
+        timesteps = np.round(scheduler.config.num_train_timesteps * at).astype(np.int64) - 1
+        DPMSolverMultistepScheduler.set_timesteps(scheduler, timesteps=timesteps)
+    scheduler.set_begin_index(0)
+    return scheduler
+
+
+@torch.no_grad()
+def measure(model: CDPDiffusionModel, condition: Tensor, seed: int = 0) -> dict:
+    """The end-point errors of a policy, as plain data.
+
+    Args:
+        model: The network that acts.
+        condition: (2 B, C) features of observations: steps are laid on the first half and measured on the other.
+        seed: Of the noise.
+
+    Returns:
+        `warp`: the calibrated one. `errors`: by the way in which steps are laid, then by their number; `closed form`
+        and `search` are of FEW steps. `levels`: those of the search. `needed`: by number n, the mean number of
+        evaluations with which an oracle reaches the error of n calibrated ones.
+    """
+    first, second = (Observations(model, half, seed + i) for i, half in enumerate(condition.chunk(2)))
+    warp = calibrate_policy(model, first.condition, seed).warp
+    starts = Warp(1.0, warp.start)
+    laid = {"equal": EQUAL, "equal from the start": starts, "default": model.config.default_warp, "calibrated": warp}
+    errors = {name: {n: second.error(second.by_warp(w, n)) for n in COUNTS} for name, w in laid.items()}
+    free = {n: _free(first, warp, n) for n in FEW}
+    for name in ("closed form", "search"):
+        errors[name] = {n: second.error(second.by_levels(free[n][name])) for n in FEW}
+    each = torch.stack([rms(second.by_warp(warp, n) - second.reference) for n in COUNTS]).cpu().numpy()
+    return {
+        "warp": warp._asdict(),
+        "errors": errors,
+        "levels": {n: free[n]["search"].tolist() for n in FEW},
+        "needed": {n: evaluations_needed(each, float(each[n - 1].mean())) for n in COUNTS},
+    }
+
+
+def _free(observations: Observations, warp: Warp, n: int) -> dict[str, np.ndarray]:
+    """Levels without a formula; the search begins at the better of the warp's and the closed form's."""
+    model, n_timesteps = observations.model, observations.model.config.num_train_timesteps
+    error_of = step_costs(observations.network, model.process, observations.noise, observations.executed)
+    closed = quantile_levels((error_of[0] * error_of[1]).mean(dim=1).cpu().numpy(), n)
+    is_whole = hasattr(model.solver, "alphas_cumprod")
+
+    def error(at: np.ndarray) -> float:
+        apart = -np.diff(np.round(n_timesteps * at)) if is_whole else -np.diff(at)
+        is_legal = at[-1] >= 1 / n_timesteps and (apart > 0).all()
+        return observations.error(observations.by_levels(at)) if is_legal else np.inf
+
+    first = min((levels(n, warp), closed), key=error)
+    return {"closed form": closed, "search": search(error, first, warp.start < 1)}

@@ -1,0 +1,101 @@
+"""Steps without a formula and the oracle: against brute force, closed forms, and a policy of the benchmark."""
+
+from itertools import product
+
+import numpy as np
+import pytest
+import torch
+
+from eval.steps import measure as measure_module
+from eval.steps.free import quantile_levels, search
+from eval.steps.measure import FEW, Observations, measure, solver_at
+from eval.steps.oracle import evaluations_needed
+from lerobot_cdp.diffusion.grid import Warp, levels
+from lerobot_cdp.diffusion.sampler import sample, with_steps
+from lerobot_cdp.policy.build import make_solver
+from lerobot_cdp.policy.modeling_cdp import CDPPolicy
+from tests.closed_forms import PREDICTIONS
+from tests.conftest import make_config
+
+
+@pytest.mark.parametrize("target", [0.3, 0.5, 0.62])
+def test_the_oracle_is_the_best_of_all_choices(target, seed):
+    """Up to mixing: never more than the best whole choice, nor less than what a linear programme allows."""
+    errors = np.sort(np.random.default_rng(seed).uniform(size=(4, 5)), axis=0)[::-1].copy()
+    target = max(target, errors[-1].mean())
+    choices = [
+        (np.mean(c), np.mean([errors[n - 1, i] for i, n in enumerate(c)])) for c in product(range(1, 5), repeat=5)
+    ]
+    best = min(n for n, error in choices if error <= target + 1e-12)
+    needed = evaluations_needed(errors, target)
+    assert best - 3 / 5 < needed <= best + 1e-9  # mixing saves less than a step of one sample
+    hull = (
+        min(  # of two choices, mixed so that the target is met
+            n + (m - n) * (error - target) / (error - smaller)
+            for (n, error), (m, smaller) in product(choices, choices)
+            if smaller <= target < error and m > n
+        )
+        if best > 1
+        else 1.0
+    )
+    assert needed == pytest.approx(min(hull, best), abs=0.02)
+
+
+def test_samples_that_are_all_alike_leave_nothing_to_know():
+    errors = np.array([[0.4], [0.2], [0.1]]).repeat(7, axis=1)
+    for n in (1, 2, 3):
+        assert evaluations_needed(errors, errors[n - 1].mean()) == pytest.approx(n)
+    with pytest.raises(ValueError, match="`target` must be at least 0.1"):
+        evaluations_needed(errors, 0.05)
+
+
+def test_quantiles_of_equal_costs_are_equal_steps_and_of_others_the_closed_form():
+    np.testing.assert_allclose(quantile_levels(np.ones(10), 4), [1, 0.75, 0.5, 0.25])
+    u = 1 - (np.arange(1000) + 0.5) / 1000
+    # p = u: ∫_0^u p^(1/2) ∝ u^(3/2), so u_k = (1 − k / n)^(2/3).
+    np.testing.assert_allclose(quantile_levels(u, 5), (1 - np.arange(5) / 5) ** (2 / 3), atol=1e-3)
+
+
+def test_a_search_finds_the_least_error(seed):
+    goal = np.array([1.0, 0.31, 0.07])
+
+    def error(at):
+        return np.square(np.log(at / goal)).sum()
+
+    found = search(error, np.array([1.0, 0.6, 0.3]), first_is_free=False)
+    np.testing.assert_allclose(found, goal, rtol=0.06)
+    held = search(lambda at: error(at / 0.8), np.array([1.0, 0.6, 0.3]), first_is_free=False)
+    moved = search(lambda at: error(at / 0.8), np.array([1.0, 0.6, 0.3]), first_is_free=True)
+    assert held[0] == 1.0 and moved[0] == pytest.approx(0.8, rel=0.06)
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+def test_steps_at_the_levels_of_a_warp_are_those_of_the_warp(prediction):
+    config = make_config(prediction_type=prediction, horizon=8, n_action_steps=4)
+    warp = Warp(0.5, 0.8)
+    with_warp = make_solver(config, warp)
+    at = solver_at(with_warp, levels(4, warp))
+    torch.testing.assert_close(at.timesteps.double(), with_steps(with_warp, 4).timesteps.double())
+    model = CDPPolicy(config).eval().acting_model
+    with torch.no_grad():
+        observations = Observations(model, torch.randn(3, model.encoder.condition_dim), seed=0)
+        expected = observations.by_warp(warp, 4)
+        torch.testing.assert_close(observations.by_levels(levels(4, warp)), expected)
+        network = observations.network
+        whole = sample(network, with_warp, observations.noise, 4)
+    assert torch.equal(whole[:, 1:5], expected)
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "velocity"])
+def test_what_is_measured_of_a_policy(prediction, monkeypatch):
+    monkeypatch.setattr(measure_module, "FEW", (2,))
+    monkeypatch.setattr(measure_module, "COUNTS", (1, 2, 3))
+    torch.manual_seed(0)
+    model = CDPPolicy(make_config(prediction_type=prediction)).eval().acting_model
+    found = measure(model, torch.randn(8, model.encoder.condition_dim))
+    assert found["errors"].keys() == {
+        "equal", "equal from the start", "default", "calibrated", "closed form", "search"
+    }  # fmt: skip
+    assert {*found["errors"]["calibrated"]} == {1, 2, 3} and {*found["errors"]["search"]} == {2}
+    assert 1 == found["needed"][1] <= found["needed"][2] <= 2
+    assert 2 in found["levels"] and len(FEW) == 3
