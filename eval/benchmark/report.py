@@ -3,7 +3,8 @@
     python -m eval.benchmark.report                                        docs/ from eval/results
     python -m eval.benchmark.report --results_dir=outputs/benchmark --output_dir=outputs/report
 
-`benchmark.md` and its picture are of `pusht_long.parquet`, `benchmark_tasks.md` of the grids with 10,000 steps.
+`benchmark.md` and its picture are of `pusht_long.parquet`, `benchmark_tasks.md` of the grids with 10,000 steps, and
+`benchmark_steps.md` of `steps.parquet`, the table of `eval.steps`.
 """
 
 import sys
@@ -17,6 +18,7 @@ from lerobot_cdp.checkpoints.files import write_bytes, write_text
 from lerobot_cdp.errors import SettingError, require
 
 from .long_page import long_page
+from .steps_page import steps_page
 from .tasks_page import TASKS_SHOWN, tasks_page
 
 __all__ = ["ReportConfig", "report"]
@@ -52,7 +54,10 @@ def report(cfg: ReportConfig) -> list[Path]:
     if shown:
         write_text(cfg.output_dir / "benchmark_tasks.md", tasks_page(shown))
         written.append("benchmark_tasks.md")
-    require(written, "results_dir", f"with a table of {['pusht_long', *TASKS_SHOWN]}", str(cfg.results_dir))
+    if "steps" in tables:
+        write_text(cfg.output_dir / "benchmark_steps.md", steps_page(tables["steps"]))
+        written.append("benchmark_steps.md")
+    require(written, "results_dir", f"with a table of {['pusht_long', *TASKS_SHOWN, 'steps']}", str(cfg.results_dir))
     return [cfg.output_dir / name for name in written]
 
 

@@ -41,7 +41,8 @@ def made_up(gain: float, n: int, laid: str = "equal", step: int = 10_000, seeds:
     rows = [
         {
             "policy": "velocity, γ = 0", "demonstrations": 52, "seed": seed, "evaluations": n, "laid": laid,
-            "step": step, "start": start, "success": difficulty < round(20 * gain), "jerk": 100 + start - gain,
+            "step": step, "stress": "", "start": start, "success": difficulty < round(20 * gain),
+            "jerk": 100 + start - gain,
         }
         for seed in range(seeds)
         for start, difficulty in enumerate(hard)

@@ -1,0 +1,87 @@
+"""The page about where the solver's steps lie, from the table of `eval.steps`."""
+
+import numpy as np
+import pandas as pd
+
+from .markdown import page, table
+from .tasks_page import TASKS_SHOWN
+
+__all__ = ["steps_page"]
+
+LAID = {
+    "equal": "equal",
+    "default": "the default's warp",
+    "calibrated": "calibrated warp",
+    "closed form": "quantiles",
+    "search": "free search",
+}
+COUNTS = (2, 3, 5, 10)
+INTRODUCTION = """\
+End-point errors of policies without penalty after 10,000 training steps: the mean over observations of the RMS
+distance between the executed actions of few steps and of 100, from the same noise, in normalised units. Warps and levels
+are found on 128 training observations and measured on 128 others. The policies are those of the
+[benchmark of three tasks](benchmark_tasks.md)."""
+FREE = """\
+`quantiles` lays the steps without a formula, where errors arise and last (see [contraction.md](contraction.md)); `free
+search` moves each level by itself and so fits a number for every step where a warp fits one or two."""
+ORACLE = """\
+Could a sampler save evaluations that takes more for some observations than for others? The table bounds it: the mean
+number of evaluations with which a sampler that knew every error beforehand would reach the error of n calibrated steps.
+A sampler that has to judge by what it has evaluated saves less. So `cdp` takes the same number for all."""
+
+
+def steps_page(rows: pd.DataFrame) -> str:
+    """The page in Markdown.
+
+    Args:
+        rows: The table of `eval.steps`.
+    """
+    return page(
+        "# Where the solver's steps lie: measurements",
+        INTRODUCTION,
+        "    python -m eval.steps --results_dir=outputs/benchmark --datasets_dir=DATASETS",
+        "## Two numbers against free levels",
+        FREE,
+        _errors(rows),
+        "## The best numbers",
+        _warps(rows),
+        "## As many evaluations as needed",
+        ORACLE,
+        _needed(rows),
+    )
+
+
+def _groups(rows: pd.DataFrame) -> dict[tuple, pd.DataFrame]:
+    groups = dict(iter(rows.groupby(["grid", "demonstrations", "policy"], observed=True)))
+    return dict(sorted(groups.items(), key=lambda item: ([*TASKS_SHOWN].index(item[0][0]), -item[0][1], item[0][2])))
+
+
+def _names(key: tuple) -> tuple[str, str, str]:
+    grid, demonstrations, policy = key
+    return TASKS_SHOWN[grid], str(demonstrations), policy.split(",")[0]
+
+
+def _errors(rows: pd.DataFrame) -> str:
+    body = []
+    for key, group in _groups(rows).items():
+        means = group[group["laid"] != ""].groupby(["laid", "evaluations"])["value"].mean()
+        for laid, name in LAID.items():
+            cells = [f"{means[laid, n]:.4f}" if (laid, n) in means.index else "–" for n in COUNTS]
+            body.append((*_names(key), name, *cells))
+    return table(("task", "demonstrations", "predicts", "steps laid by", *(f"{n} steps" for n in COUNTS)), body)
+
+
+def _warps(rows: pd.DataFrame) -> str:
+    body = []
+    for key, group in _groups(rows).items():
+        of_seed = group.drop_duplicates("seed").sort_values("seed")
+        body.append((*_names(key), *(", ".join(f"{v:g}" for v in of_seed[name]) for name in ("shift", "start"))))
+    return table(("task", "demonstrations", "predicts", "`timestep_shift`, by seed", "`first_timestep`"), body)
+
+
+def _needed(rows: pd.DataFrame) -> str:
+    body = []
+    for key, group in _groups(rows).items():
+        needed = group[group["laid"] == ""].groupby("evaluations")["value"].mean()
+        body.append((*_names(key), *(f"{needed.get(n, np.nan):.1f}" for n in COUNTS)))
+    return table(("task", "demonstrations", "predicts", *(f"of {n}" for n in COUNTS)), body)
