@@ -1,6 +1,7 @@
 """Make a checkpoint for inference only: the averaged weights alone, half the size, bit-identical actions.
 
     python -m lerobot_cdp.export --policy.path=outputs/train/pusht_keypoints --output_dir=outputs/exported
+    … --half=true                         (a quarter of the size; actions differ by rounding)
 
 A checkpoint holds the trained weights, to resume training, and their average, to act. The export holds the average
 alone and has `ema_decay` 0.
@@ -19,7 +20,7 @@ from .checkpoints.files import written_whole
 from .checkpoints.folders import CheckpointSource, checkpoint_folder
 from .checkpoints.processors import PROCESSORS
 from .diffusion.picture import built_for_loading
-from .errors import SettingError
+from .errors import SettingError, require
 from .policy.modeling_cdp import CDPPolicy
 from .policy.processor_cdp import add_action_check
 
@@ -33,22 +34,30 @@ class ExportConfig:
     Args:
         policy: The `cdp` checkpoint.
         output_dir: Folder of the export; it must not exist.
+        half: Whether weights are stored in half precision, to half the size once more. The policy computes as before,
+            with rounded weights.
     """
 
     policy: CheckpointSource
     output_dir: Path
+    half: bool = False
 
 
 def export(config: ExportConfig) -> None:
     """Write the checkpoint for acting, whole or not at all.
 
     Raises:
-        SettingError: if there is no checkpoint, none of `cdp` or none with an average, or `output_dir` exists.
+        SettingError: if there is no checkpoint, none of `cdp` or none with an average, if `output_dir` exists, or
+            weights are too large for half precision.
         ValueError: if the weights are not complete.
     """
     with written_whole(config.output_dir) as folder:
         source = checkpoint_folder(config.policy)
         policy = averaged_only(CDPPolicy.from_pretrained(source))
+        if config.half:
+            policy.half()
+            is_finite = all(value.isfinite().all() for value in policy.parameters())
+            require(is_finite, "half", "false for weights beyond ± 65504", config.half)
         policy.save_pretrained(folder)
         for name in (*PROCESSORS, "train_config"):
             for file in source.glob(f"{name}*"):

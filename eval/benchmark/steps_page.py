@@ -18,8 +18,8 @@ LAID = {
 COUNTS = (2, 3, 5, 10)
 INTRODUCTION = """\
 End-point errors of policies without penalty after 10,000 training steps: the mean over observations of the RMS
-distance between the executed actions of few steps and of 100, from the same noise, in normalised units. Warps and levels
-are found on 128 training observations and measured on 128 others. The policies are those of the
+distance between the executed actions of few steps and of 100, from the same noise, in normalised units. Warps and
+levels are found on 128 training observations and measured on 128 others. The policies are those of the
 [benchmark of three tasks](benchmark_tasks.md)."""
 FREE = """\
 `quantiles` lays the steps without a formula, where errors arise and last (see [contraction.md](contraction.md)); `free

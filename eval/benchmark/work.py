@@ -5,6 +5,8 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
+from lerobot.policies import PreTrainedPolicy
+from lerobot.processor import PolicyProcessorPipeline
 from lerobot.utils.import_utils import register_third_party_plugins
 
 from eval.policies import chunk_latency, load_policy
@@ -19,7 +21,7 @@ from .rollouts import run_episodes
 from .tasks import TASKS
 from .training import checkpoint, train
 
-__all__ = ["run_cell"]
+__all__ = ["acting_policy", "run_cell"]
 
 OBSERVATIONS = 256  # that steps are calibrated on
 
@@ -48,14 +50,7 @@ def run_cell(folder: Path, datasets_dir: Path | None, cell: Cell, evaluations: l
 def evaluate(cell: Cell, evaluation: Evaluation, folder: Path, datasets_dir: Path | None) -> dict:
     """Return the result of one evaluation, as plain data."""
     start = time.perf_counter()
-    settings = evaluation.settings
-    if evaluation.steps != "equal":
-        settings = settings | {"timestep_spacing": "shifted"}
-    if evaluation.steps == "calibrated":
-        settings = settings | _calibrated(cell, folder, datasets_dir)
-    policy = load_policy(folder, settings)
-    if not evaluation.averaged:
-        policy[0].ema = None
+    settings, *policy = acting_policy(cell, evaluation, folder, datasets_dir)
     episodes = run_episodes(*policy, TASKS[cell.task].env, evaluation)
     return {
         "cell": asdict(cell),
@@ -66,6 +61,21 @@ def evaluate(cell: Cell, evaluation: Evaluation, folder: Path, datasets_dir: Pat
         "evaluation_seconds": time.perf_counter() - start,
         **provenance(),
     }
+
+
+def acting_policy(
+    cell: Cell, evaluation: Evaluation, folder: Path, datasets_dir: Path | None
+) -> tuple[dict, PreTrainedPolicy, PolicyProcessorPipeline, PolicyProcessorPipeline]:
+    """The policy in `folder` as an evaluation asks for it: settings that were replaced, policy, and processors."""
+    settings = evaluation.settings
+    if evaluation.steps != "equal":
+        settings = settings | {"timestep_spacing": "shifted"}
+    if evaluation.steps == "calibrated":
+        settings = settings | _calibrated(cell, folder, datasets_dir)
+    policy, *processors = load_policy(folder, settings)
+    if not evaluation.averaged:
+        policy.ema = None
+    return settings, policy, *processors
 
 
 def _calibrated(cell: Cell, folder: Path, datasets_dir: Path | None) -> dict[str, float]:
