@@ -47,7 +47,7 @@ class AnimationConfig:
     datasets_dir: Path | None = None
     output: Path = Path("docs/pusht.gif")
     first_start: int = 300_000
-    n_starts: int = 4
+    n_starts: int = 12
     seed: int = 0
 
     def __post_init__(self):
@@ -75,9 +75,9 @@ def shown(seed: int) -> dict[str, tuple[Cell, Evaluation]]:
     epsilon, velocity = cells[EPSILON.label], cells[VELOCITY.label]
     equal = Evaluation("euler", EVALUATIONS, {"num_inference_steps": EVALUATIONS})
     return {
-        "LeRobot's diffusion": (epsilon, lerobots(epsilon, "DDIM", EVALUATIONS)),
-        "flow matching, equal steps": (velocity, equal),
-        "flow matching, calibrated steps": (velocity, replace(equal, steps="calibrated")),
+        "LeRobot's diffusion, 3 steps": (epsilon, lerobots(epsilon, "DDIM", EVALUATIONS)),
+        "cdp, velocity, 3 equal steps": (velocity, equal),
+        "cdp, velocity, 3 calibrated steps": (velocity, replace(equal, steps="calibrated")),
     }
 
 

@@ -21,7 +21,7 @@ class Film:
     """An episode.
 
     Attributes:
-        pictures: (N, H, W, 3), uint8, the last one of its end.
+        pictures: (N, H, W, 3), uint8.
         success: Whether it ended well.
     """
 
@@ -53,7 +53,7 @@ def film(
 
 
 def _cut(pictures: np.ndarray, data: dict, row: int) -> Film:
-    """Up to the end of the episode: the others of the batch may take longer."""
+    """Up to the last step but one: after the last, the environment shows the start of another episode."""
     steps = int(data["done"][row].int().argmax()) + 1
-    shown = [*range(0, steps, EVERY), steps]
+    shown = [*range(0, steps - 1, EVERY), steps - 1]
     return Film(pictures[shown], bool(data["success"][row, :steps].any()))

@@ -1,6 +1,7 @@
-"""Films of several policies as one animated picture: a column for each policy, two start states at a time."""
+"""Films of several policies as one animated picture: a block for each policy, a tile for each start state."""
 
 import io
+from math import ceil
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -9,49 +10,49 @@ from .film import Film
 
 __all__ = ["animated"]
 
-SIDE, GAP, TITLE = 176, 8, 22  # pixels
-ROWS = 2  # start states at a time
-FRAME_MS, REST_MS = 60, 1500  # of a picture, and of the last one
-GOOD, OPEN = (34, 139, 34), (200, 200, 200)  # frames of episodes that have ended well, and of all others
-COLOURS = 48
+SIDE, FRAME, GAP, TITLE = 76, 2, 16, 24  # pixels; a tile's side without its frame
+COLUMNS = 4  # tiles in a row of a block
+FRAME_MS, REST_MS = 70, 3000  # of a picture, and of the last one
+GOOD, OPEN = (34, 139, 34), (215, 215, 215)  # frames of episodes that have ended well, and of all others
+COLOURS = 32
+TILE = SIDE + 2 * FRAME
 
 
 def animated(films: dict[str, list[Film]]) -> bytes:
     """A GIF that plays for ever.
 
     Args:
-        films: by the title of a column, its episodes, the same start states in each.
+        films: by the title of a block, its episodes, of the same start states in each.
     """
-    pages, durations = [], []
-    n = len(next(iter(films.values())))
-    for first in range(0, n, ROWS):
-        columns = [(title, episodes[first : first + ROWS]) for title, episodes in films.items()]
-        length = max(len(episode.pictures) for _, episodes in columns for episode in episodes)
-        pages += [_page(columns, k) for k in range(length)]
-        durations += [FRAME_MS] * (length - 1) + [REST_MS]
+    length = max(len(episode.pictures) for episodes in films.values() for episode in episodes)
+    pages = [_page(films, k) for k in range(length)]
     palette = pages[-1].quantize(COLOURS, dither=Image.Dither.NONE)  # one for all: little changes between pictures
     pages = [page.quantize(palette=palette, dither=Image.Dither.NONE) for page in pages]
-    content = io.BytesIO()
-    pages[0].save(
-        content, "GIF", save_all=True, append_images=pages[1:], duration=durations, loop=0, optimize=True
-    )  # fmt: skip
+    durations, content = [FRAME_MS] * (length - 1) + [REST_MS], io.BytesIO()
+    rest = {"append_images": pages[1:], "duration": durations, "loop": 0, "optimize": True}
+    pages[0].save(content, "GIF", save_all=True, **rest)
     return content.getvalue()
 
 
-def _page(columns: list[tuple[str, list[Film]]], k: int) -> Image.Image:
+def _page(films: dict[str, list[Film]], k: int) -> Image.Image:
     """The k-th picture of each episode; one that is over shows its last."""
-    rows = max(len(episodes) for _, episodes in columns)
-    size = (len(columns) * (SIDE + GAP) + GAP, TITLE + rows * (SIDE + GAP))
-    page = Image.new("RGB", size, "white")
-    draw, font = ImageDraw.Draw(page), ImageFont.load_default(12)
-    for column, (title, episodes) in enumerate(columns):
-        left = GAP + column * (SIDE + GAP)
-        draw.text((left + SIDE / 2, TITLE / 2), title, "black", font, anchor="mm")
-        for row, episode in enumerate(episodes):
-            top = TITLE + row * (SIDE + GAP)
-            over = k >= len(episode.pictures) - 1
-            colour = GOOD if over and episode.success else OPEN
-            draw.rectangle((left - 3, top - 3, left + SIDE + 2, top + SIDE + 2), fill=colour)
-            picture = Image.fromarray(np.ascontiguousarray(episode.pictures[min(k, len(episode.pictures) - 1)]))
-            page.paste(picture.resize((SIDE, SIDE), Image.Resampling.BOX), (left, top))
+    n = len(next(iter(films.values())))
+    width, height = min(COLUMNS, n) * TILE, ceil(n / COLUMNS) * TILE
+    page = Image.new("RGB", (len(films) * (width + GAP) - GAP, TITLE + height), "white")
+    draw, font = ImageDraw.Draw(page), ImageFont.load_default(13)
+    for block, (title, episodes) in enumerate(films.items()):
+        left = block * (width + GAP)
+        done = sum(episode.success and k >= len(episode.pictures) - 1 for episode in episodes)
+        draw.text((left, TITLE / 2), title, "black", font, anchor="lm")
+        draw.text((left + width, TITLE / 2), f"{done} of {n}", GOOD, font, anchor="rm")
+        for i, episode in enumerate(episodes):
+            page.paste(_tile(episode, k), (left + i % COLUMNS * TILE, TITLE + i // COLUMNS * TILE))
     return page
+
+
+def _tile(episode: Film, k: int) -> Image.Image:
+    last = len(episode.pictures) - 1
+    tile = Image.new("RGB", (TILE, TILE), GOOD if k >= last and episode.success else OPEN)
+    picture = Image.fromarray(np.ascontiguousarray(episode.pictures[min(k, last)]))
+    tile.paste(picture.resize((SIDE, SIDE), Image.Resampling.BOX), (FRAME, FRAME))
+    return tile

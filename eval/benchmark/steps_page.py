@@ -21,6 +21,12 @@ End-point errors of policies without penalty after 10,000 training steps: the me
 distance between the executed actions of few steps and of 100, from the same noise, in normalised units. Warps and
 levels are found on 128 training observations and measured on 128 others. The policies are those of the
 [benchmark of three tasks](benchmark_tasks.md)."""
+PICTURE = """\
+![Costs of long steps, where the solver's steps lie, and errors over their number](benchmark_steps.png)
+
+Flow matching, PushT. Above: what a step of a tenth of the way gets wrong (local error), how much of it the steps behind
+it leave (downstream factor), and their product, which is what ends up in the action. It is largest next to the data, so
+that is where steps belong. Below: the end-point error."""
 FREE = """\
 `quantiles` lays the steps without a formula, where errors arise and last (see [contraction.md](contraction.md)); `free
 search` moves each level by itself and so fits a number for every step where a warp fits one or two."""
@@ -40,6 +46,8 @@ def steps_page(rows: pd.DataFrame) -> str:
         "# Where the solver's steps lie: measurements",
         INTRODUCTION,
         "    python -m eval.steps --results_dir=outputs/benchmark --datasets_dir=DATASETS",
+        "## Why it works",
+        PICTURE,
         "## Two numbers against free levels",
         FREE,
         _errors(rows),
@@ -64,7 +72,7 @@ def _names(key: tuple) -> tuple[str, str, str]:
 def _errors(rows: pd.DataFrame) -> str:
     body = []
     for key, group in _groups(rows).items():
-        means = group[group["laid"] != ""].groupby(["laid", "evaluations"])["value"].mean()
+        means = group[group["quantity"] == "error"].groupby(["laid", "n"])["value"].mean()
         for laid, name in LAID.items():
             cells = [f"{means[laid, n]:.4f}" if (laid, n) in means.index else "–" for n in COUNTS]
             body.append((*_names(key), name, *cells))
@@ -82,6 +90,6 @@ def _warps(rows: pd.DataFrame) -> str:
 def _needed(rows: pd.DataFrame) -> str:
     body = []
     for key, group in _groups(rows).items():
-        needed = group[group["laid"] == ""].groupby("evaluations")["value"].mean()
+        needed = group[group["quantity"] == "needed"].groupby("n")["value"].mean()
         body.append((*_names(key), *(f"{needed.get(n, np.nan):.1f}" for n in COUNTS)))
     return table(("task", "demonstrations", "predicts", *(f"of {n}" for n in COUNTS)), body)

@@ -87,15 +87,19 @@ def _measured(cell: Cell, folder: Path, datasets_dir: Path | None) -> dict:
 
 
 def _rows(grid: str, cell: Cell, folder: Path) -> list[dict]:
-    """A row per way to lay steps and number of them; `laid` is empty where the value is the oracle's."""
+    """A row per number: errors by the way to lay steps and by their number, and so on.
+
+    `n` is a number of evaluations; of `costs`, which of the long steps it is, from noise to data.
+    """
     if not (folder / "steps.json").exists():
         return []
     found = read_json(folder / "steps.json")
     policy = {"grid": grid, "policy": cell.policy, "demonstrations": cell.demonstrations, "seed": cell.seed}
     policy |= found["warp"] | {"machine": found["hardware"], "commit": found["commit"] or ""}
-    values = [(laid, int(n), e) for laid, errors in found["errors"].items() for n, e in errors.items()]
-    values += [("", int(n), needed) for n, needed in found["needed"].items()]
-    return [policy | {"laid": laid, "evaluations": n, "value": value} for laid, n, value in values]
+    values = [("error", laid, int(n), e) for laid, errors in found["errors"].items() for n, e in errors.items()]
+    values += [("needed", "", int(n), needed) for n, needed in found["needed"].items()]
+    values += [(name, "", k, cost) for name, costs in found["costs"].items() for k, cost in enumerate(costs)]
+    return [policy | dict(zip(("quantity", "laid", "n", "value"), each, strict=True)) for each in values]
 
 
 if __name__ == "__main__":

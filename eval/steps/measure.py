@@ -22,10 +22,11 @@ from lerobot_cdp.report.steps import step_costs
 from .free import quantile_levels, search
 from .oracle import evaluations_needed
 
-__all__ = ["COUNTS", "FEW", "measure"]
+__all__ = ["COSTS", "COUNTS", "FEW", "measure"]
 
 COUNTS = tuple(range(1, 11))
 FEW = (2, 3, 5)  # steps that are searched freely
+COSTS = ("local error", "downstream factor")
 
 
 @dataclass(frozen=True)
@@ -96,14 +97,18 @@ def measure(model: CDPDiffusionModel, condition: Tensor, seed: int = 0) -> dict:
     Returns:
         `warp`: the calibrated one. `errors`: by the way in which steps are laid, then by their number; `closed form`
         and `search` are of FEW steps. `levels`: those of the search. `needed`: by number n, the mean number of
-        evaluations with which an oracle reaches the error of n calibrated ones.
+        evaluations with which an oracle reaches the error of n calibrated ones. `costs`: local error and downstream
+        factor of long steps from noise to data, see `lerobot_cdp.report.steps`.
     """
     first, second = (Observations(model, half, seed + i) for i, half in enumerate(condition.chunk(2)))
     warp = calibrate_policy(model, first.condition, seed).warp
     starts = Warp(1.0, warp.start)
     laid = {"equal": EQUAL, "equal from the start": starts, "default": model.config.default_warp, "calibrated": warp}
     errors = {name: {n: second.error(second.by_warp(w, n)) for n in COUNTS} for name, w in laid.items()}
-    free = {n: _free(first, warp, n) for n in FEW}
+    costs = [
+        cost.mean(dim=1).cpu().numpy() for cost in step_costs(first.network, model.process, first.noise, first.executed)
+    ]
+    free = {n: _free(first, warp, costs[0] * costs[1], n) for n in FEW}
     for name in ("closed form", "search"):
         errors[name] = {n: second.error(second.by_levels(free[n][name])) for n in FEW}
     each = torch.stack([rms(second.by_warp(warp, n) - second.reference) for n in COUNTS]).cpu().numpy()
@@ -112,15 +117,15 @@ def measure(model: CDPDiffusionModel, condition: Tensor, seed: int = 0) -> dict:
         "errors": errors,
         "levels": {n: free[n]["search"].tolist() for n in FEW},
         "needed": {n: evaluations_needed(each, float(each[n - 1].mean())) for n in COUNTS},
+        "costs": {name: cost.tolist() for name, cost in zip(COSTS, costs, strict=True)},
     }
 
 
-def _free(observations: Observations, warp: Warp, n: int) -> dict[str, np.ndarray]:
+def _free(observations: Observations, warp: Warp, costs: np.ndarray, n: int) -> dict[str, np.ndarray]:
     """Levels without a formula; the search begins at the better of the warp's and the closed form's."""
-    model, n_timesteps = observations.model, observations.model.config.num_train_timesteps
-    error_of = step_costs(observations.network, model.process, observations.noise, observations.executed)
-    closed = quantile_levels((error_of[0] * error_of[1]).mean(dim=1).cpu().numpy(), n)
-    is_whole = hasattr(model.solver, "alphas_cumprod")
+    n_timesteps = observations.model.config.num_train_timesteps
+    closed = quantile_levels(costs, n)
+    is_whole = hasattr(observations.model.solver, "alphas_cumprod")
 
     def error(at: np.ndarray) -> float:
         apart = -np.diff(np.round(n_timesteps * at)) if is_whole else -np.diff(at)

@@ -1,0 +1,85 @@
+"""The picture of the page about the solver's steps: what long steps cost along the way, and errors over their number."""
+
+import io
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure  # without pyplot: no display is needed
+from matplotlib.ticker import FixedLocator, NullLocator
+
+from lerobot_cdp.diffusion.grid import EQUAL, Warp, levels
+
+__all__ = ["SHOWN", "steps_figure"]
+
+SHOWN = ("pusht", "velocity, γ = 0")
+TITLES = {206: "206 demonstrations", 52: "52 demonstrations"}
+# Colours that the colour-blind tell apart, and markers besides.
+COSTS = {
+    "local error": ("#0072B2", "o", "local error"),
+    "downstream factor": ("#E69F00", "s", "downstream factor"),
+    "left": ("#D55E00", "D", "left in the action"),
+}
+LAID = {
+    "equal": ("#555555", "o", "equal steps"),
+    "default": ("#0072B2", "s", "default warp"),
+    "calibrated": ("#D55E00", "D", "calibrated warp"),
+    "search": ("#009E73", "*", "free search"),
+}
+N_SHOWN = 3  # steps whose places are drawn
+
+
+def steps_figure(rows: pd.DataFrame) -> bytes:
+    """A PNG.
+
+    Args:
+        rows: The table of `eval.steps`, with the policies SHOWN.
+    """
+    drawing = Figure(figsize=(9.6, 6.6), layout="constrained")
+    grid = drawing.subplots(2, len(TITLES), sharey="row")
+    for (above, below), (demonstrations, title) in zip(grid.T, TITLES.items(), strict=True):
+        own = rows[(rows["grid"] == SHOWN[0]) & (rows["policy"] == SHOWN[1])]
+        own = own[own["demonstrations"] == demonstrations]
+        _costs(above, own)
+        _errors(below, own)
+        above.set_title(title, fontsize=12, loc="left")
+    for axes in grid.flat:
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(alpha=0.25)
+    grid[0, 0].legend(frameon=False, fontsize=9)
+    grid[1, 0].legend(frameon=False, fontsize=9)
+    grid[1, 0].set_ylabel("end-point error")
+    buffer = io.BytesIO()
+    drawing.savefig(buffer, format="png", dpi=120, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def _costs(axes: Axes, own: pd.DataFrame) -> None:
+    """Costs over the noise level, noise to the left, and the places of a few steps on top."""
+    found = {name: own[own["quantity"] == name].groupby("n")["value"].mean().to_numpy() for name in [*COSTS][:2]}
+    found["left"] = found["local error"] * found["downstream factor"]
+    at = 1 - np.arange(len(found["left"])) / len(found["left"])
+    for name, (colour, marker, label) in COSTS.items():
+        axes.plot(at, found[name], marker, ls="-", ms=4, color=colour, label=label)
+    warp = Warp(*own[["shift", "start"]].drop_duplicates().mean())
+    for height, laid in ((0.985, EQUAL), (0.93, warp)):
+        colour, _, label = LAID["equal" if laid == EQUAL else "calibrated"]
+        places = levels(N_SHOWN, laid)
+        axes.plot(places, [height] * N_SHOWN, "v", ms=7, color=colour, transform=axes.get_xaxis_transform())
+        axes.text(places[-1] - 0.03, height, label, color=colour, fontsize=8, va="center",
+                  transform=axes.get_xaxis_transform())  # fmt: skip
+    axes.set(yscale="log", xlim=(1.04, -0.14), xlabel="noise level at which the step begins")
+    low, high = axes.get_ylim()
+    axes.set_ylim(low, high * 4)  # room for the places
+
+
+def _errors(axes: Axes, own: pd.DataFrame) -> None:
+    means = own[own["quantity"] == "error"].groupby(["laid", "n"])["value"].mean()
+    for laid, (colour, marker, label) in LAID.items():
+        of_n = means[laid]
+        line = "" if laid == "search" else "-"
+        axes.plot(of_n.index, of_n, marker, ls=line, ms=9 if laid == "search" else 5, color=colour, label=label)
+    axes.set(xscale="log", yscale="log", xlabel="network evaluations per chunk")
+    axes.xaxis.set_major_locator(FixedLocator([1, 2, 3, 5, 10]))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter("{x:.0f}")
