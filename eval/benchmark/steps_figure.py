@@ -1,4 +1,4 @@
-"""The picture of the page about the solver's steps: what long steps cost along the way, and errors over their number."""
+"""The picture of the page about the solver's steps: what long steps cost on the way, and errors over their number."""
 
 import io
 
