@@ -79,12 +79,17 @@ def make_policies(config: CostConfig) -> dict[str, DiffusionPolicy]:
     unet = {"down_dims": config.down_dims}
     policies = {
         "diffusion": DiffusionPolicy(DiffusionConfig(**shared, **unet)),
-        "cdp, γ = 0": CDPPolicy(CDPConfig(contraction=ContractionConfig(weight=0.0), **shared, **few, **unet)),
-        "cdp": CDPPolicy(CDPConfig(**shared, **few, **unet)),
-        "cdp, mlp": CDPPolicy(CDPConfig(backbone="mlp", **shared, **few)),
-        "cdp, dit": CDPPolicy(CDPConfig(backbone="dit", **shared, **few)),
+        "cdp, γ = 0": CDPPolicy(CDPConfig(**shared, **few, **unet)),
+        "cdp, penalty": CDPPolicy(CDPConfig(**penalty(), **shared, **few, **unet)),
+        "cdp, penalty, mlp": CDPPolicy(CDPConfig(backbone="mlp", **penalty(), **shared, **few)),
+        "cdp, penalty, dit": CDPPolicy(CDPConfig(backbone="dit", **penalty(), **shared, **few)),
     }
     return {name: policy.to(config.device) for name, policy in policies.items()}
+
+
+def penalty() -> dict[str, ContractionConfig]:
+    """Its settings, on an object of their own for each policy."""
+    return {"contraction": ContractionConfig(weight=0.01)}
 
 
 def camera_names(config: CostConfig) -> list[str]:

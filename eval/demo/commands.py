@@ -17,8 +17,8 @@ DIFFERENCES = {  # to the preset
         f"--policy.normalization_mapping={json.dumps(NORMALIZATION)}",
         "--policy.push_to_hub=false",
     ],
-    "cdp-no-penalty": ["--policy.contraction.weight=0"],
     "cdp": [],
+    "cdp-penalty": ["--policy.contraction.weight=0.01"],
 }
 
 

@@ -16,8 +16,8 @@ __all__ = ["interval", "milliseconds", "plot", "table"]
 
 STYLES = {
     "diffusion": {"color": "#D55E00", "marker": "o"},
-    "cdp-no-penalty": {"color": "#56B4E9", "marker": "^"},
     "cdp": {"color": "#0072B2", "marker": "D"},
+    "cdp-penalty": {"color": "#56B4E9", "marker": "^"},
 }
 SHIFT = 0.07  # between policies, in distances between two numbers of evaluations
 WIDTH = 34  # of the table's first column

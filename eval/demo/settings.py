@@ -10,7 +10,7 @@ from lerobot_cdp.errors import require
 __all__ = ["POLICIES", "DemoConfig", "kind"]
 
 # By the names of their folders, in the order of table and picture: what they are.
-POLICIES = {"diffusion": "diffusion (LeRobot's)", "cdp-no-penalty": "cdp, γ = 0 (no penalty)", "cdp": "cdp"}
+POLICIES = {"diffusion": "diffusion (LeRobot's)", "cdp": "cdp", "cdp-penalty": "cdp, penalty γ = 0.01"}
 
 
 def kind(policy: str) -> str:

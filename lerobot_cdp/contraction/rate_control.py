@@ -28,7 +28,7 @@ from .sharding import mean_over_processes
 
 __all__ = ["BASE_WEIGHT", "RateControl", "distances"]
 
-BASE_WEIGHT = 0.01  # the default of a fixed weight
+BASE_WEIGHT = 0.01
 TARGET, FLOOR = 0.9, 0.8
 GAIN = 10.0  # a drive of 0.23 changes γ by a factor of 10
 SMOOTHING = 0.9  # of the running means: a few samples at a time are noisy

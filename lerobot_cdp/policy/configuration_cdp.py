@@ -9,7 +9,6 @@ from lerobot.policies.diffusion.configuration_diffusion import DiffusionConfig
 from lerobot.policies.rtc import RTCConfig
 from lerobot.utils.constants import OBS_ENV_STATE, OBS_STATE
 
-from ..contraction.rate_control import BASE_WEIGHT
 from ..diffusion.grid import EQUAL, Warp, most_steps, steps_below
 from ..diffusion.picture import is_built_for_loading, map_size, most_stages, seen_size
 from ..errors import SettingError, require
@@ -46,8 +45,8 @@ class ContractionConfig:
     """Settings of the contraction penalty, `--policy.contraction.…`.
 
     Args:
-        weight: Weight γ >= 0 of the penalty. 0: no penalty is computed. `auto`: set during training (see
-            `contraction.rate_control`).
+        weight: Weight γ >= 0 of the penalty. 0, the default: no penalty is computed. `auto`: set during training
+            (see `contraction.rate_control`).
         loss: What is penalised: `hinge` (the expansion rate where it is positive) or `jacobian` (the paper's loss); see
             `contraction.losses`.
         timestep_range: (low, high), 0 <= low < high <= 1: share of the timesteps with the penalty, from data (0) to
@@ -60,7 +59,7 @@ class ContractionConfig:
         SettingError: naming the setting, what it must be and what it got.
     """
 
-    weight: float | str = BASE_WEIGHT
+    weight: float | str = 0.0
     loss: str = "hinge"
     timestep_range: tuple[float, float] | None = None
     start: int = 0
@@ -109,8 +108,8 @@ class CDPConfig(DiffusionConfig):
         vision_stages: ResNet stages, 1 to 4, that encode images; LeRobot uses 4. The feature map after k stages has
             1 / 2^(k + 1) of the image's height and width. For images of about 100 pixels, 2 or 3 stages keep a finer
             map and are faster.
-        prediction_type: What the network predicts: `sample` or `epsilon` (variance preserving), or `velocity` (flow
-            matching). See `diffusion.process`; docs/benchmark.md compares.
+        prediction_type: What the network predicts: `velocity` (flow matching, the default), `sample` or `epsilon`
+            (variance preserving). See `diffusion.process`; docs/benchmark.md compares.
         noise_scheduler_type: Solver at inference. With `velocity`: `FlowMatchEuler`. Else `DDIM` (default) or
             `DPMSolver++` (the paper's), both deterministic, or `DDPM`.
         num_inference_steps: Network evaluations per action chunk.
@@ -172,7 +171,7 @@ class CDPConfig(DiffusionConfig):
     num_layers: int | None = None
     vision_stages: int = 4
 
-    prediction_type: str = "sample"
+    prediction_type: str = "velocity"
     noise_scheduler_type: str | None = None
     num_inference_steps: int = 3
     timestep_spacing: str = "shifted"

@@ -54,10 +54,10 @@ def test_the_policies_are_trained_alike(tmp_path):
 
 def test_the_penalty_is_the_only_difference_to_no_penalty(tmp_path):
     config = DemoConfig(output_dir=tmp_path)
-    without, cdp = (parse(train_command(config, policy)).policy for policy in ("cdp-no-penalty", "cdp"))
-    assert without.contraction.weight == 0 < cdp.contraction.weight
-    without.contraction = cdp.contraction
-    assert without == cdp
+    without, penalised = (parse(train_command(config, policy)).policy for policy in ("cdp", "cdp-penalty"))
+    assert without.contraction.weight == 0 < penalised.contraction.weight
+    without.contraction = penalised.contraction
+    assert without == penalised
 
 
 def test_an_interrupted_training_goes_on(tmp_path):
