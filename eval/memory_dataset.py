@@ -98,18 +98,21 @@ class MemoryDataset:
         window = frames.index_select(0, clipped.flatten()).unflatten(0, clipped.shape)
         return window, (wanted < start) | (wanted >= end)
 
-    def batches(self, batch_size: int, seed: int, drop_n_last_frames: int) -> Iterator[dict]:
+    def batches(self, batch_size: int, seed: int, drop_n_last_frames: int, share: float = 1.0) -> Iterator[dict]:
         """Yield shuffled batches without end, in the order in which lerobot-train would see them.
 
         Args:
             batch_size: Samples per batch; an epoch's last batch may be smaller.
             seed: Seed of the shuffling. No other random state is read or changed.
             drop_n_last_frames: Frames at the end of each episode that start no sample.
+            share: Of all frames, in (0, 1], those that start samples: a random part, drawn by `seed`.
         """
-        return map(self.batch, self.rows(batch_size, seed, drop_n_last_frames))
+        return map(self.batch, self.rows(batch_size, seed, drop_n_last_frames, share))
 
-    def rows(self, batch_size: int, seed: int, drop_n_last_frames: int) -> Iterator[Tensor]:
+    def rows(self, batch_size: int, seed: int, drop_n_last_frames: int, share: float = 1.0) -> Iterator[Tensor]:
         """The rows, (B,), of the samples in each of `batches`."""
+        order, used = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed)), round(share * len(self))
+        is_used = torch.zeros(len(self), dtype=torch.bool).index_fill(0, order[:used], True)
         sampler = EpisodeAwareSampler(
             self.meta.episodes["dataset_from_index"],
             self.meta.episodes["dataset_to_index"],
@@ -120,7 +123,8 @@ class MemoryDataset:
             absolute_to_relative_idx=self._row_of_index,
         )
         while True:
-            yield from torch.tensor(list(sampler)).split(batch_size)
+            epoch = torch.tensor(list(sampler))
+            yield from epoch[is_used[epoch]].split(batch_size)
 
 
 def load_memory_dataset(
