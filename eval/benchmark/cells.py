@@ -131,7 +131,7 @@ class Grid:
         curve: Gradient steps after which policies are scored too, with the most evaluations.
         stressed: Number of demonstrations whose policies are scored under `stresses` too, with the most evaluations.
         stresses: What goes wrong then. ACT does not sample, so its samples do not err.
-        temperatures: Further sampling temperatures at which `cdp` is scored.
+        temperatures: Further sampling temperatures at which `cdp` is scored, with the fewest evaluations.
         share, precision: As of `Cell`.
         batch_size, seeds, first_seed, starts, first_start: Of training and of scoring.
     """
@@ -180,7 +180,7 @@ class Grid:
             evaluations = [Evaluation("act", 1)]
         most = evaluations[-1]
         if cell.type == "cdp":
-            colder = [_at_temperature(e, t) for t in self.temperatures for e in evaluations]
+            colder = [_at_temperature(evaluations[0], t) for t in self.temperatures]
             evaluations += [replace(e, steps=steps) for e in evaluations[:-1] for steps in self.steps_laid] + colder
         evaluations += [replace(most, step=step) for step in self.curve]
         evaluations += [
