@@ -1,29 +1,33 @@
 """The area under the ROC curve, P(score of a failure > score of a success), ties counted by half.
 
-Its interval, and that of a difference between two signals, are bootstrap intervals over episodes.
+Groups compare within themselves only: where one condition fails more often and has higher scores too, a score that
+knows the condition would else pass for one that knows of failure. Its interval, and that of a difference between two
+signals, are bootstrap intervals over episodes.
 """
 
 import numpy as np
 
 from eval.benchmark.intervals import N_RESAMPLES, Interval
 
-__all__ = ["auroc", "auroc_difference", "auroc_interval"]
+__all__ = ["auroc", "auroc_difference"]
 
 
-def auroc(scores: np.ndarray, failed: np.ndarray) -> float:
-    """Of the scores (n,) of episodes that failed, (n,) bool, or not; NaN where all did or none."""
-    wins = _wins(scores, failed)
-    return float(wins.mean()) if wins.size else float("nan")
+def auroc(scores: np.ndarray, failed: np.ndarray, groups: np.ndarray | None = None) -> Interval | None:
+    """With a 95 % interval; None where nothing can be compared.
+
+    Args:
+        scores: (n,) of episodes.
+        failed: (n,) bool.
+        groups: (n,), of which only members of the same are compared; None: all are.
+    """
+    return _interval(_wins(scores, failed), failed, groups)
 
 
-def auroc_interval(scores: np.ndarray, failed: np.ndarray) -> Interval | None:
-    """With a 95 % interval; None where all failed or none."""
-    return _interval(_wins(scores, failed), failed)
-
-
-def auroc_difference(scores: np.ndarray, others: np.ndarray, failed: np.ndarray) -> Interval | None:
+def auroc_difference(
+    scores: np.ndarray, others: np.ndarray, failed: np.ndarray, groups: np.ndarray | None = None
+) -> Interval | None:
     """How much better `scores` tell failures than `others` do, both (n,) and of the same episodes."""
-    return _interval(_wins(scores, failed) - _wins(others, failed), failed)
+    return _interval(_wins(scores, failed) - _wins(others, failed), failed, groups)
 
 
 def _wins(scores: np.ndarray, failed: np.ndarray) -> np.ndarray:
@@ -32,14 +36,16 @@ def _wins(scores: np.ndarray, failed: np.ndarray) -> np.ndarray:
     return (ours > theirs) + (ours == theirs) / 2
 
 
-def _interval(wins: np.ndarray, failed: np.ndarray) -> Interval | None:
-    if not wins.size:
-        return None
+def _interval(wins: np.ndarray, failed: np.ndarray, groups: np.ndarray | None) -> Interval | None:
     n = len(failed)
-    counts = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), N_RESAMPLES)
+    groups = np.zeros(n) if groups is None else groups
+    counted = (groups[failed][:, None] == groups[~failed][None]).astype(float)
+    if not counted.any():
+        return None
+    counts = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), N_RESAMPLES).astype(float)
     ours, theirs = counts[:, failed], counts[:, ~failed]
-    pairs = ours.sum(axis=1) * theirs.sum(axis=1)
-    both = pairs > 0  # a resample may hold failures alone
-    means = ((ours[both] @ wins) * theirs[both]).sum(axis=1) / pairs[both]
-    low, high = np.quantile(means, [0.025, 0.975])
-    return Interval(float(wins.mean()), float(low), float(high))
+    pairs = ((ours @ counted) * theirs).sum(axis=1)
+    won = ((ours @ (wins * counted)) * theirs).sum(axis=1)
+    some = pairs > 0  # a resample may hold failures alone
+    low, high = np.quantile(won[some] / pairs[some], [0.025, 0.975])
+    return Interval(float((wins * counted).sum() / counted.sum()), float(low), float(high))

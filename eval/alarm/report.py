@@ -8,6 +8,7 @@ limit. Episodes that have ended by then, nearly all of them in success, do not c
 """
 
 import sys
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from eval.benchmark.tasks import TASKS
 from lerobot_cdp.checkpoints.files import write_text
 from lerobot_cdp.errors import SettingError, require
 
-from .auroc import auroc_difference, auroc_interval
+from .auroc import auroc, auroc_difference
 from .episodes import CONDITIONS
 from .signals import SIGNALS
 
@@ -75,7 +76,9 @@ def alarm_page(tables: dict[str, pd.DataFrame]) -> str:
 INTRODUCTION = """\
 Area under the ROC curve (AUROC): how often a signal is higher in an episode that will fail than in one that will
 succeed. 0.5 is chance. An episode's score is the largest value, or the mean, of a signal up to a share of the time
-limit; episodes that have ended by then do not count. Brackets: bootstrap 95 % intervals over episodes.
+limit; episodes that have ended by then do not count. Failures are compared with successes under the same condition:
+else a signal that only knows the condition would pass for one that knows of failure. Brackets: bootstrap 95 % intervals
+over episodes.
 
 | signal | of each chunk |
 | --- | --- |
@@ -107,8 +110,8 @@ def scored(chunks: pd.DataFrame, share: float, statistic: str) -> pd.DataFrame:
 
 
 def auroc_table(chunks: pd.DataFrame) -> str:
-    """AUROC of each signal, all conditions together."""
-    return _table(chunks, SIGNALS, lambda found, signal: auroc_interval(found[signal].to_numpy(), failed(found)))
+    """AUROC of each signal; episodes of one condition are compared with each other."""
+    return _table(chunks, SIGNALS, lambda found, signal: auroc(_values(found, signal), *_outcomes(found)), ".2f")
 
 
 def difference_table(chunks: pd.DataFrame) -> str:
@@ -116,25 +119,43 @@ def difference_table(chunks: pd.DataFrame) -> str:
     first, *others = SIGNALS
 
     def compare(found: pd.DataFrame, signal: str) -> Interval | None:
-        return auroc_difference(found[signal].to_numpy(), found[first].to_numpy(), failed(found))
+        return auroc_difference(_values(found, signal), _values(found, first), *_outcomes(found))
 
     return _table(chunks, others, compare, "+.2f")
 
 
-def failed(found: pd.DataFrame) -> np.ndarray:
-    return found["failed"].to_numpy()
+def condition_table(chunks: pd.DataFrame) -> str:
+    """AUROC of each signal under each condition, and where all episodes are compared with all."""
+    found = {name: scored(rows, MIDDLE, "max") for name, rows in (*_by(chunks), ("all together", chunks))}
+    body = [
+        (signal, *(_cell(_alone(_complete(rows, signal), signal), ".2f") for rows in found.values()))
+        for signal in SIGNALS
+    ]
+    return table(("", *found), [*body, _failures(found.values())])
 
 
-def _table(chunks: pd.DataFrame, signals: tuple[str, ...] | list[str], measure, form: str = ".2f") -> str:
+def _alone(found: pd.DataFrame, signal: str) -> Interval | None:
+    return auroc(_values(found, signal), found["failed"].to_numpy())
+
+
+def _table(
+    chunks: pd.DataFrame,
+    signals: Iterable[str],
+    measure: Callable[[pd.DataFrame, str], Interval | None],
+    form: str,
+) -> str:
     columns = [(share, statistic) for share in SHARES for statistic in STATISTICS]
-    episodes = {column: scored(chunks, *column) for column in columns}
+    found = {column: scored(chunks, *column) for column in columns}
     head = ("", *(f"{100 * share:g} %, {statistic}" for share, statistic in columns))
     body = [
-        (signal, *(_cell(measure(_complete(found, signal), signal), form) for found in episodes.values()))
+        (signal, *(_cell(measure(_complete(rows, signal), signal), form) for rows in found.values()))
         for signal in signals
     ]
-    failures = (f"{failed(found).sum()} of {len(found)}" for found in episodes.values())
-    return table(head, [*body, ("failures", *failures)])
+    return table(head, [*body, _failures(found.values())])
+
+
+def _failures(found: Iterable[pd.DataFrame]) -> tuple[str, ...]:
+    return ("failures", *(f"{rows['failed'].sum()} of {len(rows)}" for rows in found))
 
 
 def _complete(found: pd.DataFrame, signal: str) -> pd.DataFrame:
@@ -142,20 +163,17 @@ def _complete(found: pd.DataFrame, signal: str) -> pd.DataFrame:
     return found[found[signal].notna()]
 
 
+def _values(found: pd.DataFrame, signal: str) -> np.ndarray:
+    return found[signal].to_numpy()
+
+
+def _outcomes(found: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """Who failed, and under which condition."""
+    return found["failed"].to_numpy(), found.index.get_level_values("condition").to_numpy()
+
+
 def _cell(found: Interval | None, form: str) -> str:
     return "–" if found is None else found.text(form)
-
-
-def condition_table(chunks: pd.DataFrame) -> str:
-    """AUROC of each signal under each condition."""
-    conditions = _by(chunks)
-    found = {name: scored(rows, MIDDLE, "max") for name, rows in conditions}
-    body = []
-    for signal in SIGNALS:
-        complete = [_complete(rows, signal) for rows in found.values()]
-        body.append((signal, *(_cell(auroc_interval(r[signal].to_numpy(), failed(r)), ".2f") for r in complete)))
-    failures = (f"{failed(rows).sum()} of {len(rows)}" for rows in found.values())
-    return table(("", *found), [*body, ("failures", *failures)])
 
 
 if __name__ == "__main__":
