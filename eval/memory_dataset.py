@@ -105,14 +105,13 @@ class MemoryDataset:
             batch_size: Samples per batch; an epoch's last batch may be smaller.
             seed: Seed of the shuffling. No other random state is read or changed.
             drop_n_last_frames: Frames at the end of each episode that start no sample.
-            share: Of all frames, in (0, 1], those that start samples: a random part, drawn by `seed`.
+            share: Of the frames that start samples, in (0, 1]: a random part, drawn by `seed`; below 1 the order is
+                not that of lerobot-train.
         """
         return map(self.batch, self.rows(batch_size, seed, drop_n_last_frames, share))
 
     def rows(self, batch_size: int, seed: int, drop_n_last_frames: int, share: float = 1.0) -> Iterator[Tensor]:
         """The rows, (B,), of the samples in each of `batches`."""
-        order, used = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed)), round(share * len(self))
-        is_used = torch.zeros(len(self), dtype=torch.bool).index_fill(0, order[:used], True)
         sampler = EpisodeAwareSampler(
             self.meta.episodes["dataset_from_index"],
             self.meta.episodes["dataset_to_index"],
@@ -122,9 +121,18 @@ class MemoryDataset:
             seed=seed,
             absolute_to_relative_idx=self._row_of_index,
         )
+        if share < 1:
+            yield from _part(torch.tensor(list(sampler)).sort().values, share, batch_size, seed)
         while True:
-            epoch = torch.tensor(list(sampler))
-            yield from epoch[is_used[epoch]].split(batch_size)
+            yield from torch.tensor(list(sampler)).split(batch_size)
+
+
+def _part(rows: Tensor, share: float, batch_size: int, seed: int) -> Iterator[Tensor]:
+    """Shuffled batches without end of a random part of `rows`."""
+    generator = torch.Generator().manual_seed(seed)
+    part = rows[torch.randperm(len(rows), generator=generator)[: max(1, round(share * len(rows)))]]
+    while True:
+        yield from part[torch.randperm(len(part), generator=generator)].split(batch_size)
 
 
 def load_memory_dataset(

@@ -80,6 +80,8 @@ def test_a_share_of_the_transitions_is_the_same_for_all_of_a_seed(datasets_dir, 
     assert sorted(first) == sorted(second) == sorted(third) and (first != second or first != third)
     assert epochs(1) == [first, second, third]
     assert sorted(epochs(2)[0]) != sorted(first)
+    # 9 frames start a sample where the last 6 of an episode do not.
+    assert set(next(memory.rows(100, 1, 6, share)).tolist()) < {*range(5, 11), *range(17, 20)}
 
 
 def test_more_episodes_than_there_are(datasets_dir):
