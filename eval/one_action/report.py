@@ -68,8 +68,9 @@ def one_action_page(tables: dict[str, pd.DataFrame]) -> str:
 
 INTRODUCTION = """\
 The setting in which the paper reports its gains: one action per inference, the prediction `sample`, DPM-Solver++ 2M,
-batches of 512. The question is whether a gain over γ = 0 comes from contraction. A network that depends more on its
-start noise shakes, and shaking alone helps a policy that stands still. So each penalised policy is compared with three:
+batches of 512, or of all transitions where there are fewer. The question is whether a gain over γ = 0 comes from
+contraction. A network that depends more on its start noise shakes, and shaking alone helps a policy that stands still.
+So each penalised policy is compared with three:
 
 - γ = 0;
 - γ = 0 with normal noise on its actions, independent at every step, so large that the squared jerk is the same;
@@ -83,7 +84,8 @@ NONE = "None: no penalised policy is better than all three."
 def _title(name: str) -> str:
     grid, _, seed = name.partition("_seed")
     network = NETWORKS[GRIDS[grid].cells[0].settings["backbone"]]
-    share = f"{100 * GRIDS[grid].share:g} % of the transitions"
+    (demonstrations,) = GRIDS[grid].policies
+    share = f"{100 * GRIDS[grid].share:g} % of the transitions of {demonstrations} demonstrations"
     return f"{TASKS[grid.split('_')[0]]}, {share}, {network}" + (", fresh seeds" if seed else "")
 
 

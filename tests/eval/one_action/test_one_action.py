@@ -108,7 +108,7 @@ def test_the_page_names_the_gains_that_survive_all_controls():
     survivors = page.split("survive the controls")[1].split("\n## ")[0]
     assert BETTER in survivors and CALM in survivors and SHAKING not in survivors
     assert (
-        "10 % of the transitions" in page
+        "10 % of the transitions of 75 demonstrations" in page
         and "20,000 training steps. Training seeds: 3. Start states of each: 20." in page
     )
     (line,) = (line for line in page.splitlines() if line.startswith(f"| {BETTER} |"))
