@@ -3,6 +3,9 @@
     python -m eval.benchmark           train and score a grid of policies
     python -m eval.population          train the policies of such a grid at once, on a GPU
     python -m eval.benchmark.report    pages and pictures of the results in eval/results
+    python -m eval.one_action          the paper's regime: one action per inference, with its controls
+    python -m eval.fixed_noise         how much the start noise decides of an episode
+    python -m eval.alarm               does a policy know beforehand that it will fail?
     python -m eval.demo                record, train and compare two policies
     python -m eval.toy                 what the penalty does in two dimensions
     python -m eval.arm                 the control loop on the simulated arm

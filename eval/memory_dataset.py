@@ -98,17 +98,19 @@ class MemoryDataset:
         window = frames.index_select(0, clipped.flatten()).unflatten(0, clipped.shape)
         return window, (wanted < start) | (wanted >= end)
 
-    def batches(self, batch_size: int, seed: int, drop_n_last_frames: int) -> Iterator[dict]:
+    def batches(self, batch_size: int, seed: int, drop_n_last_frames: int, share: float = 1.0) -> Iterator[dict]:
         """Yield shuffled batches without end, in the order in which lerobot-train would see them.
 
         Args:
             batch_size: Samples per batch; an epoch's last batch may be smaller.
             seed: Seed of the shuffling. No other random state is read or changed.
             drop_n_last_frames: Frames at the end of each episode that start no sample.
+            share: Of the frames that start samples, in (0, 1]: a random part, drawn by `seed`; below 1 the order is
+                not that of lerobot-train.
         """
-        return map(self.batch, self.rows(batch_size, seed, drop_n_last_frames))
+        return map(self.batch, self.rows(batch_size, seed, drop_n_last_frames, share))
 
-    def rows(self, batch_size: int, seed: int, drop_n_last_frames: int) -> Iterator[Tensor]:
+    def rows(self, batch_size: int, seed: int, drop_n_last_frames: int, share: float = 1.0) -> Iterator[Tensor]:
         """The rows, (B,), of the samples in each of `batches`."""
         sampler = EpisodeAwareSampler(
             self.meta.episodes["dataset_from_index"],
@@ -119,8 +121,18 @@ class MemoryDataset:
             seed=seed,
             absolute_to_relative_idx=self._row_of_index,
         )
+        if share < 1:
+            yield from _part(torch.tensor(list(sampler)).sort().values, share, batch_size, seed)
         while True:
             yield from torch.tensor(list(sampler)).split(batch_size)
+
+
+def _part(rows: Tensor, share: float, batch_size: int, seed: int) -> Iterator[Tensor]:
+    """Shuffled batches without end of a random part of `rows`."""
+    generator = torch.Generator().manual_seed(seed)
+    part = rows[torch.randperm(len(rows), generator=generator)[: max(1, round(share * len(rows)))]]
+    while True:
+        yield from part[torch.randperm(len(part), generator=generator)].split(batch_size)
 
 
 def load_memory_dataset(

@@ -1,18 +1,26 @@
-"""Trained policies: load one with other settings, and time a chunk."""
+"""Trained policies: load one with other settings, time a chunk, and choose the noise that it samples from."""
 
 import dataclasses
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import torch
 from lerobot.configs import PreTrainedConfig
 from lerobot.policies import PreTrainedPolicy
 from lerobot.processor import PolicyProcessorPipeline
+from lerobot.utils.constants import PRETRAINED_MODEL_DIR
+from torch import Tensor
 
+from lerobot_cdp.acting.real_time import Prefix
+from lerobot_cdp.policy.model import Chunk
+from lerobot_cdp.policy.modeling_cdp import CDPPolicy
 from lerobot_cdp.report.data import load_policy as load
 
-__all__ = ["chunk_latency", "load_policy"]
+__all__ = ["chunk_latency", "load_policy", "planned_from", "policy_name"]
 
 
 def load_policy(
@@ -40,3 +48,30 @@ def chunk_latency(policy: PreTrainedPolicy, repeats: int = 10) -> float:
         policy.select_action(observation).cpu()
         seconds.append(time.perf_counter() - start)
     return float(np.median(seconds[1:]))
+
+
+def policy_name(checkpoint: Path) -> str:
+    """What a checkpoint is called in tables: the folder of its training, or its own."""
+    return checkpoint.parents[2].name if checkpoint.name == PRETRAINED_MODEL_DIR else checkpoint.name
+
+
+@contextmanager
+def planned_from(policy: CDPPolicy, choose: Callable[[dict[str, Tensor]], Tensor]) -> Iterator[None]:
+    """Let a policy sample its chunks from the noise that `choose` gives.
+
+    Args:
+        choose: stacked observations of B robots -> standard normal noise (B, horizon, A); called once for each chunk.
+    """
+    model = policy.acting_model
+    generate = model.generate_actions
+
+    def generate_from(
+        batch: dict[str, Tensor],
+        noise: Tensor | None = None,
+        prefix: Prefix | None = None,
+        rest: Tensor | None = None,
+    ) -> Chunk:
+        return generate(batch, choose(batch), prefix, rest)
+
+    with patch.object(model, "generate_actions", generate_from):
+        yield

@@ -28,6 +28,9 @@ class Cell:
         batch_size: Samples per step.
         seed: Of the weights, the order of the data and the noise.
         curve: Steps after which it is kept as well, for a learning curve.
+        share: Of the transitions of these demonstrations, in (0, 1]: a random part, drawn by `seed`.
+        precision: Of the training, as accelerate calls it: `no` (single), or `bf16`, quicker on CPUs that know it; the
+            penalty is computed in single precision. `eval.population` has one of its own.
     """
 
     task: str
@@ -39,11 +42,14 @@ class Cell:
     batch_size: int = 64
     seed: int = 0
     curve: tuple[int, ...] = ()
+    share: float = 1.0
+    precision: str = "no"
 
     @property
     def name(self) -> str:
         """Readable, and another one for another cell."""
-        return _name(f"{self.policy}-{self.demonstrations}-seed{self.seed}", self)
+        part = "" if self.share == 1 else f"-share{self.share}"
+        return _name(f"{self.policy}-{self.demonstrations}{part}-seed{self.seed}", self)
 
 
 @dataclass(frozen=True)
@@ -51,7 +57,7 @@ class Evaluation:
     """How a trained policy is scored.
 
     Args:
-        solver: `ddim`, `ddpm`, `euler`, or `act`.
+        solver: `ddim`, `dpm++`, `ddpm`, `euler`, or `act`.
         evaluations: Of the network, per chunk.
         settings: Settings of the policy that are replaced.
         stress: What goes wrong meanwhile.
@@ -86,6 +92,8 @@ class Evaluation:
 def _name(readable: str, content: Cell | Evaluation) -> str:
     defaults = {own.name: own.default for own in fields(content)}
     named = {name: value for name, value in asdict(content).items() if getattr(content, name) != defaults[name]}
+    if "stress" in named and not named["stress"]["action_noise"]:
+        del named["stress"]["action_noise"]  # added later, where the others are named even if they are 0
     text = json.dumps(named, sort_keys=True)  # without defaults: a field that is added later renames nothing
     return re.sub(r"[^\w.+-]+", "_", readable) + "-" + hashlib.sha256(text.encode()).hexdigest()[:8]
 
@@ -123,7 +131,9 @@ class Grid:
         curve: Gradient steps after which policies are scored too, with the most evaluations.
         stressed: Number of demonstrations whose policies are scored under `stresses` too, with the most evaluations.
         stresses: What goes wrong then. ACT does not sample, so its samples do not err.
-        batch_size, seeds, starts, first_start: Of training and of scoring.
+        temperatures: Further sampling temperatures at which `cdp` is scored, with the fewest evaluations.
+        share, precision: As of `Cell`.
+        batch_size, seeds, first_seed, starts, first_start: Of training and of scoring.
     """
 
     task: str
@@ -135,8 +145,12 @@ class Grid:
     curve: tuple[int, ...] = ()
     stressed: int | None = None
     stresses: tuple[Stress, ...] = ()
+    temperatures: tuple[float, ...] = ()
+    share: float = 1.0
+    precision: str = "no"
     batch_size: int = 64
     seeds: int = 3
+    first_seed: int = 0
     starts: int = 50
     first_start: int = 100_000
 
@@ -146,7 +160,7 @@ class Grid:
             self._cell(policy, demonstrations, seed)
             for demonstrations, policies in self.policies.items()
             for policy in policies
-            for seed in range(self.seeds)
+            for seed in range(self.first_seed, self.first_seed + self.seeds)
         ]
 
     def _cell(self, policy: Policy, demonstrations: int, seed: int) -> Cell:
@@ -156,9 +170,8 @@ class Grid:
             settings = policy.settings | {"chunk_size": horizon, "n_action_steps": n_action_steps}
         if policy.late:
             settings["contraction"] = settings["contraction"] | {"start": 7 * steps // 10}
-        return Cell(
-            self.task, policy.label, policy.type, settings, demonstrations, steps, self.batch_size, seed, self.curve
-        )
+        training = (demonstrations, steps, self.batch_size, seed, self.curve, self.share, self.precision)
+        return Cell(self.task, policy.label, policy.type, settings, *training)
 
     def scored(self, cell: Cell) -> list[Evaluation]:
         """All evaluations of the policy of a cell."""
@@ -167,7 +180,8 @@ class Grid:
             evaluations = [Evaluation("act", 1)]
         most = evaluations[-1]
         if cell.type == "cdp":
-            evaluations += [replace(e, steps=steps) for e in evaluations[:-1] for steps in self.steps_laid]
+            colder = [_at_temperature(evaluations[0], t) for t in self.temperatures]
+            evaluations += [replace(e, steps=steps) for e in evaluations[:-1] for steps in self.steps_laid] + colder
         evaluations += [replace(most, step=step) for step in self.curve]
         evaluations += [
             replace(most, stress=stress)
@@ -182,7 +196,13 @@ class Grid:
 def _evaluation(cell: Cell, n: int) -> Evaluation:
     if cell.settings.get("prediction_type") == "velocity":
         return Evaluation("euler", n, {"num_inference_steps": n})
-    return Evaluation("ddim", n, {"noise_scheduler_type": "DDIM", "num_inference_steps": n})
+    scheduler = cell.settings.get("noise_scheduler_type", "DDIM")
+    names = {"DDIM": "ddim", "DPMSolver++": "dpm++"}
+    return Evaluation(names[scheduler], n, {"noise_scheduler_type": scheduler, "num_inference_steps": n})
+
+
+def _at_temperature(evaluation: Evaluation, temperature: float) -> Evaluation:
+    return replace(evaluation, settings=evaluation.settings | {"sampling_temperature": temperature})
 
 
 def is_lerobots(cell: Cell) -> bool:

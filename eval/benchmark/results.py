@@ -2,6 +2,8 @@
 
 import io
 import json
+from collections.abc import Iterable
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -18,12 +20,14 @@ __all__ = ["collect", "summary", "write_table"]
 COLUMNS = {
     "policy": "category",
     "demonstrations": "int16",
+    "share": "float32",  # of their transitions
     "seed": "int8",  # of the training
     "step": "int32",  # gradient steps before it was scored
     "solver": "category",
     "evaluations": "int16",  # of the network, per chunk
     "laid": "category",  # how the solver's steps were: cells.STEPS
     "stress": "category",
+    "action_noise": "float32",  # standard deviation, in the dataset's units
     "start": "int32",  # seed of the environment
     "reward": "float32",  # the largest of a step
     "success": "bool",
@@ -40,15 +44,15 @@ COLUMNS = {
 POLICY = ["policy", "demonstrations", "evaluations", "laid"]
 
 
-def collect(folder: Path, grid: Grid) -> pd.DataFrame:
-    """The table of the evaluations of a grid that are there."""
+def collect(folder: Path, grid: Grid, further: Iterable[tuple[Cell, Evaluation]] = ()) -> pd.DataFrame:
+    """The table of the evaluations of a grid, and of `further` ones of its policies, that are there."""
     rows = []
-    for cell in grid.cells:
-        for evaluation in grid.scored(cell):
-            path = folder / cell.name / f"{evaluation.name}.json"
-            if path.exists():
-                training = json.loads((checkpoint(folder / cell.name, cell) / "training.json").read_text())
-                rows += _rows(cell, evaluation, json.loads(path.read_text()), training)
+    own = ((cell, evaluation) for cell in grid.cells for evaluation in grid.scored(cell))
+    for cell, evaluation in chain(own, further):
+        path = folder / cell.name / f"{evaluation.name}.json"
+        if path.exists():
+            training = json.loads((checkpoint(folder / cell.name, cell) / "training.json").read_text())
+            rows += _rows(cell, evaluation, json.loads(path.read_text()), training)
     return pd.DataFrame(rows, columns=[*COLUMNS]).astype(COLUMNS)
 
 
@@ -58,12 +62,14 @@ def _rows(cell: Cell, evaluation: Evaluation, result: dict, training: dict) -> l
     facts = {
         "policy": evaluation.policy or cell.policy,
         "demonstrations": cell.demonstrations,
+        "share": cell.share,
         "seed": cell.seed,
         "step": evaluation.step or cell.steps,
         "solver": evaluation.solver,
         "evaluations": evaluation.evaluations,
         "laid": evaluation.steps,
         "stress": evaluation.stress.name,
+        "action_noise": evaluation.stress.action_noise,
         "temperature": evaluation.settings.get("sampling_temperature", 1.0),
         "chunk_s": result["chunk_latency_s"],
         "step_s": np.median(step_seconds),

@@ -1,5 +1,8 @@
 """Score a trained policy in its environment: every policy meets the same start states and the same noise."""
 
+from collections.abc import Iterator, Sequence
+from itertools import chain
+from math import ceil
 from typing import Any
 
 import gymnasium as gym
@@ -14,9 +17,9 @@ from lerobot.utils.random_utils import set_seed
 from tqdm import trange
 
 from .cells import Evaluation
-from .stress import stressed
+from .stress import NO_STRESS, Stress, stressed
 
-__all__ = ["Resting", "jerk", "run_episodes"]
+__all__ = ["Resting", "jerk", "roll_out", "run_episodes"]
 
 MAX_ENVS = 50  # environments stepped at once, so that the network sees one large batch
 
@@ -49,28 +52,44 @@ def run_episodes(
     env_config: EnvConfig,
     evaluation: Evaluation,
 ) -> list[dict]:
-    """Run one episode from each start state of `evaluation`, under its stress.
+    """Run one episode from each start state of `evaluation`, under its stress. See `roll_out`."""
+    n_envs, first = min(evaluation.starts, MAX_ENVS), evaluation.first_start
+    seeds = range(first, first + n_envs * ceil(evaluation.starts / n_envs))
+    episodes = roll_out(policy, preprocessor, postprocessor, env_config, seeds, n_envs, evaluation.stress)
+    return [*chain.from_iterable(episodes)][: evaluation.starts]
 
-    Returns:
-        Of each episode: its `start`, `reward` (largest of a step), `success`, `steps` to the end, and the `jerk` of
-        the executed actions.
+
+def roll_out(
+    policy: PreTrainedPolicy,
+    preprocessor: PolicyProcessorPipeline,
+    postprocessor: PolicyProcessorPipeline,
+    env_config: EnvConfig,
+    seeds: Sequence[int],
+    n_envs: int,
+    stress: Stress = NO_STRESS,
+) -> Iterator[list[dict]]:
+    """Run one episode from each start state, `n_envs` side by side; a batch of them at a time.
+
+    Args:
+        seeds: Of the start states; whole batches of them.
+
+    Yields:
+        Of each episode of a batch: its `start`, `reward` (largest of a step), `success`, `steps` to the end, and the
+        `jerk` of the executed actions.
     """
     env_processors = make_env_pre_post_processors(env_config, policy.config)
-    n_envs = min(evaluation.starts, MAX_ENVS)
     ((env,),) = (tasks.values() for tasks in make_env(env_config, n_envs).values())
     env.envs = [Resting(sub_env) for sub_env in env.envs]
-    first, results = evaluation.first_start, []
     try:
-        for start in trange(first, first + evaluation.starts, n_envs, desc="evaluation"):
-            seeds = list(range(start, start + n_envs))
+        for first in trange(0, len(seeds), n_envs, desc="evaluation"):
+            batch = [*seeds[first : first + n_envs]]
             # The policies draw their noise from the global generator: seeded here, it is the same for all.
-            set_seed(start)
-            with stressed(evaluation.stress, policy, preprocessor, postprocessor) as processors:
-                data = rollout(env, policy, *env_processors, *processors, seeds=seeds)
-            results += [_episode(data, row, seed) for row, seed in enumerate(seeds)]
+            set_seed(batch[0])
+            with stressed(stress, policy, preprocessor, postprocessor) as processors:
+                data = rollout(env, policy, *env_processors, *processors, seeds=batch)
+            yield [_episode(data, row, seed) for row, seed in enumerate(batch)]
     finally:
         env.close()
-    return results[: evaluation.starts]
 
 
 def _episode(data: dict[str, torch.Tensor], row: int, seed: int) -> dict:

@@ -1,4 +1,4 @@
-"""What goes wrong on a robot, on command: noisy observations, late actions, and samples that err."""
+"""What goes wrong on a robot, on command: noisy observations, noisy or late actions, and samples that err."""
 
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -10,7 +10,7 @@ import torch
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from lerobot.policies import PreTrainedPolicy
 from lerobot.processor import NormalizerProcessorStep, PolicyProcessorPipeline
-from lerobot.utils.constants import OBS_ENV_STATE, OBS_STATE
+from lerobot.utils.constants import ACTION, OBS_ENV_STATE, OBS_STATE
 from torch import Tensor
 
 from lerobot_cdp.policy.modeling_cdp import CDPPolicy
@@ -29,12 +29,15 @@ class Stress:
         action_delay: Steps by which every action but the first is late; until the second arrives the first is held.
         sample_error: Standard deviation of normal noise on the sample after every solver step but the last, where an
             error of the score ends up: in the same units whatever a network predicts. What follows can shrink it.
+        action_noise: Standard deviation of normal noise on every action, fresh at every step, in the dataset's units.
+            The sum is clamped to the range of the demonstrations, as the samples of a policy are.
     """
 
     name: str = ""
     observation_noise: float = 0.0
     action_delay: int = 0
     sample_error: float = 0.0
+    action_noise: float = 0.0
 
 
 NO_STRESS = Stress()
@@ -57,20 +60,35 @@ def stressed(
     on_their_way = deque(maxlen=stress.action_delay + 1)
 
     def late(action: Tensor) -> Tensor:
-        on_their_way.append(postprocessor(action))
+        executed = postprocessor(action)
+        if ends is not None:
+            noise = stress.action_noise * torch.randn_like(executed)
+            executed = (executed + noise).clamp(*(end.to(executed) for end in ends))
+        on_their_way.append(executed)
         return on_their_way[0]
 
-    sizes = {}
+    sizes, ends = {}, _action_range(preprocessor) if stress.action_noise else None
     if stress.observation_noise:
         sizes = {key: stress.observation_noise * half for key, half in _half_ranges(preprocessor).items()}
     with _erring(type(_scheduler(policy)), stress.sample_error) if stress.sample_error else nullcontext():
         yield noisy if sizes else preprocessor, late
 
 
+def _statistics(preprocessor: PolicyProcessorPipeline) -> dict[str, dict]:
+    (normalizer,) = (step for step in preprocessor.steps if isinstance(step, NormalizerProcessorStep))
+    return normalizer.stats
+
+
+def _action_range(preprocessor: PolicyProcessorPipeline) -> tuple[Tensor, Tensor]:
+    """Lowest and highest actions of the demonstrations, (A,) each."""
+    stats = _statistics(preprocessor)[ACTION]
+    return torch.as_tensor(stats["min"]), torch.as_tensor(stats["max"])
+
+
 def _half_ranges(preprocessor: PolicyProcessorPipeline) -> dict[str, Tensor]:
     """Half of the range of each number of the low-dimensional observations, from the normaliser's statistics."""
-    (normalizer,) = (step for step in preprocessor.steps if isinstance(step, NormalizerProcessorStep))
-    stats = {key: normalizer.stats[key] for key in (OBS_STATE, OBS_ENV_STATE) if key in normalizer.stats}
+    known = _statistics(preprocessor)
+    stats = {key: known[key] for key in (OBS_STATE, OBS_ENV_STATE) if key in known}
     return {key: (torch.as_tensor(s["max"]) - torch.as_tensor(s["min"])) / 2 for key, s in stats.items()}
 
 

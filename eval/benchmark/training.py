@@ -95,7 +95,9 @@ def _fit(
     folder: Path,
     last: Path | None,
 ) -> None:
-    accelerator = Accelerator(step_scheduler_with_optimizer=False, cpu=policy.config.device == "cpu")
+    accelerator = Accelerator(
+        step_scheduler_with_optimizer=False, cpu=policy.config.device == "cpu", mixed_precision=cell.precision
+    )
     preset = policy.config.get_optimizer_preset()
     optimizer = preset.build(policy.get_optim_params())
     scheduler_preset = policy.config.get_scheduler_preset()
@@ -106,7 +108,7 @@ def _fit(
         record = read_json(last / PRETRAINED_MODEL_DIR / RECORD)
     wrapped, optimizer, scheduler = accelerator.prepare(policy, optimizer, scheduler)
     drop_n_last_frames = getattr(policy.config, "drop_n_last_frames", 0)
-    batches = islice(dataset.batches(cell.batch_size, cell.seed, drop_n_last_frames), done, None)
+    batches = islice(dataset.batches(cell.batch_size, cell.seed, drop_n_last_frames, cell.share), done, None)
     tracker = _tracker(cell, dataset, done)
     progress = trange(done + 1, cell.steps + 1, desc=cell.name, unit="step", mininterval=5)
     start = time.perf_counter() - record["seconds"]

@@ -102,7 +102,7 @@ def sample_order(
 
     def rows(member: Member) -> Iterator[Tensor]:
         cell, drop = member.cell, getattr(member.policy.config, "drop_n_last_frames", 0)
-        order = shares[cell.demonstrations].rows(size, cell.seed, drop)
+        order = shares[cell.demonstrations].rows(size, cell.seed, drop, cell.share)
         return (samples.first[cell.demonstrations] + own for own in islice(order, done, None))
 
     return (Batch.of(list(each), size) for each in zip(*map(rows, members), strict=True))

@@ -1,11 +1,15 @@
 """What is penalised: two losses of the same local picture, (n,) each and differentiable in the parameters.
 
-    hinge       relu(ρ),  ρ = λ_max(sym R_t)               expanding directions, and nothing else
-    jacobian    mean over entries of (α_t (sym J_D + λ I))²    the loss of the CDP paper, λ = 0.1
+    hinge       relu(ρ),  ρ = λ_max(sym R_t)          expanding directions, and nothing else
+    jacobian    ‖α_t (sym J_D + λ I)‖_F² / d          the loss of the CDP paper, λ = 0.1; d numbers in a chunk
+
+A weight means the same in every dimension: `jacobian` is the mean of the d squared eigenvalues, and a network that does
+the same to twice as many numbers has the same loss. The paper takes the mean over the d² entries, so its γ is d times
+ours: γ = γ_paper / d.
 
 The paper writes `jacobian` for networks that predict the sample; in terms of J_D it means the same for all. The factor
 α_t, near 1 where the penalty acts, keeps it finite at high noise. It sees the whole spectrum, and so also pushes on
-directions that contract already. As a mean over d² entries it weakens as 1/d² against the hinge.
+directions that contract already.
 """
 
 from collections.abc import Callable
@@ -32,13 +36,13 @@ def hinge(local: LocalRate, top: Tensor, generator: torch.Generator | None = Non
 def jacobian(local: LocalRate, top: Tensor, generator: torch.Generator | None = None) -> Tensor:
     """(Abyaneh et al. 2026) by two random directions instead of the dense Jacobian.
 
-    For u, v independent and uniform on the sphere of R^d, d² E[((uᵀ M v + vᵀ M u) / 2)²] = ‖sym M‖_F². So one draw
-    gives the mean over the d² squared entries of sym M, M = α_t (J_D + λ I), unbiased and without a product with Mᵀ.
+    For u, v independent and uniform on the sphere of R^d, d² E[((uᵀ M v + vᵀ M u) / 2)²] = ‖sym M‖_F². So d times one
+    draw is the loss of M = α_t (J_D + λ I), unbiased and without a product with Mᵀ.
     """
     u, v = unit_directions(local.x_t, 2, generator)
     target = expand(PAPER_LAMBDA * local.alpha_t, v)
     image_u, image_v = (local.signal_product(w) + target * w for w in (u, v))
-    return ((batch_dot(u, image_v) + batch_dot(v, image_u)) / 2).square()
+    return local.x_t[0].numel() * ((batch_dot(u, image_v) + batch_dot(v, image_u)) / 2).square()
 
 
 LOSSES: dict[str, ContractionLoss] = {"hinge": hinge, "jacobian": jacobian}

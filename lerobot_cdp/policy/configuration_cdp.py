@@ -1,7 +1,7 @@
 """Settings of the Contractive Diffusion Policy: those of LeRobot's `diffusion`, and 20 of its own."""
 
 import logging
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from math import exp, log1p
 
 from lerobot.configs import FeatureType, NormalizationMode, PolicyFeature, PreTrainedConfig
@@ -12,7 +12,7 @@ from lerobot.utils.constants import OBS_ENV_STATE, OBS_STATE
 from ..diffusion.grid import EQUAL, Warp, most_steps, steps_below
 from ..diffusion.picture import is_built_for_loading, map_size, most_stages, seen_size
 from ..errors import SettingError, require
-from .schema import SCHEMA_VERSION, SchemaVersion
+from .schema import SCHEMA_VERSION, SchemaVersion, check_version, in_todays_units
 from .values import AUTO, CDP_RULES, CONTRACTION_RULES, RTC_RULES, check_values
 
 __all__ = ["AUTO", "SHIFTED", "CDPConfig", "ContractionConfig", "StepCalibration"]
@@ -215,6 +215,7 @@ class CDPConfig(DiffusionConfig):
         self._check_pictures()
         self.check_rtc()
         self._check_by_lerobot()
+        self._convert()
         if self.drop_n_last_frames is None:
             padded = self.horizon - self.n_action_steps - self.n_obs_steps + 1
             self.drop_n_last_frames = min(padded, DiffusionConfig.drop_n_last_frames)
@@ -230,6 +231,15 @@ class CDPConfig(DiffusionConfig):
                 setattr(self, name, class_(**value))
             except (TypeError, ValueError) as error:  # of LeRobot's own checks
                 raise SettingError(f"`{name}` must hold what LeRobot accepts. Got {value} ({error}).") from error
+
+    def _convert(self) -> None:
+        """Settings of an older checkpoint, in today's meaning."""
+        version, weight = check_version(self.schema_version), self.contraction.weight
+        chunk_shape = self.action_feature and (self.horizon, *self.action_feature.shape)
+        converted = in_todays_units(weight, self.contraction.loss, version, chunk_shape)
+        if converted != weight:
+            self.contraction = replace(self.contraction, weight=converted)
+        self.schema_version = SCHEMA_VERSION  # what is written next is of today
 
     def _check_by_lerobot(self) -> None:
         """LeRobot's own checks know two solvers, two predictions and a U-Net: this config passes as one of those."""

@@ -2,38 +2,83 @@
 
 LeRobot takes unknown settings for errors. So a release that adds a setting raises SCHEMA_VERSION: an older package then
 says why it cannot read the checkpoint. One that renames or drops a setting converts older checkpoints in `_decode`, the
-one place that sees the version before unknown settings are complained about.
+one place that sees the version before unknown settings are complained about. One that changes what a setting means
+converts it in `in_todays_units`.
+
+| version | |
+| --- | --- |
+| 3 | `contraction.weight` of `contraction.loss` = jacobian: γ of before / d, d = horizon · action numbers |
 """
 
+import logging
+from math import prod
 from typing import Any
 
 import draccus
 
 from ..errors import SettingError
 
-__all__ = ["SCHEMA_VERSION", "SchemaVersion"]
+__all__ = ["SCHEMA_VERSION", "SchemaVersion", "check_version", "in_todays_units"]
 
 
 class SchemaVersion(int):
     """Version of the settings of a checkpoint."""
 
 
-SCHEMA_VERSION = SchemaVersion(2)
+SCHEMA_VERSION = SchemaVersion(3)
 
 
 @draccus.decode.register(SchemaVersion)
 def _decode(value: Any, path: tuple[str, ...] = ()) -> SchemaVersion:
+    return check_version(value)
+
+
+def check_version(value: Any) -> SchemaVersion:
+    """The version of a checkpoint that this package can read.
+
+    Raises:
+        SettingError: if it is none.
+    """
     newest = int(SCHEMA_VERSION)
-    if type(value) is not int or value < 1:
+    if type(value) not in (int, SchemaVersion) or value < 1:
         raise SettingError(f"`schema_version` must be a whole number from 1 to {newest}. Got {value!r}.")
     if value > newest:
         raise SettingError(
             f"`schema_version` must be at most {newest}, the newest that this lerobot_policy_cdp reads. Got {value}: "
             f"the checkpoint is of a later one, so `pip install --upgrade lerobot_policy_cdp`."
         )
-    return SCHEMA_VERSION  # what is written next is of today
+    return SchemaVersion(value)
 
 
 @draccus.encode.register(SchemaVersion)
 def _encode(version: SchemaVersion) -> int:
     return int(version)
+
+
+def in_todays_units(weight: float | str, loss: str, version: int, chunk_shape: tuple[int, ...] | None) -> float | str:
+    """What `contraction.weight` of an older checkpoint is today: up to version 2 `jacobian` was a mean over d² entries.
+
+    Args:
+        weight: as stored.
+        loss: `contraction.loss`.
+        version: of the checkpoint.
+        chunk_shape: (horizon, *action); None where the action is not known.
+
+    Raises:
+        SettingError: if the weight needs converting and the action is not known.
+    """
+    if version >= 3 or loss != "jacobian" or weight == 0:
+        return weight
+    if chunk_shape is None:
+        raise SettingError(f"`schema_version` must be 3 where no `output_features` are given. Got {int(version)}.")
+    d = prod(chunk_shape)
+    if isinstance(weight, str):  # it follows from what is measured, and knows no unit
+        logging.warning(
+            "`contraction.weight` = %s acts %d times as strongly as in the version it was saved by.", weight, d
+        )
+        return weight
+    logging.warning(
+        "`contraction.weight` = %g is in the unit of an older version; it is read as %g, which acts the same.",
+        weight, weight / d,
+    )  # fmt: skip
+    return weight / d

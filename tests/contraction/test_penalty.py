@@ -79,7 +79,7 @@ def dense_loss(loss, rate, alpha, process):
     b = alpha if process == "vp" else torch.ones_like(alpha)
     # R = α (J_D − b I), so α (J_D + 0.1 I) = R + α (b + 0.1) I.
     target = (alpha * (b + 0.1)).view(-1, 1, 1) * torch.eye(D, dtype=alpha.dtype)
-    return (rate + target).square().mean()
+    return (rate + target).square().sum() / D / len(rate)
 
 
 def all_pairs(monkeypatch):
@@ -145,7 +145,7 @@ def test_a_network_without_parameters_has_the_rate_of_theory_and_no_gradient(pre
     values = [contraction_loss(*arguments, method=method) for _ in range(n_draws)]
     rate = alpha * b - alpha**2 if prediction == "sample" else sigma**2
     torch.testing.assert_close(values[0].rate, rate)
-    expected = torch.relu(rate) if loss == "hinge" else (rate + alpha**2 + 0.1 * alpha).square() / D
+    expected = torch.relu(rate) if loss == "hinge" else (rate + alpha**2 + 0.1 * alpha).square()
     torch.testing.assert_close(torch.stack([value.loss for value in values]).mean(), expected.mean())
     assert not any(g.any() for g in values[0].gradient)
 

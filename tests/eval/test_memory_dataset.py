@@ -65,6 +65,25 @@ def test_an_epoch_holds_every_start_once(datasets_dir):
     assert torch.equal(next(again)["index"], epochs[0][:4])
 
 
+@pytest.mark.parametrize("share,n", [(0.5, 13), (0.1, 3)])
+def test_a_share_of_the_transitions_is_the_same_for_all_of_a_seed(datasets_dir, share, n):
+    """Of 26 frames; every epoch holds the same ones, and another seed draws others."""
+    memory = load_memory_dataset("local/tiny", str(datasets_dir / "tiny"), None, policy())
+    assert len(memory) == 26
+
+    def epochs(seed):
+        rows = memory.rows(100, seed, 0, share)
+        return [next(rows).tolist() for _ in range(3)]
+
+    first, second, third = epochs(1)
+    assert len(set(first)) == len(first) == n
+    assert sorted(first) == sorted(second) == sorted(third) and (first != second or first != third)
+    assert epochs(1) == [first, second, third]
+    assert sorted(epochs(2)[0]) != sorted(first)
+    # 9 frames start a sample where the last 6 of an episode do not.
+    assert set(next(memory.rows(100, 1, 6, share)).tolist()) < {*range(5, 11), *range(17, 20)}
+
+
 def test_more_episodes_than_there_are(datasets_dir):
     with pytest.raises(SettingError, match=r"`n_episodes` must be in \[1, 3\], what local/tiny has. Got 4."):
         load_memory_dataset("local/tiny", str(datasets_dir / "tiny"), 4, policy())

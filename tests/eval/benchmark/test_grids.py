@@ -1,5 +1,7 @@
 """The grids say all that matters, and hold what each policy is compared with."""
 
+import hashlib
+import json
 from dataclasses import asdict, fields, replace
 
 import pytest
@@ -82,3 +84,19 @@ def test_names_change_with_any_content():
     others.append(replace(evaluation, stress=Stress("late", action_delay=2)))
     assert len({evaluation.name, *(other.name for other in others)}) == 1 + len(others)
     assert cell.name.startswith("velocity_γ_0-3-seed0-")
+
+
+def test_a_field_that_was_added_later_renames_nothing():
+    """What lies on disk has the names of before `share`, `precision` and `action_noise`: hashes of these texts."""
+    cell = Cell("tiny", "velocity, γ = 0", "cdp", {"horizon": 8}, 3, 5)
+    content = {name: getattr(cell, name) for name in ("task", "policy", "type", "settings", "demonstrations", "steps")}
+    assert cell.name == "velocity_γ_0-3-seed0-" + hashed(content)
+    late = {"name": "late", "observation_noise": 0.0, "action_delay": 2, "sample_error": 0.0}
+    evaluation = Evaluation("ddim", 2, stress=Stress("late", action_delay=2))
+    assert evaluation.name == "ddim2-late-" + hashed(
+        {"solver": "ddim", "evaluations": 2, "settings": {}, "stress": late}
+    )
+
+
+def hashed(content):
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]

@@ -43,7 +43,7 @@ def test_a_row_per_episode(tmp_path):
     assert len(table) == len(expected) == 10
     for (_, row), (cell, evaluation, result, episode) in zip(table.iterrows(), expected, strict=True):
         assert (row.policy, row.demonstrations, row.seed) == ("velocity, γ = 0.1, late", 5, cell.seed)
-        assert (row.step, row.laid) == (300, "equal")
+        assert (row.step, row.laid, row.share, row.action_noise) == (300, "equal", 1, 0)
         assert (row.solver, row.evaluations, row.stress) == ("euler", evaluation.evaluations, evaluation.stress.name)
         assert (row.start, row.success, row.steps) == (episode["start"], episode["success"], episode["steps"])
         jerk = np.nan if episode["jerk"] is None else episode["jerk"]

@@ -55,6 +55,19 @@ def test_noise_is_as_large_however_a_policy_normalises(policy, mode, unit):
     assert torch.equal(noisy["observation.images.top"], observation["observation.images.top"])
 
 
+def test_actions_are_noisy_and_stay_in_the_range_of_the_demonstrations(policy):
+    stats = {"action": {"min": torch.tensor([-1.0, -9.0]), "max": torch.tensor([1.0, 9.0])}}
+    normalizer = NormalizerProcessorStep({"action": feature("ACTION", 2)}, {}, stats)
+    preprocessor = PolicyProcessorPipeline([normalizer])
+    actions = torch.tensor([[1.0, 3.0]]).repeat(20_000, 1)
+    with stressed(Stress(action_noise=0.5), policy, preprocessor, lambda action: action) as (_, post):
+        first, second = post(actions), post(actions)
+    assert first[:, 1].std().item() == pytest.approx(0.5, rel=0.02)
+    assert first[:, 1].mean().item() == pytest.approx(3, abs=0.02)
+    assert first[:, 0].max() == 1 and (first[:, 0] == 1).float().mean().item() == pytest.approx(0.5, abs=0.02)
+    assert torch.corrcoef(torch.stack([first[:, 1], second[:, 1]]))[0, 1].abs() < 0.03
+
+
 def test_actions_are_late_by_as_many_steps(policy):
     with processors(policy, action_delay=2) as (_, post):
         assert [post(torch.tensor([float(i)])).item() for i in range(6)] == [0, 0, 0, 1, 2, 3]

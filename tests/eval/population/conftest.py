@@ -38,7 +38,8 @@ def policy(prediction: str, weight: float = 0.0, name: str = "", **settings) -> 
 
 
 EPSILON, SAMPLE = policy("epsilon", 0.1), policy("sample")
-VELOCITY = policy("velocity", 0.2, contraction={"loss": "jacobian", "start": 0})
+# Chunks of 16 numbers.
+VELOCITY = policy("velocity", 0.2 / 16, contraction={"loss": "jacobian", "start": 0})
 
 
 @functools.cache

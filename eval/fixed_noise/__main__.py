@@ -1,0 +1,117 @@
+"""How much the start noise decides: episodes in which every chunk is sampled from one fixed noise.
+
+    python -m eval.fixed_noise --checkpoints="[PLAIN, PENALISED]" --task=pusht_keypoints
+
+30 noises from 30 start states each: 900 episodes and some fifteen minutes a policy. Policies meet the same noises and
+starts; all are compared with the first. `results_dir` then holds `fixed_noise_<name>.parquet`, a row per episode, from
+which `python -m eval.fixed_noise.report` makes the page. Start states that are done are skipped.
+"""
+
+import sys
+from dataclasses import dataclass, field
+from itertools import repeat
+from pathlib import Path
+
+import draccus
+import pandas as pd
+import torch
+from lerobot.utils.import_utils import register_third_party_plugins
+from torch import Tensor
+from tqdm import tqdm
+
+from eval.benchmark.results import write_table
+from eval.benchmark.rollouts import roll_out
+from eval.benchmark.tasks import TASKS
+from eval.policies import load_policy, planned_from, policy_name
+from lerobot_cdp.errors import SettingError, require
+
+from .report import noise_table
+
+__all__ = ["FixedNoiseConfig", "run"]
+
+
+@dataclass
+class FixedNoiseConfig:
+    """What is rolled out.
+
+    Args:
+        checkpoints: Folders of trained `cdp` policies; the first is what the others are compared with.
+        task: Name in `eval/benchmark/tasks.py`.
+        name: Of the table, `fixed_noise_<name>.parquet`; None: the task.
+        num_inference_steps: Evaluations of the network per chunk.
+        noises, starts: Fixed noises, each from every start state.
+        first_start: Environment seed of the first start state.
+        results_dir: Folder of the results; give the same one to go on with a run.
+
+    Raises:
+        SettingError: naming the setting, what it must be and what it got.
+    """
+
+    checkpoints: list[Path] = field(default_factory=list)
+    task: str = "pusht_keypoints"
+    name: str | None = None
+    num_inference_steps: int = 5
+    noises: int = 30
+    starts: int = 30
+    first_start: int = 700_000
+    results_dir: Path = Path("outputs/fixed_noise")
+
+    def __post_init__(self):
+        require(self.task in TASKS, "task", f"one of {sorted(TASKS)}", self.task)
+        require(self.noises >= 2, "noises", "at least 2", self.noises)
+        require(self.starts >= 1, "starts", "at least 1", self.starts)
+        require(self.checkpoints, "checkpoints", "a list of folders", self.checkpoints)
+        for folder in self.checkpoints:
+            is_checkpoint = (Path(folder) / "config.json").exists()
+            require(is_checkpoint, "checkpoints", "folders that hold a config.json", str(folder))
+
+
+def run(cfg: FixedNoiseConfig) -> pd.DataFrame:
+    """Roll out what is missing, and return the table of all."""
+    name = cfg.name or cfg.task
+    for checkpoint in tqdm(cfg.checkpoints, desc="policies", unit="policy"):
+        _roll_out_missing(cfg, checkpoint, cfg.results_dir / name)
+    parts = [pd.read_parquet(_part(cfg, c, start)) for c in cfg.checkpoints for start in _starts(cfg)]
+    table = pd.concat(parts, ignore_index=True)
+    path = cfg.results_dir / f"fixed_noise_{name}.parquet"
+    write_table(table, path)
+    print(f"{noise_table(table)}\n\n{path}")
+    return table
+
+
+def _starts(cfg: FixedNoiseConfig) -> range:
+    return range(cfg.first_start, cfg.first_start + cfg.starts)
+
+
+def _part(cfg: FixedNoiseConfig, checkpoint: Path, start: int) -> Path:
+    same = f"n{cfg.num_inference_steps}-{cfg.noises}-noises"
+    return cfg.results_dir / (cfg.name or cfg.task) / f"{policy_name(checkpoint)}-{same}-{start}.parquet"
+
+
+def _roll_out_missing(cfg: FixedNoiseConfig, checkpoint: Path, folder: Path) -> None:
+    """All noises side by side, one start state after the other."""
+    missing = [start for start in _starts(cfg) if not _part(cfg, checkpoint, start).exists()]
+    if not missing:
+        return
+    settings = {"num_inference_steps": cfg.num_inference_steps, "max_contraction_factor": None}
+    policy, preprocessor, postprocessor = load_policy(checkpoint, settings)
+    noise = fixed_noises(cfg.noises, (policy.config.horizon, *policy.config.action_feature.shape))
+    seeds = [seed for start in missing for seed in repeat(start, cfg.noises)]
+    with planned_from(policy, lambda batch: noise.to(policy.config.device)):
+        episodes = roll_out(policy, preprocessor, postprocessor, TASKS[cfg.task].env, seeds, cfg.noises)
+        for start, of_start in zip(missing, episodes, strict=True):
+            rows = pd.DataFrame(of_start).assign(policy=policy_name(checkpoint), noise=range(cfg.noises))
+            write_table(rows, _part(cfg, checkpoint, start))
+
+
+def fixed_noises(n: int, shape: tuple[int, ...]) -> Tensor:
+    """(n, *shape), standard normal, the same for all policies of one shape."""
+    return torch.randn((n, *shape), generator=torch.Generator().manual_seed(0))
+
+
+if __name__ == "__main__":
+    try:
+        register_third_party_plugins()
+        run(draccus.parse(FixedNoiseConfig))
+    except SettingError as error:
+        sys.exit(f"fixed_noise: {error}")

@@ -1,0 +1,106 @@
+"""Does contraction pay with one action per inference? Train and score a grid, and what a gain must be compared with.
+
+    python -m eval.one_action --grid=so101 --jobs=2                    a day on two CPU cores
+    python -m eval.one_action --grid=so101 --filter="^γ_0|γ_10_"        some of its policies
+    python -m eval.one_action --grid=so101 --first_seed=3              fresh training seeds and start states
+
+Each policy is scored with few and with many evaluations of its network, at temperature 1 and without start noise; γ = 0
+also with noise on its actions that shakes it as much as each penalised policy shakes (see controls.py).
+
+In `results_dir`: `<grid>/` with a folder for each policy, and `one_action_<grid>.parquet`, the table of all, from which
+`python -m eval.one_action.report` makes the page. What is done already is skipped: a killed run goes on where it was.
+"""
+
+import re
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import draccus
+from tqdm import tqdm
+
+from eval.benchmark.cells import Cell, Grid
+from eval.benchmark.jobs import run_side_by_side
+from eval.benchmark.results import collect, write_table
+from eval.benchmark.work import run_cell
+from lerobot_cdp.errors import SettingError, require
+
+from .controls import controlled, finished, run_controls
+from .grids import GRIDS
+
+__all__ = ["OneActionConfig", "run"]
+
+STARTS_APART = 1000  # start states of other training seeds are others
+
+
+@dataclass
+class OneActionConfig:
+    """Settings of a run.
+
+    Args:
+        grid: Name of a grid in `grids.py`.
+        results_dir: Folder of the results; give the same one to go on with a run.
+        datasets_dir: Folder that holds the datasets under their own names; None: LeRobot's cache, or the Hub.
+        filter: Regular expression; only policies in whose folder's name it is found are trained and scored.
+        first_seed: Of the training seeds, >= 0. Other ones are scored from other start states: fresh seeds confirm what
+            was found with the first.
+        steps: Gradient steps; None: as the grid says.
+        jobs: Policies at the same time, each in its own process with an equal share of torch's threads.
+    """
+
+    grid: str = "so101"
+    results_dir: Path = Path("outputs/one_action")
+    datasets_dir: Path | None = None
+    filter: str = ""
+    first_seed: int = 0
+    steps: int | None = None
+    jobs: int = 1
+
+
+def run(cfg: OneActionConfig) -> bool:
+    """Train and score the chosen policies, then the controls. Returns whether all is done."""
+    grid, folder = _grid(cfg), cfg.results_dir / cfg.grid
+    chosen = _chosen(cfg, grid)
+    policies = [(folder, cfg.datasets_dir, cell, grid.scored(cell)) for cell in chosen]
+    names = {cell.name for cell in chosen}
+    pairs = [(folder, cfg.datasets_dir, *each) for each in controlled(grid) if {each[0].name, each[1].name} <= names]
+    outcomes = tqdm(run_side_by_side(run_cell, policies, cfg.jobs), total=len(policies), desc="policies", unit="policy")
+    all_done = all([*outcomes])
+    outcomes = tqdm(run_side_by_side(run_controls, pairs, cfg.jobs), total=len(pairs), desc="controls", unit="control")
+    all_done = all([*outcomes]) and all_done
+    table = collect(folder, grid, finished(folder, grid))
+    if len(table):
+        fresh = f"_seed{cfg.first_seed}" if cfg.first_seed else ""
+        path = cfg.results_dir / f"one_action_{cfg.grid}{fresh}.parquet"
+        write_table(table, path)
+        means = table.groupby(["evaluations", "policy", "temperature"], observed=True, sort=False)
+        print(f"{means[['success', 'reward', 'jerk', 'action_noise']].mean().round(3).to_string()}\n\n{path}")
+    return all_done
+
+
+def _chosen(cfg: OneActionConfig, grid: Grid) -> list[Cell]:
+    """The policies that the filter finds, a training seed of all before the next one."""
+    try:
+        wanted = re.compile(cfg.filter)
+    except re.error as error:
+        raise SettingError(f"`filter` must be a regular expression. Got {cfg.filter!r}: {error}.") from error
+    chosen = [cell for cell in grid.cells if wanted.search(cell.name)]
+    require(chosen, "filter", f"found in a name like {grid.cells[0].name}", cfg.filter)
+    return sorted(chosen, key=lambda cell: cell.seed)
+
+
+def _grid(cfg: OneActionConfig) -> Grid:
+    require(cfg.grid in GRIDS, "grid", f"one of {sorted(GRIDS)}", cfg.grid)
+    require(cfg.jobs >= 1, "jobs", "at least 1", cfg.jobs)
+    require(cfg.first_seed >= 0, "first_seed", "at least 0", cfg.first_seed)
+    require(cfg.steps is None or cfg.steps >= 1, "steps", "at least 1", cfg.steps)
+    grid = GRIDS[cfg.grid]
+    first_start = grid.first_start + STARTS_APART * cfg.first_seed
+    return replace(grid, first_seed=cfg.first_seed, first_start=first_start, steps=cfg.steps or grid.steps)
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(0 if run(draccus.parse(OneActionConfig)) else 1)
+    except SettingError as error:
+        sys.exit(f"one_action: {error}")

@@ -1,0 +1,171 @@
+"""The page of one action per inference, from the tables of its results.
+
+python -m eval.one_action.report                                         docs/one_action.md from eval/results
+python -m eval.one_action.report --results_dir=outputs/one_action --output_dir=outputs/report
+"""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import draccus
+import pandas as pd
+
+from eval.benchmark.intervals import Interval, difference, mean
+from eval.benchmark.markdown import page, table
+from lerobot_cdp.checkpoints.files import write_text
+from lerobot_cdp.errors import SettingError, require
+
+from .controls import control_name
+from .grids import COLD, GRIDS, PLAIN
+
+__all__ = ["ReportConfig", "one_action_page", "report"]
+
+PREFIX = "one_action_"
+TASKS = {"so101": "SO-101 pick and place", "pusht": "PushT from keypoints"}
+NETWORKS = {"mlp": "MLP of three blocks of 512", "dit": "transformer of two blocks of 128, chunks of 8 actions"}
+# PushT is seldom solved with one action per inference; SO-101 has no reward but its success.
+SCORES = {"so101": ("success", "success, %", 100, ".0f"), "pusht": ("reward", "reward", 1, ".3f")}
+
+
+@dataclass
+class ReportConfig:
+    """Settings of the report.
+
+    Args:
+        results_dir: Folder of the tables.
+        output_dir: Where the page goes.
+    """
+
+    results_dir: Path = Path("eval/results")
+    output_dir: Path = Path("docs")
+
+
+def report(cfg: ReportConfig) -> Path:
+    """Write the page and return it.
+
+    Raises:
+        SettingError: if there is no table.
+    """
+    files = sorted(cfg.results_dir.glob(f"{PREFIX}*.parquet"))
+    require(files, "results_dir", f"with a table {PREFIX}….parquet", str(cfg.results_dir))
+    path = cfg.output_dir / "one_action.md"
+    write_text(path, one_action_page({file.stem.removeprefix(PREFIX): pd.read_parquet(file) for file in files}))
+    return path
+
+
+def one_action_page(tables: dict[str, pd.DataFrame]) -> str:
+    """The page in Markdown, of tables by the name of the grid, with `_seed…` behind it for fresh seeds."""
+    parts = ["# One action per inference: the paper's regime", INTRODUCTION, "    python -m eval.one_action.report"]
+    survivors = [line for name, episodes in tables.items() for line in surviving(name, episodes)]
+    parts += ["## Gains that survive the controls", "\n".join(survivors) or NONE]
+    for name, episodes in tables.items():
+        parts += [f"## {_title(name)}", _sizes(name, episodes)]
+        for n in sorted(episodes["evaluations"].unique()):
+            parts += [f"{n} evaluations of the network per action:", scores_table(name, episodes, n)]
+    return page(*parts)
+
+
+INTRODUCTION = """\
+The setting in which the paper reports its gains: one action per inference, the prediction `sample`, DPM-Solver++ 2M,
+batches of 512, or of all transitions where there are fewer. The question is whether a gain over γ = 0 comes from
+contraction. A network that depends more on its start noise shakes, and shaking alone helps a policy that stands still.
+So each penalised policy is compared with three:
+
+- γ = 0;
+- γ = 0 with normal noise on its actions, independent at every step, so large that the squared jerk is the same;
+- γ = 0 where neither has start noise (temperature 0).
+
+The paper's γ is given as γ / d, d being the numbers in a chunk ([why](contraction.md#the-losses)). Brackets: bootstrap
+95 % intervals over training seeds and start states. Differences are paired, **bold** where the interval excludes 0."""
+NONE = "None: no penalised policy is better than all three."
+
+
+def _title(name: str) -> str:
+    grid, _, seed = name.partition("_seed")
+    network = NETWORKS[GRIDS[grid].cells[0].settings["backbone"]]
+    (demonstrations,) = GRIDS[grid].policies
+    share = f"{100 * GRIDS[grid].share:g} % of the transitions of {demonstrations} demonstrations"
+    return f"{TASKS[grid.split('_')[0]]}, {share}, {network}" + (", fresh seeds" if seed else "")
+
+
+def _sizes(name: str, episodes: pd.DataFrame) -> str:
+    grid = name.partition("_seed")[0]
+    fresh = name.removeprefix(grid).replace("_seed", " --first_seed=")
+    return (
+        f"    python -m eval.one_action --grid={grid}{fresh}\n\n{episodes['step'].max():,} training steps. "
+        f"Training seeds: {episodes['seed'].nunique()}. Start states of each: {episodes['start'].nunique()}."
+    )
+
+
+def _rows(episodes: pd.DataFrame, policy: str, n: int, cold: bool = False) -> pd.DataFrame:
+    is_cold = (episodes["temperature"] < 2 * COLD) == cold
+    return episodes[is_cold & (episodes["policy"] == policy) & (episodes["evaluations"] == n)]
+
+
+def gains(name: str, episodes: pd.DataFrame, policy: str, n: int) -> list[Interval | None]:
+    """The penalised policy's lead over γ = 0, over γ = 0 that shakes as much, and without start noise; None: not run.
+
+    Where it shakes no more than γ = 0, the second is the first.
+    """
+    score, _, unit, _ = SCORES[name.split("_")[0]]
+    ours, plain, noisy = (_rows(episodes, p, n) for p in (policy, PLAIN, control_name(policy)))
+    cold = [_rows(episodes, p, n, cold=True) for p in (policy, PLAIN)]
+    pairs = [(ours, plain), (ours, noisy if len(noisy) else plain), cold]
+    found = [difference(*pair, score) if all(map(len, pair)) else None for pair in pairs]
+    return [each and each * unit for each in found]
+
+
+def penalised(episodes: pd.DataFrame) -> list[str]:
+    return [p for p in episodes["policy"].unique() if not p.startswith(PLAIN)]
+
+
+def surviving(name: str, episodes: pd.DataFrame) -> list[str]:
+    """A line for each penalised policy that is better in all three comparisons."""
+    form = "+" + SCORES[name.split("_")[0]][3]
+    lines = []
+    for n in sorted(episodes["evaluations"].unique()):
+        for policy in penalised(episodes):
+            found = gains(name, episodes, policy, n)
+            if all(gain and gain.low > 0 for gain in found):
+                texts = ", ".join(gain.text(form) for gain in found)
+                lines.append(f"- {_title(name)}: {policy} at {n} evaluations: {texts}.")
+    return lines
+
+
+def scores_table(name: str, episodes: pd.DataFrame, n: int) -> str:
+    """A row for each policy at `n` evaluations, γ = 0 first."""
+    score, title, unit, form = SCORES[name.split("_")[0]]
+    head = (
+        "", title, "squared jerk", "temperature 0", "− γ = 0", "− γ = 0 with noise", "jerk of that",
+        "− γ = 0, temperature 0",
+    )  # fmt: skip
+    body = []
+    for policy in (PLAIN, *penalised(episodes)):
+        rows, noisy = _rows(episodes, policy, n), _rows(episodes, control_name(policy), n)
+        cold = _rows(episodes, policy, n, cold=True)
+        scores = [_mean(rows, score, unit, form), _mean(rows, "jerk", 1, ".3g"), _mean(cold, score, unit, form)]
+        differences = ["", "", "", ""]
+        if policy != PLAIN:
+            over, shaking, without = (_signed(gain, form) for gain in gains(name, episodes, policy, n))
+            differences = [over, shaking, _mean(noisy, "jerk", 1, ".3g"), without]
+        body.append((policy, *scores, *differences))
+    return table(head, body)
+
+
+def _mean(rows: pd.DataFrame, score: str, unit: float, form: str) -> str:
+    return (mean(rows, score) * unit).text(form) if len(rows) else "–"
+
+
+def _signed(gain: Interval | None, form: str) -> str:
+    if gain is None:
+        return "–"
+    text = gain.text("+" + form)
+    return f"**{text}**" if gain.excludes_0 else text
+
+
+if __name__ == "__main__":
+    try:
+        print(report(draccus.parse(ReportConfig)))
+    except SettingError as error:
+        sys.exit(f"one_action: {error}")

@@ -1,0 +1,61 @@
+"""A run of the command trains, scores, adds the controls, and goes on where it was."""
+
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+from lerobot.envs.configs import PushtEnv
+
+from eval.benchmark import work
+from eval.benchmark.cells import Grid
+from eval.benchmark.tasks import TASKS, Task
+from eval.one_action import controls
+from eval.one_action.__main__ import OneActionConfig, run
+from eval.one_action.controls import control_name
+from eval.one_action.grids import COLD, GRIDS, PLAIN, policies
+from lerobot_cdp.errors import SettingError
+
+NETWORK = {"backbone": "mlp", "hidden_dim": 16, "num_layers": 1, "horizon": 2}
+
+
+@pytest.fixture
+def tiny(datasets_dir, tmp_path, monkeypatch):
+    """Two policies of two steps on half of the transitions of PushT, in episodes of six steps."""
+    env = PushtEnv(obs_type="environment_state_agent_pos", episode_length=6)
+    monkeypatch.setitem(TASKS, "tiny", Task("local/tiny", env, 3))
+    chosen = {3: policies(NETWORK, 2)[:2]}
+    grid = Grid("tiny", chosen, 2, {}, (2,), temperatures=(COLD,), share=0.5, batch_size=8, seeds=1, starts=2)
+    monkeypatch.setitem(GRIDS, "so101", grid)
+    return OneActionConfig("so101", tmp_path, datasets_dir)
+
+
+def test_a_run_has_its_controls_and_goes_on(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(controls, "CLOSE", -2.0)  # whatever it shakes, there is a control
+    monkeypatch.setattr(controls, "TRIES", 1)
+    monkeypatch.setattr(controls, "sqrt", lambda value: 3.0)
+    assert run(tiny)
+    table = pd.read_parquet(tmp_path / "one_action_so101.parquet")
+    penalised = "paper's loss, γ = 10 / 4"
+    found = table.groupby(["policy", "temperature", "action_noise"], observed=True).size().to_dict()
+    names = [(PLAIN, 1, 0), (penalised, 1, 0), (control_name(penalised), 1, 3)]
+    assert {(name, round(t), n): size for (name, t, n), size in found.items()} == dict.fromkeys(
+        [*names, (PLAIN, 0, 0), (penalised, 0, 0)], 2
+    )  # fmt: skip
+    assert set(table["share"]) == {0.5} and set(table["start"]) == {100_000, 100_001}
+    monkeypatch.setattr(work, "train", lambda *args: pytest.fail("trained again"))
+    monkeypatch.setattr(work, "evaluate", lambda *args: pytest.fail("scored again"))
+    assert run(tiny)
+
+
+@pytest.mark.parametrize(
+    "settings,name",
+    [
+        ({"grid": "chess"}, "grid"),
+        ({"first_seed": -1}, "first_seed"),
+        ({"filter": "^x"}, "filter"),
+        ({"steps": 0}, "steps"),
+    ],
+)
+def test_a_wrong_setting_is_named(tiny, settings, name):
+    with pytest.raises(SettingError, match=f"^`{name}` must be"):
+        run(replace(tiny, **settings))
