@@ -18,8 +18,9 @@ from lerobot.configs import PreTrainedConfig
 
 from .push import check_repo_id
 
-__all__ = ["DatasetFacts", "Facts", "TaskResult", "make_card"]
+__all__ = ["ORIGIN", "DatasetFacts", "Facts", "TaskResult", "make_card"]
 
+ORIGIN = "speed_up.json"  # in a checkpoint that another one was made into
 ROBOT, TASK, NAME = "ROBOT", "YOUR TASK", "USER/NAME"  # placeholders, where nothing is known
 TRAINING_SETTINGS = ("steps", "batch_size", "seed")
 POLICY_SETTINGS = (
@@ -69,6 +70,8 @@ class Facts:
         environment: arguments by which lerobot-eval makes the environment of the evaluation.
         plot: path of a picture in the repository.
         video: path of a video there.
+        origin: what it was made of, and how: `policy`, `strength`, `evaluations`; and `errors`, by those and by how the
+            steps were laid.
     """
 
     config: PreTrainedConfig
@@ -80,6 +83,7 @@ class Facts:
     environment: str = "--env.type=ENV"
     plot: str | None = None
     video: str | None = None
+    origin: dict | None = None
 
     @classmethod
     def of_training(cls, config: PreTrainedConfig, cfg, dataset_meta, trained_share: float | None = None) -> "Facts":
@@ -136,6 +140,7 @@ def make_card(facts: Facts) -> ModelCard:
         environment=_line(facts.environment),
         plot=facts.plot,
         video=facts.video,
+        origin=facts.origin and _origin(facts.origin),
     )
 
 
@@ -169,6 +174,14 @@ def _settings(facts: Facts) -> dict[str, object]:
     penalty = {f"contraction.{name}": value for name, value in asdict(facts.config.contraction).items()}
     settings = training | {name: getattr(facts.config, name) for name in POLICY_SETTINGS} | penalty
     return {name: _text(value) for name, value in settings.items()}
+
+
+def _origin(origin: dict) -> dict:
+    errors = {
+        _code(n): {_text(name): f"{float(e):.3f}" for name, e in of.items()} for n, of in origin["errors"].items()
+    }
+    names = {name: _code(origin[name]) for name in ("policy", "strength", "evaluations", "measured_on")}
+    return names | {"errors": errors, "columns": list(next(iter(errors.values()), {}))}
 
 
 def _eval_results(results: tuple[TaskResult, ...]) -> list[EvalResult]:

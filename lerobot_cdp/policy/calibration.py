@@ -12,10 +12,10 @@ from ..diffusion.grid import EQUAL, Warp
 from ..diffusion.sampler import sample
 from ..errors import require
 from .build import make_solver
-from .configuration_cdp import SHIFTED, CDPConfig, StepCalibration
+from .configuration_cdp import LCM, SHIFTED, CDPConfig, StepCalibration
 from .model import CDPDiffusionModel
 
-__all__ = ["SETTLED", "calibrate_in_training", "calibrate_policy", "remember"]
+__all__ = ["SETTLED", "calibrate_in_training", "calibrate_policy", "executed", "many_steps", "remember"]
 
 CALIBRATION_BATCH = 64  # observations of a training; a command takes more
 SETTLED = 1000  # updates; what a network has learned before changes too much
@@ -30,21 +30,39 @@ def calibrate_policy(model: CDPDiffusionModel, condition: Tensor, seed: int = 0)
         condition: (B, C) observation features, as its encoder gives them.
         seed: of the noise.
     """
-    config = model.config
-    generator = torch.Generator().manual_seed(seed)
-    noise = torch.randn((len(condition), config.horizon, *config.action_feature.shape), generator=generator)
-    noise, first = noise.to(condition), config.n_obs_steps - 1
-
-    def solve(warp: Warp, n: int) -> Tensor:
-        solver = make_solver(config, warp)
-        chunks = sample(lambda x_t, timesteps: model.backbone(x_t, timesteps, condition), solver, noise, n)
-        return chunks[:, first : first + config.n_action_steps]
-
-    most = config.num_train_timesteps
+    config, most = model.config, model.config.num_train_timesteps
     counts = tuple(n for n in COUNTS if 2 * n <= most)
     require(counts, "num_train_timesteps", f"at least {2 * min(COUNTS)} for a calibration", most)
-    reference = solve(EQUAL, min(REFERENCE_STEPS, most))
-    return calibrate(solve, reference, config.warp or config.default_warp, _free(config), counts)
+
+    def solve(warp: Warp, n: int) -> Tensor:
+        return executed(model, condition, n, warp, seed)
+
+    return calibrate(
+        solve, many_steps(model, condition, seed), config.warp or config.default_warp, _free(config), counts
+    )
+
+
+def many_steps(model: CDPDiffusionModel, condition: Tensor, seed: int = 0) -> Tensor:
+    """What few steps are compared with; see `executed`."""
+    return executed(model, condition, min(REFERENCE_STEPS, model.config.num_train_timesteps), EQUAL, seed)
+
+
+@torch.no_grad()
+def executed(model: CDPDiffusionModel, condition: Tensor, n: int, warp: Warp | None = None, seed: int = 0) -> Tensor:
+    """The executed actions (B, n_action_steps, A) of chunks that are sampled in `n` steps.
+
+    Args:
+        model: the network that acts.
+        condition: (B, C) observation features, as its encoder gives them.
+        n: network evaluations.
+        warp: how the steps are laid; None: as the policy does.
+        seed: of the noise; no other random state is touched.
+    """
+    config, generator = model.config, torch.Generator().manual_seed(seed)
+    noise = torch.randn((len(condition), config.horizon, *config.action_feature.shape), generator=generator)
+    first, solver = config.n_obs_steps - 1, make_solver(config, warp)
+    chunks = sample(lambda x_t, t: model.backbone(x_t, t, condition), solver, noise.to(condition), n)
+    return chunks[:, first : first + config.n_action_steps]
 
 
 def _free(config: CDPConfig) -> tuple[str, ...]:
@@ -72,7 +90,9 @@ def calibrate_in_training(policy: PreTrainedPolicy, condition: Tensor | None) ->
             are none yet.
     """
     config = policy.config
-    is_wanted = config.timestep_spacing == SHIFTED and _free(config) and config.noise_scheduler_type != "DDPM"
+    # A consistency policy has been taught where its first steps lead; DDPM has no end to compare with.
+    is_fixed = config.noise_scheduler_type in ("DDPM", LCM)
+    is_wanted = config.timestep_spacing == SHIFTED and _free(config) and not is_fixed
     is_early = condition is None or policy.n_updates < SETTLED or config.num_train_timesteps < 2 * min(COUNTS)
     if not is_wanted or is_early or rank() or is_sharded(policy.diffusion):
         return

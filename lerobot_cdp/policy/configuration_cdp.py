@@ -1,4 +1,4 @@
-"""Settings of the Contractive Diffusion Policy: those of LeRobot's `diffusion`, and 20 of its own."""
+"""Settings of the Contractive Diffusion Policy: those of LeRobot's `diffusion`, and 22 of its own."""
 
 import logging
 from dataclasses import dataclass, field, fields
@@ -19,7 +19,8 @@ from .values import AUTO, CDP_RULES, CONTRACTION_RULES, RTC_RULES, check_values
 __all__ = ["AUTO", "SHIFTED", "CDPConfig", "ContractionConfig", "StepCalibration"]
 
 # The solvers of the process that a prediction type belongs to; the first one is the default.
-VP_SOLVERS, FLOW_SOLVERS = ("DDIM", "DPMSolver++", "DDPM"), ("FlowMatchEuler",)
+LCM = "LCM"
+VP_SOLVERS, FLOW_SOLVERS = ("DDIM", "DPMSolver++", "DDPM", LCM), ("FlowMatchEuler", LCM)
 SOLVERS = {"epsilon": VP_SOLVERS, "sample": VP_SOLVERS, "velocity": FLOW_SOLVERS}
 # Settings that only some choices use: with any other they must keep their defaults.
 UNET_SETTINGS = ("down_dims", "kernel_size", "n_groups", "use_film_scale_modulation", "gradient_checkpointing")
@@ -106,10 +107,14 @@ class CDPConfig(DiffusionConfig):
         vision_stages: ResNet stages, 1 to 4, that encode images; LeRobot uses 4. The feature map after k stages has
             1 / 2^(k + 1) of the image's height and width. For images of about 100 pixels, 2 or 3 stages keep a finer
             map and are faster.
+        freeze_vision_encoder: Leave the encoder of the images as it is, and show it all pictures as at inference.
         prediction_type: What the network predicts: `sample` or `epsilon` (variance preserving), or `velocity` (flow
             matching). See `diffusion.process`; docs/benchmark.md compares.
         noise_scheduler_type: Solver at inference. With `velocity`: `FlowMatchEuler`. Else `DDIM` (default) or
-            `DPMSolver++` (the paper's), both deterministic, or `DDPM`.
+            `DPMSolver++` (the paper's), both deterministic, or `DDPM`. `LCM`, with any prediction, makes it a
+            consistency policy, which is trained to end in one step (see `policy.consistency`).
+        teacher: With `LCM`: the checkpoint of the diffusion policy whose ends are learned. None: it teaches itself.
+            Only training reads it.
         num_inference_steps: Network evaluations per action chunk.
         timestep_spacing: How the solver's steps are laid: `shifted` (see `diffusion.grid`); `trailing`, in equal steps;
             or, but not with `velocity`, `leading` (LeRobot's) and `linspace`, as diffusers has them.
@@ -167,9 +172,11 @@ class CDPConfig(DiffusionConfig):
     hidden_dim: int | None = None
     num_layers: int | None = None
     vision_stages: int = 4
+    freeze_vision_encoder: bool = False
 
     prediction_type: str = "sample"
     noise_scheduler_type: str | None = None
+    teacher: str | None = None
     num_inference_steps: int = 3
     timestep_spacing: str = "shifted"
     timestep_shift: float | None = None
@@ -291,7 +298,18 @@ class CDPConfig(DiffusionConfig):
             self._require("sampling_temperature", self.sampling_temperature == 1, "1.0 with DDPM")
             is_off = self.max_contraction_factor is None
             self._require("max_contraction_factor", is_off, "None with DDPM, whose noise drives two chunks apart")
+        self._check_consistency()
         self._check_steps()
+
+    def _check_consistency(self) -> None:
+        if not self.is_consistency:
+            self._require("teacher", self.teacher is None, f"null without noise_scheduler_type = {LCM}")
+            return
+        spacing = self.timestep_spacing
+        self._require("timestep_spacing", spacing == SHIFTED, f"{SHIFTED!r} with noise_scheduler_type = {LCM}")
+        is_plain = self.contraction.weight == 0 or self.contraction.loss == "hinge"
+        must_be = f"'hinge' with noise_scheduler_type = {LCM}"
+        require(is_plain, "contraction.loss", must_be, self.contraction.loss)
 
     def _check_steps(self) -> None:
         """How the steps are laid."""
@@ -429,6 +447,11 @@ class CDPConfig(DiffusionConfig):
         least = self.num_inference_steps / self.num_train_timesteps  # a start that nobody set gives way to many steps
         start = self.first_timestep or min(1.0, max(found.start, least))
         return Warp(self.timestep_shift or found.shift, start)
+
+    @property
+    def is_consistency(self) -> bool:
+        """Whether the network is a consistency model."""
+        return self.noise_scheduler_type == LCM
 
     @property
     def penalty_range(self) -> tuple[float, float]:

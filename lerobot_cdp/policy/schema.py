@@ -18,7 +18,7 @@ class SchemaVersion(int):
     """Version of the settings of a checkpoint."""
 
 
-SCHEMA_VERSION = SchemaVersion(2)
+SCHEMA_VERSION = SchemaVersion(3)
 
 
 @draccus.decode.register(SchemaVersion)

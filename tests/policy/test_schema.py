@@ -25,7 +25,7 @@ def checkpoint(tmp_path):
 
 
 def test_every_checkpoint_says_its_version(checkpoint):
-    assert json.loads((checkpoint() / "config.json").read_text())["schema_version"] == SCHEMA_VERSION == 2
+    assert json.loads((checkpoint() / "config.json").read_text())["schema_version"] == SCHEMA_VERSION == 3
 
 
 @parser.wrap()
@@ -38,11 +38,11 @@ def test_a_newer_checkpoint_says_what_to_do_before_its_settings_are_questioned(c
     folder = checkpoint(schema_version=SCHEMA_VERSION + 1, of_tomorrow=3)
     monkeypatch.setattr("sys.argv", ["lerobot-eval", f"--policy.path={folder}", "--env.type=pusht"])
     for read in (lambda: PreTrainedConfig.from_pretrained(folder), evaluated_policy):
-        with pytest.raises(SettingError, match="^`schema_version` must be at most 2, .* Got 3: .* `pip install --upg"):
+        with pytest.raises(SettingError, match="^`schema_version` must be at most 3, .* Got 4: .* `pip install --upg"):
             read()
 
 
 @pytest.mark.parametrize("version", [0, -1, "1.0", 1.5, True])
 def test_a_version_is_a_whole_number(checkpoint, version):
-    with pytest.raises(SettingError, match="^`schema_version` must be a whole number from 1 to 2. Got"):
+    with pytest.raises(SettingError, match="^`schema_version` must be a whole number from 1 to 3. Got"):
         PreTrainedConfig.from_pretrained(checkpoint(schema_version=version))
