@@ -3,11 +3,11 @@
     python -m lerobot_cdp.speed_up --policy.path=lerobot/diffusion_pusht --dataset.repo_id=lerobot/pusht \\
         --output_dir=outputs/fast --strength=distil --evaluations=2
 
-| strength  | does                                                                | costs                          |
-| --------- | ------------------------------------------------------------------- | ------------------------------ |
-| calibrate | lays the solver's steps as suits the policy (`diffusion.calibration`) | no training                    |
-| repair    | trains on with the contraction penalty next to noise, and calibrates  | 1,500 training steps           |
-| distil    | teaches a consistency policy (`policy.consistency`)                  | 2,000, each of four times the work |
+| strength  | does                                                                  | costs                                |
+| --------- | --------------------------------------------------------------------- | ------------------------------------ |
+| calibrate | lays the solver's steps as suits the policy (`diffusion.calibration`) | a minute                             |
+| repair    | trains on with the contraction penalty next to noise, and calibrates  | 1,500 training steps                 |
+| distil    | teaches a consistency policy (`policy.consistency`)                   | 2,000 steps, of four times the work  |
 """
 
 import shutil

@@ -49,20 +49,16 @@ class Start:
     def announcement(self, config: SpeedUpConfig) -> str:
         """What the strength costs, and what is to be expected of it."""
         chosen, n = STRENGTHS[config.strength], str(config.evaluations)
+        now = ", ".join(f"{error:.3f} with {name} steps" for name, error in self.errors[n].items())
         lines = [f"{config.strength}: {chosen.does}"]
         if chosen.steps:
-            minutes = config.steps * chosen.passes * self.pass_s / 60
-            lines.append(
-                f"cost: {config.steps} training steps, about {max(1, round(minutes))} minutes here, without data"
-            )
-        lines.append(f"error of {n} evaluations at {self.measured_on}:")
-        lines.append("  " + ", ".join(f"{e:.3f} with {name} steps" for name, e in self.errors[n].items()))
+            minutes = max(1, round(config.steps * chosen.passes * self.pass_s / 60))
+            lines += [f"cost: {config.steps} training steps, about {minutes} min here if data load as fast"]
+        lines += [f"error of {n} evaluations at {self.measured_on}: {now}"]
         if config.strength == "distil":
-            lines.append(
-                f"  what a copy is taught has an error of {self.teacher_error:.3f}: expect less than now, more than this"
-            )
+            lines += [f"expect less than that, but not less than {self.teacher_error:.3f}, the error of what is taught"]
         if config.strength == "repair":
-            lines.append("  expect smoother actions with 2 and 3 evaluations, and about the error of calibrated steps")
+            lines += ["expect less jerk with 2 or 3 evaluations, and about the error of calibrated steps"]
         return "\n".join(lines)
 
 
