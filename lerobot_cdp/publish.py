@@ -26,7 +26,7 @@ from .checkpoints.folders import CheckpointSource, checkpoint_folder
 from .errors import HUB_ERRORS, SettingError, explain
 from .export import averaged_only
 from .hub.bundle import ALLOWED, CARD, EVALUATION, PLOT, REPORT, VIDEO, bundle_files, checkpoint_files, started_bundle
-from .hub.card import ORIGIN, DatasetFacts, Facts, make_card
+from .hub.card import DatasetFacts, Facts, Origin, make_card
 from .hub.evaluation import Evaluation, read_evaluation
 from .hub.push import check_remote_type, check_repo_id
 from .policy.configuration_cdp import CDPConfig
@@ -204,7 +204,7 @@ def _card(
             environment=evaluation.environment,
             plot=None if report is None else PLOT,
             video=None if evaluation.video is None else VIDEO,
-            origin=read_json(source / ORIGIN) or None,
+            origin=Origin.of(source),
         )
     )
 

@@ -140,7 +140,7 @@ class CDPConfig(DiffusionConfig):
             repeats the last action for the length of a chunk, as with `max_contraction_factor`. None: warn only.
         ema_decay: Largest decay, in [0, 1), of the averaged weights, which act. 0: no average.
         contraction: The contraction penalty, see `ContractionConfig`.
-        calibration: What training or `lerobot_cdp.calibrate` found for the two settings of the steps; those given by
+        calibration: What training or `lerobot_cdp.speed_up` found for the two settings of the steps; those given by
             you go first.
         rtc_config: LeRobot's settings of real-time chunking (see `acting.real_time`); its rollout fills them in.
         action_feature_names: Names of the action dimensions; LeRobot fills it from the dataset.
@@ -307,6 +307,8 @@ class CDPConfig(DiffusionConfig):
             return
         spacing = self.timestep_spacing
         self._require("timestep_spacing", spacing == SHIFTED, f"{SHIFTED!r} with noise_scheduler_type = {LCM}")
+        may_skip = self.warm_start == 0 or self.num_inference_steps > 1
+        self._require("warm_start", may_skip, f"0 with noise_scheduler_type = {LCM} and num_inference_steps = 1")
         is_plain = self.contraction.weight == 0 or self.contraction.loss == "hinge"
         must_be = f"'hinge' with noise_scheduler_type = {LCM}"
         require(is_plain, "contraction.loss", must_be, self.contraction.loss)

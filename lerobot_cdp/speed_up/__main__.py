@@ -3,11 +3,9 @@
     python -m lerobot_cdp.speed_up --policy.path=lerobot/diffusion_pusht --dataset.repo_id=lerobot/pusht \\
         --output_dir=outputs/fast --strength=distil --evaluations=2
 
-| strength  | does                                                                  | costs                                |
-| --------- | --------------------------------------------------------------------- | ------------------------------------ |
-| calibrate | lays the solver's steps as suits the policy (`diffusion.calibration`) | a minute                             |
-| repair    | trains on with the contraction penalty next to noise, and calibrates  | 1,500 training steps                 |
-| distil    | teaches a consistency policy (`policy.consistency`)                   | 2,000 steps, of four times the work  |
+calibrate    lays the solver's steps as suits the policy (`diffusion.calibration`): a minute
+repair       trains on with the contraction penalty next to noise, then calibrates: 1,500 training steps
+distil       teaches a consistency policy to end at once (`policy.consistency`): 2,000 steps, of four times the work
 """
 
 import shutil
@@ -20,6 +18,7 @@ from draccus.utils import ParsingError
 
 from ..checkpoints.files import partial_folder, read_json, write_json, written_whole
 from ..errors import SettingError, require
+from ..hub.card import Origin
 from .measure import table
 from .settings import SpeedUpConfig
 from .stages import finish, prepare, trained
@@ -29,7 +28,7 @@ __all__ = ["main", "speed_up"]
 SETTINGS = "settings.json"
 
 
-def speed_up(config: SpeedUpConfig) -> dict:
+def speed_up(config: SpeedUpConfig) -> Origin:
     """Write the fast checkpoint, whole or not at all, and return what its card says of its origin.
 
     Raises:
@@ -76,7 +75,7 @@ def main() -> None:
         origin = speed_up(config)
     except (ParsingError, ValueError, OSError) as error:
         sys.exit(f"error: {error}")
-    print(f"{table(origin['errors'])}\nCheckpoint: {config.output_dir}")
+    print(f"{table(origin.errors)}\nCheckpoint: {config.output_dir}")
 
 
 if __name__ == "__main__":

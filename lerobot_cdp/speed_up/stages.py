@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..checkpoints.files import read_json, write_json, write_text, written_whole
 from ..diffusion.calibration import Calibration
-from ..hub.card import ORIGIN, DatasetFacts, Facts, make_card
+from ..hub.card import ORIGIN, DatasetFacts, Facts, Origin, make_card
 from ..policy.calibration import calibrate_policy, many_steps, remember
 from ..policy.configuration_cdp import LCM, CDPConfig
 from ..policy.consistency import TEACHER_STEPS
@@ -139,7 +139,7 @@ def _arguments(config: SpeedUpConfig, start: Start) -> list[str]:
 # ------------------------------------------------------------------ result
 
 
-def finish(config: SpeedUpConfig, start: Start, source: Path, folder: Path) -> dict:
+def finish(config: SpeedUpConfig, start: Start, source: Path, folder: Path) -> Origin:
     """Write the result and its card from the weights in `source`; what the card says of its origin is returned."""
     errors = start.errors
     settings = CDPConfig.from_pretrained(source)
@@ -149,9 +149,8 @@ def finish(config: SpeedUpConfig, start: Start, source: Path, folder: Path) -> d
     settings = replace(settings, pretrained_path=None, teacher=None, repo_id=None, push_to_hub=False)
     settings._save_pretrained(folder)
     copy_checkpoint(source, folder)
-    names = {"policy": config.policy.path, "strength": config.strength, "evaluations": config.evaluations}
-    origin = names | {"measured_on": start.measured_on, "errors": errors}
-    write_json(folder / ORIGIN, origin)
+    origin = Origin(config.policy.path, config.strength, config.evaluations, start.measured_on, errors)
+    write_json(folder / ORIGIN, asdict(origin))
     facts = Facts(settings, read_json(folder / "train_config.json"), _dataset_facts(config), origin=origin)
     write_text(folder / "README.md", str(make_card(facts)))
     return origin

@@ -1,4 +1,4 @@
-"""Consistency models: their solvers, the end of a trajectory, and the boundary, against closed forms of Gaussian data."""
+"""Consistency models: their solvers, the end of a trajectory and the boundary, by closed forms of Gaussian data."""
 
 import logging
 
