@@ -3,8 +3,8 @@
     python -m eval.speed_up --grid=pusht --datasets_dir=outputs/datasets
 
 Teachers are the `epsilon` policies of `eval.benchmark`, found in `benchmark_dir` or trained there, as LeRobot's
-`diffusion` would have saved them. In `results_dir`: their checkpoints of that type, the fast copies, a JSON file for each
-evaluation, and the table of all, `speed_up_GRID.parquet`, of which `eval.speed_up.page` makes a page.
+`diffusion` would have saved them. In `results_dir`: their checkpoints of that type, the fast copies, a JSON file for
+each evaluation, and the table of all, `speed_up_GRID.parquet`, of which `eval.speed_up.page` makes a page.
 """
 
 import re

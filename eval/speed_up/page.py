@@ -23,10 +23,10 @@ PREFIX = "speed_up_"
 SCORES = {"success": ("success, %", 100, ".0f"), "jerk": ("squared jerk", 1, ".3g")}
 TEACHER, UNIFORM = "diffusion", "uniform DDIM"
 INTRODUCTION = """\
-Teachers predict noise and were trained as LeRobot's `diffusion`, without an average of the weights; they act by 100 steps of
-DDPM. The fast copies are of `python -m lerobot_cdp.speed_up`, with its defaults. Every policy meets the same unseen start
-states. Brackets: bootstrap 95 % intervals over training seeds and start states; differences are paired, and **bold** where the
-interval excludes 0."""
+Teachers predict noise and were trained as LeRobot's `diffusion`, without an average of the weights; they act by 100
+steps of DDPM. The fast copies are of `python -m lerobot_cdp.speed_up`, with its defaults. Every policy meets the same
+unseen start states. Brackets: bootstrap 95 % intervals over training seeds and start states; differences are paired,
+and **bold** where the interval excludes 0."""
 
 
 @dataclass
@@ -129,13 +129,11 @@ def _sides(rows: pd.DataFrame) -> str:
     own = rows[rows["two_sided"] > 0].drop_duplicates(["policy", "evaluations", "seed"])
     if own.empty:
         return ""
-    text = (
-        "Where the teacher's plans take two sides: share of the smaller one that is kept, and of plans in between, %."
-    )
-    body = [
-        (policy, str(n), f"{group['two_sided'].mean():.0f}", *(f"{100 * group[name].mean():.0f}" for name in ("kept", "between")))
-        for (policy, n), group in own.groupby(["policy", "evaluations"], sort=False)
-    ]  # fmt: skip
+    text = "Where the teacher's plans take two sides, in %: the smaller one that is kept, and plans in between."
+    body = []
+    for (policy, n), group in own.groupby(["policy", "evaluations"], sort=False):
+        shares = (f"{100 * group[name].mean():.0f}" for name in ("kept", "between"))
+        body.append((policy, str(n), f"{group['two_sided'].mean():.0f}", *shares))
     return f"{text}\n\n" + table(("policy", "evaluations", "observations", "kept", "in between"), body)
 
 

@@ -74,7 +74,8 @@ class Lessons:
 
 def _load(path: str) -> CDPDiffusionModel:
     try:
-        return get_policy_class("cdp").from_pretrained(path).acting_model
+        with torch.random.fork_rng(devices=[]):  # a resumed training goes on with its own random numbers
+            return get_policy_class("cdp").from_pretrained(path).acting_model
     except (OSError, ValueError, ParsingError) as error:
         raise SettingError(f"`teacher` must be a `cdp` checkpoint. Got {path!r}: {first_line(error)}") from error
 
