@@ -3,6 +3,7 @@
     python -m eval.benchmark           train and score a grid of policies
     python -m eval.population          train the policies of such a grid at once, on a GPU
     python -m eval.benchmark.report    pages and pictures of the results in eval/results
+    python -m eval.speed_up            make trained policies fast by `lerobot_cdp.speed_up`, and score them
     python -m eval.demo                record, train and compare two policies
     python -m eval.toy                 what the penalty does in two dimensions
     python -m eval.arm                 the control loop on the simulated arm

@@ -52,6 +52,7 @@ class SpeedUpRun:
         evaluations: Network evaluations per chunk.
         filter: Regular expression; only students in whose name, TEACHER/STUDENT, it is found are made.
         steps: Of the students' trainings; None: those of the strengths.
+        num_workers: Processes that load data for them.
     """
 
     grid: str = "pusht"
@@ -61,6 +62,7 @@ class SpeedUpRun:
     evaluations: tuple[int, ...] = (1, 2, 3)
     filter: str = ""
     steps: int | None = None
+    num_workers: int = 1
 
     def __post_init__(self):
         require(self.grid in GRIDS, "grid", f"one of {sorted(GRIDS)}", self.grid)
@@ -76,7 +78,8 @@ def run(config: SpeedUpRun) -> bool:
     all_done = True
     for cell, students in tqdm(chosen, desc=config.grid, unit="teacher"):
         folders = (config.benchmark_dir / config.grid, results, config.datasets_dir)
-        all_done &= run_teacher(*folders, cell, grid, students, config.evaluations, config.steps)
+        training = {"steps": config.steps, "num_workers": config.num_workers}
+        all_done &= run_teacher(*folders, cell, grid, students, config.evaluations, **training)
     table = collect(config)
     if len(table):
         path = config.results_dir / f"speed_up_{config.grid}.parquet"

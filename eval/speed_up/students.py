@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from safetensors.torch import save
 
 from eval.benchmark.cells import Cell, Evaluation, Grid, is_lerobots, lerobots
 from eval.benchmark.tasks import TASKS
@@ -12,10 +13,12 @@ from eval.benchmark.training import checkpoint
 from eval.benchmark.work import evaluate, run_cell
 from eval.memory_dataset import MemoryDataset, load_memory_dataset
 from eval.policies import load_policy
-from lerobot_cdp.checkpoints.files import read_json, write_json
+from lerobot_cdp.checkpoints.files import read_json, write_bytes, write_json
 from lerobot_cdp.checkpoints.folders import CheckpointSource
+from lerobot_cdp.checkpoints.weights import StoredWeights
 from lerobot_cdp.diffusion.encoder import stack_cameras
 from lerobot_cdp.policy.calibration import executed, many_steps
+from lerobot_cdp.policy.model import CDPDiffusionModel
 from lerobot_cdp.report.data import DatasetSource
 from lerobot_cdp.speed_up.__main__ import speed_up
 from lerobot_cdp.speed_up.settings import SpeedUpConfig
@@ -25,7 +28,8 @@ from .stock import write_stock
 
 __all__ = ["STUDENTS", "Student", "run_teacher", "scored", "students_folder", "teachers", "teachers_evaluations"]
 
-N_PLANS, N_OBSERVATIONS = 32, 64  # of the diversity
+N_PLANS, N_OBSERVATIONS = 24, 48  # of the diversity
+PLANS = "teachers_plans.safetensors"
 COST = "cost.json"
 
 
@@ -93,7 +97,7 @@ def run_teacher(
     grid: Grid,
     students: list[Student],
     counts: tuple[int, ...],
-    steps: int | None,
+    **training: int | None,
 ) -> bool:
     """Do what is missing of one teacher and its students, and return whether it succeeded.
 
@@ -102,7 +106,7 @@ def run_teacher(
         results: Where the students go.
         datasets_dir: Folder of the datasets.
         counts: Numbers of evaluations.
-        steps: Of the students' trainings; None: those of the strengths.
+        **training: `steps` and `num_workers` of the students' trainings, see `SpeedUpConfig`.
     """
     if not run_cell(folder, datasets_dir, cell, teachers_evaluations(cell, grid, counts)):
         return False
@@ -111,7 +115,7 @@ def run_teacher(
         write_stock(checkpoint(folder / cell.name, cell), stock)
     for student in students:
         own = students_folder(results, cell, student)
-        _make(student, cell, stock, own, datasets_dir, max(counts), steps)
+        _make(student, cell, stock, own, datasets_dir, max(counts), **training)
         for evaluation in scored(student, grid, counts):
             path = own / f"{evaluation.name}.json"
             if not path.exists():
@@ -129,6 +133,7 @@ def _make(
     datasets_dir: Path | None,
     evaluations: int,
     steps: int | None,
+    num_workers: int,
 ) -> None:
     """Run the command; a training that was killed goes on. Its wall time is noted, without what a kill has lost."""
     if (folder / "checkpoint").exists():
@@ -138,7 +143,7 @@ def _make(
     dataset = DatasetSource(task.repo_id, root and Path(root), list(range(cell.demonstrations)))
     config = SpeedUpConfig(
         CheckpointSource(str(stock)), folder / "checkpoint", student.strength, evaluations, dataset,
-        student.contraction_weight, None if student.strength == "calibrate" else steps, seed=cell.seed,
+        student.contraction_weight, None if student.strength == "calibrate" else steps, num_workers=num_workers, seed=cell.seed,
     )  # fmt: skip
     speed_up(config)
     before = read_json(folder / COST).get("seconds", 0.0)
@@ -148,17 +153,21 @@ def _make(
 @torch.no_grad()
 def _diversity(cell: Cell, stock: Path, student: Path, datasets_dir: Path | None, evaluations: int) -> dict:
     """Of the plans at the first frames of the demonstrations, from the same noises; see `diversity`."""
-    teacher, preprocessor, _ = load_policy(student.parent.parent / "calibrate" / "checkpoint")
-    fast, _, _ = load_policy(student)
-    task = TASKS[cell.task]
-    dataset = load_memory_dataset(task.repo_id, task.root(datasets_dir), cell.demonstrations, teacher.config)
-    batch = stack_cameras(preprocessor(dataset.batch(_first_frames(dataset))), teacher.config, time_axis=True)
-    plans = []
-    for model, n in ((teacher.acting_model, None), (fast.acting_model, evaluations)):
-        condition = model.encoder(batch).repeat_interleave(N_PLANS, 0)
-        chunks = many_steps(model, condition) if n is None else executed(model, condition, n)
-        plans.append(chunks.flatten(1).unflatten(0, (-1, N_PLANS)))
-    return kept_and_between(*plans)
+    fast, preprocessor, _ = load_policy(student)
+    task, known = TASKS[cell.task], student.parent.parent / PLANS
+    dataset = load_memory_dataset(task.repo_id, task.root(datasets_dir), cell.demonstrations, fast.config)
+    batch = stack_cameras(preprocessor(dataset.batch(_first_frames(dataset))), fast.config, time_axis=True)
+    if not known.exists():
+        teacher = load_policy(student.parent.parent / "calibrate" / "checkpoint")[0].acting_model
+        write_bytes(known, save({"plans": _plans(teacher, batch, None)}))
+    return kept_and_between(StoredWeights(known)["plans"], _plans(fast.acting_model, batch, evaluations))
+
+
+def _plans(model: CDPDiffusionModel, batch: dict, n: int | None) -> torch.Tensor:
+    """(observations, N_PLANS, D) of n evaluations; None: of many."""
+    condition = model.encoder(batch).repeat_interleave(N_PLANS, 0)
+    chunks = many_steps(model, condition) if n is None else executed(model, condition, n)
+    return chunks.flatten(1).unflatten(0, (-1, N_PLANS)).contiguous()
 
 
 def _first_frames(dataset: MemoryDataset) -> torch.Tensor:

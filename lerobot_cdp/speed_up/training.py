@@ -17,6 +17,7 @@ __all__ = ["TRAINING", "train"]
 
 TRAINING = "training"  # folder of the run
 LOG = "training.log"
+PROGRAM = ("-m", "lerobot.scripts.lerobot_train")
 STEPS = re.compile(r"Training:.*?(\d+)/(\d+) \[")  # as LeRobot's bar has them
 
 
@@ -47,7 +48,7 @@ def train(folder: Path, arguments: list[str], steps: int, title: str) -> Path:
 
 def _run_behind_a_bar(words: list[str], log: Path, title: str) -> None:
     """What it prints comes by a pipe: a training whose reader is gone ends at its next step."""
-    command = [sys.executable, "-m", "lerobot.scripts.lerobot_train", *words]
+    command = [sys.executable, *PROGRAM, *words]
     pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "errors": "replace"}
     last = ""
     with log.open("a") as file, tqdm(desc=title, unit="step") as bar, subprocess.Popen(command, **pipe) as process:
