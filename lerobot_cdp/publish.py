@@ -87,6 +87,8 @@ def publish(config: PublishConfig) -> str | None:
         evaluation = dataclasses.replace(evaluation, environment=config.environment)
     source = checkpoint_folder(config.policy)
     policy_config = _read_config(source)
+    if policy_config.is_consistency:  # it follows no ODE whose contraction could be measured
+        config = dataclasses.replace(config, n_observations=0)
     _announce(config, source, evaluation)
     write_bundle(config, source, policy_config, evaluation)
     return _send(config) if config.push else None

@@ -143,7 +143,8 @@ def _make(
     dataset = DatasetSource(task.repo_id, root and Path(root), list(range(cell.demonstrations)))
     config = SpeedUpConfig(
         CheckpointSource(str(stock)), folder / "checkpoint", student.strength, evaluations, dataset,
-        student.contraction_weight, None if student.strength == "calibrate" else steps, num_workers=num_workers, seed=cell.seed,
+        student.contraction_weight, None if student.strength == "calibrate" else steps,
+        num_workers=num_workers, seed=cell.seed,
     )  # fmt: skip
     speed_up(config)
     before = read_json(folder / COST).get("seconds", 0.0)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ..checkpoints.files import read_json, write_json, write_text, written_whole
 from ..diffusion.calibration import Calibration
+from ..diffusion.grid import most_steps
 from ..hub.card import ORIGIN, DatasetFacts, Facts, Origin, make_card
 from ..policy.calibration import calibrate_policy, many_steps, remember
 from ..policy.configuration_cdp import LCM, CDPConfig
@@ -84,7 +85,8 @@ def _calibrated(config: SpeedUpConfig, settings: CDPConfig, checkpoint: Path) ->
     reference, counts = many_steps(model, condition, config.seed), config.counts
     arguments = (model, condition, counts, config.seed, reference)
     equal, calibrated = errors_of_equal_steps(*arguments), end_errors(*arguments)
-    (teacher_error,) = end_errors(model, condition, [TEACHER_STEPS], config.seed, reference).values()
+    taught = min(TEACHER_STEPS, most_steps(settings.warp, settings.num_train_timesteps))
+    (teacher_error,) = end_errors(model, condition, [taught], config.seed, reference).values()
     return {
         "errors": {str(n): {"equal": equal[n], "calibrated": calibrated[n]} for n in counts},
         "teacher_error": teacher_error,
