@@ -21,9 +21,19 @@ from lerobot_cdp.speed_up import training
 from lerobot_cdp.speed_up.__main__ import speed_up
 from lerobot_cdp.speed_up.settings import SpeedUpConfig
 
-TINY = {"horizon": 8, "n_action_steps": 4, "down_dims": [8, 16], "n_groups": 4, "device": "cpu", "push_to_hub": False}
+TINY = {
+    "horizon": 8, "n_action_steps": 4, "down_dims": [8, 16], "n_groups": 4, "num_train_timesteps": 10, "device": "cpu",
+    "push_to_hub": False,
+}  # fmt: skip
 OBSERVATION = {"observation.state": torch.zeros(2), "observation.environment_state": torch.zeros(16)}
 SHORT = {"steps": 4, "batch_size": 4, "num_workers": 0}
+
+
+@pytest.fixture(autouse=True)
+def few_candidates(monkeypatch):
+    """A calibration that takes no time."""
+    monkeypatch.setattr("lerobot_cdp.diffusion.calibration.SHIFTS", (0.3, 1.0))
+    monkeypatch.setattr("lerobot_cdp.diffusion.calibration.STARTS", (0.8, 1.0))
 
 
 @pytest.fixture
@@ -254,7 +264,7 @@ def test_the_command_says_what_to_expect_and_what_it_found(saved, datasets_dir, 
     monkeypatch.setattr(sys, "argv", ["lerobot_cdp.speed_up", *arguments])
     command_module.main()
     out = capsys.readouterr().out
-    assert out.startswith("calibrate: lays the solver's steps") and "error of 3 evaluations at 4 observations" in out
+    assert "\ncalibrate: lays the solver's steps" in out and "error of 3 evaluations at 4 observations" in out
     assert "evaluations       equal  calibrated" in out and out.endswith(f"Checkpoint: {tmp_path / 'copy'}\n")
     with pytest.raises(SystemExit, match="^error: `output_dir` must be a folder that does not exist yet"):
         command_module.main()

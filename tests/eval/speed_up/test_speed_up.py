@@ -101,6 +101,8 @@ def tiny(datasets_dir, tmp_path, monkeypatch):
         return make(replace(config, strength="calibrate", contraction_weight=None, steps=None))
 
     make = students.speed_up
+    monkeypatch.setattr("lerobot_cdp.diffusion.calibration.SHIFTS", (0.3, 1.0))
+    monkeypatch.setattr("lerobot_cdp.diffusion.calibration.STARTS", (0.8, 1.0))
     monkeypatch.setattr(students, "speed_up", quickly)
     monkeypatch.setattr(
         students, "teachers_evaluations", lambda *a: [e for e in teachers_evaluations(*a) if e.evaluations < 100]
