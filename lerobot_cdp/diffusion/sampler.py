@@ -107,6 +107,11 @@ class Renoising:
 
     _noise: Tensor | None = None
 
+    def _clipped(self, end: Tensor) -> Tensor:
+        """f, next to the data as well, where it is x_t."""
+        limit = self.config.clip_sample_range
+        return end.clamp(-limit, limit) if self.config.clip_sample else end
+
     def _renoised(self, end: Tensor, x_t: Tensor, here: tuple[float, float], following: tuple[float, float]) -> Tensor:
         """x_s of f(x_t) = `end`, all (B, T, A), from α, σ here to those that follow."""
         (alpha, sigma), (next_alpha, next_sigma) = here, following
@@ -134,10 +139,8 @@ class ConsistencyScheduler(Renoising, LCMScheduler):
         here = alpha, sigma = self._signal_and_noise(timestep)
         is_sample = self.config.prediction_type == "sample"
         x_0 = model_output if is_sample else (sample - sigma * model_output) / alpha
-        if self.config.clip_sample:
-            x_0 = x_0.clamp(-self.config.clip_sample_range, self.config.clip_sample_range)
         c_skip, c_out = self.get_scalings_for_boundary_condition_discrete(timestep)
-        x_s = end = c_skip * sample + c_out * x_0
+        x_s = end = self._clipped(c_skip * sample + c_out * x_0)
         if self.step_index + 1 < len(self.timesteps):
             following = self._signal_and_noise(self.timesteps[self.step_index + 1])
             x_s = self._renoised(end, sample, here, following)
@@ -157,9 +160,7 @@ class FlowConsistencyScheduler(Renoising, FlowMatchEulerScheduler):
         if self.step_index is None:
             self._init_step_index(timestep)
         sigma, next_sigma = self.sigmas[self.step_index : self.step_index + 2].tolist()
-        end = sample - sigma * model_output
-        if self.config.clip_sample:
-            end = end.clamp(-self.config.clip_sample_range, self.config.clip_sample_range)
+        end = self._clipped(sample - sigma * model_output)
         x_s = self._renoised(end, sample, (1 - sigma, sigma), (1 - next_sigma, next_sigma)) if next_sigma else end
         self._step_index += 1
         return LCMSchedulerOutput(prev_sample=x_s, denoised=end)
