@@ -6,6 +6,7 @@
     python -m eval.one_action          the paper's regime: one action per inference, with its controls
     python -m eval.fixed_noise         how much the start noise decides of an episode
     python -m eval.alarm               does a policy know beforehand that it will fail?
+    python -m eval.speed_up            make trained policies fast by `lerobot_cdp.speed_up`, and score them
     python -m eval.demo                record, train and compare two policies
     python -m eval.toy                 what the penalty does in two dimensions
     python -m eval.arm                 the control loop on the simulated arm

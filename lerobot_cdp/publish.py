@@ -26,7 +26,7 @@ from .checkpoints.folders import CheckpointSource, checkpoint_folder
 from .errors import HUB_ERRORS, SettingError, explain
 from .export import averaged_only
 from .hub.bundle import ALLOWED, CARD, EVALUATION, PLOT, REPORT, VIDEO, bundle_files, checkpoint_files, started_bundle
-from .hub.card import DatasetFacts, Facts, make_card
+from .hub.card import DatasetFacts, Facts, Origin, make_card
 from .hub.evaluation import Evaluation, read_evaluation
 from .hub.push import check_remote_type, check_repo_id
 from .policy.configuration_cdp import CDPConfig
@@ -87,6 +87,8 @@ def publish(config: PublishConfig) -> str | None:
         evaluation = dataclasses.replace(evaluation, environment=config.environment)
     source = checkpoint_folder(config.policy)
     policy_config = _read_config(source)
+    if policy_config.is_consistency:  # it follows no ODE whose contraction could be measured
+        config = dataclasses.replace(config, n_observations=0)
     _announce(config, source, evaluation)
     write_bundle(config, source, policy_config, evaluation)
     return _send(config) if config.push else None
@@ -204,6 +206,7 @@ def _card(
             environment=evaluation.environment,
             plot=None if report is None else PLOT,
             video=None if evaluation.video is None else VIDEO,
+            origin=Origin.of(source),
         )
     )
 

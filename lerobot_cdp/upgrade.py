@@ -2,8 +2,8 @@
 
     python -m lerobot_cdp.upgrade --policy.path=lerobot/diffusion_pusht --output_dir=outputs/upgraded
 
-It keeps the solver of the checkpoint, so that it acts as before. `lerobot_cdp.calibrate` makes a copy that samples in 3
-steps, laid as suits it.
+It keeps the solver of the checkpoint, so that it acts as before. `lerobot_cdp.speed_up` makes a copy that acts in one
+to three network evaluations.
 `lerobot-train --policy.path=outputs/upgraded …` fine-tunes it with contraction.
 """
 

@@ -21,7 +21,7 @@ PREDICTIONS = ("epsilon", "sample", "velocity")
 def make_solver(name, prediction="epsilon", clip=None, n_timesteps=100, spacing="trailing"):
     """A solver whose steps are laid as diffusers calls it, or by a `Warp`."""
     warp = spacing if isinstance(spacing, Warp) else None
-    if name == "FlowMatchEuler":
+    if prediction == "velocity" or name == "FlowMatchEuler":
         return make_scheduler(name, clip, warp, num_train_timesteps=n_timesteps)
     noise = {"beta_schedule": "squaredcos_cap_v2", "num_train_timesteps": n_timesteps}
     return make_scheduler(name, clip, warp, prediction_type=prediction, timestep_spacing=spacing, **noise)

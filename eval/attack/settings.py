@@ -34,7 +34,7 @@ HOSTILE = (
 PLAUSIBLE = {
     "n_obs_steps": (1, 2, 3), "horizon": (1, 2, 4, 8, 10, 12), "n_action_steps": (1, 2, 4, 7, 8),
     "backbone": ("unet", "mlp", "dit"), "prediction_type": ("epsilon", "sample", "velocity"),
-    "noise_scheduler_type": ("DDIM", "DPMSolver++", "DDPM", "FlowMatchEuler"),
+    "noise_scheduler_type": ("DDIM", "DPMSolver++", "DDPM", "FlowMatchEuler", "LCM"),
     "timestep_spacing": ("leading", "trailing", "linspace"),
     "beta_schedule": ("linear", "scaled_linear", "squaredcos_cap_v2"),
     "beta_start": (1e-5, 0.01), "beta_end": (0.1, 2.0),
@@ -43,6 +43,7 @@ PLAUSIBLE = {
     "clip_sample": (True, False), "clip_sample_range": (0.5, 2.0), "warm_start": (0.5, 0.99), "smoothing": (1, 1000),
     "sampling_temperature": (0.1, 1), "max_contraction_factor": (1e-9, 1e9), "ema_decay": (0, 0.5),
     "optimizer_lr": (1e-9, 1.0), "scheduler_name": ("constant", "polynomial", "cosine"), "vision_stages": (1, 4),
+    "freeze_vision_encoder": (True, False),
     "resize_shape": ([20, 24], [1, 1]), "crop_shape": ([20, 20], [80, 80]), "crop_ratio": (0.1, 0.9),
     "use_group_norm": (True, False), "spatial_softmax_num_keypoints": (1, 7),
     "use_separate_rgb_encoder_per_camera": (True, False), "contraction.weight": (0, 1000, "auto"),

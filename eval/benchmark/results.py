@@ -14,7 +14,7 @@ from lerobot_cdp.checkpoints.files import write_bytes
 from .cells import Cell, Evaluation, Grid
 from .training import checkpoint
 
-__all__ = ["collect", "summary", "write_table"]
+__all__ = ["COLUMNS", "collect", "episode_rows", "summary", "write_table"]
 
 # What an episode belongs to, and what came of it; then facts of its evaluation, the same in all rows of it.
 COLUMNS = {
@@ -52,11 +52,11 @@ def collect(folder: Path, grid: Grid, further: Iterable[tuple[Cell, Evaluation]]
         path = folder / cell.name / f"{evaluation.name}.json"
         if path.exists():
             training = json.loads((checkpoint(folder / cell.name, cell) / "training.json").read_text())
-            rows += _rows(cell, evaluation, json.loads(path.read_text()), training)
+            rows += episode_rows(cell, evaluation, json.loads(path.read_text()), training)
     return pd.DataFrame(rows, columns=[*COLUMNS]).astype(COLUMNS)
 
 
-def _rows(cell: Cell, evaluation: Evaluation, result: dict, training: dict) -> list[dict]:
+def episode_rows(cell: Cell, evaluation: Evaluation, result: dict, training: dict) -> list[dict]:
     start = cell.settings.get("contraction", {}).get("start", 0)
     step_seconds = [entry["update_s"] for entry in training["history"] if entry["steps"] > start]
     facts = {

@@ -6,11 +6,13 @@ lanczos        the ends of the spectrum from a few products
 local_rate     R_t of a network at given points
 losses         what is penalised
 penalty        the training term made of them: `contraction_loss` for any network, ContractionPenalty for a policy
+factor         the same for a map that jumps to the end of its trajectory: its largest singular value
 rate_control   `weight: auto`, set by what training needs
 sharding       several processes
 """
 
 from .criterion import RateOperator, denoiser_coefficients, rate_operator, signal_and_noise
+from .factor import factor_loss
 from .lanczos import Extremes, lanczos
 from .local_rate import RELATIVE_STEP, LocalRate
 from .losses import LOSSES
@@ -46,6 +48,7 @@ __all__ = [
     "dense_jacobian",
     "differentiable_product",
     "expand",
+    "factor_loss",
     "finite_difference",
     "full_precision",
     "is_sharded",

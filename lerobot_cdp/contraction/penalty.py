@@ -26,7 +26,7 @@ from .losses import LOSSES
 from .products import METHODS, full_precision, full_precision_backwards, unit_directions
 from .sharding import is_sharded
 
-__all__ = ["ContractionPenalty", "PenaltyValue", "Process", "bind", "contraction_loss"]
+__all__ = ["ContractionPenalty", "PenaltyValue", "Process", "bind", "contraction_loss", "gradient_of"]
 
 N_PRODUCTS = 5  # per λ_max: a median error of 2 %
 BATCH_SHARE = 1 / 8  # of the batch that the penalty is computed on, at least one sample
@@ -164,7 +164,7 @@ def contraction_loss(
         if parameters is None:
             return PenaltyValue(value.detach(), **found, graph=value)
         parameters = tuple(p for p in parameters if p.requires_grad)
-        return PenaltyValue(value.detach(), **found, parameters=parameters, gradient=_gradient(value, parameters))
+        return PenaltyValue(value.detach(), **found, parameters=parameters, gradient=gradient_of(value, parameters))
 
 
 def _check(name: str, value: str, allowed: tuple[str, ...]) -> None:
@@ -172,7 +172,8 @@ def _check(name: str, value: str, allowed: tuple[str, ...]) -> None:
         raise ValueError(f"`{name}` must be one of {list(allowed)}. Got {value!r}.")
 
 
-def _gradient(loss: Tensor, parameters: tuple[nn.Parameter, ...]) -> tuple[Tensor, ...]:
+def gradient_of(loss: Tensor, parameters: tuple[nn.Parameter, ...]) -> tuple[Tensor, ...]:
+    """The derivative of a loss by each of the parameters, detached."""
     if not loss.requires_grad:  # the Jacobian depends on no parameter
         return tuple(torch.zeros_like(p) for p in parameters)
     gradient = list(torch.autograd.grad(loss, parameters, materialize_grads=True))
@@ -214,6 +215,18 @@ class ContractionPenalty:
         x_0, condition = x_0[:n].float(), None if condition is None else condition[:n].detach().float()
         low, high = self.timestep_range
         timesteps = process.draw_timesteps(n, high, x_0.device, generator, above=low)
+        return self._evaluate(network, process, x_0, timesteps, condition, generator)
+
+    def _evaluate(
+        self,
+        network: nn.Module,
+        process: Process,
+        x_0: Tensor,
+        timesteps: Tensor,
+        condition: Tensor | None,
+        generator: torch.Generator | None,
+    ) -> PenaltyValue:
+        """The loss at the demonstrations x_0 (n, T, A), noised."""
         epsilon = torch.randn(x_0.shape, device=x_0.device, generator=generator)
         return contraction_loss(
             bind(network, timesteps, condition),

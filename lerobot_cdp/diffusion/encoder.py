@@ -81,10 +81,12 @@ class ObservationEncoder(nn.Module):
     Args:
         config: names the features; LeRobot's settings of the ResNet.
         vision_stages: stages of the ResNet that are used, in [1, 4].
+        frozen: whether it is never trained, and always sees pictures as at inference.
     """
 
-    def __init__(self, config: DiffusionConfig, vision_stages: int = N_STAGES):
+    def __init__(self, config: DiffusionConfig, vision_stages: int = N_STAGES, frozen: bool = False):
         super().__init__()
+        self.frozen = frozen
         self.image_features, self.env_state_feature = config.image_features, config.env_state_feature
         n_cameras = len(config.image_features)
         n_encoders = n_cameras if config.use_separate_rgb_encoder_per_camera else min(n_cameras, 1)
@@ -93,6 +95,12 @@ class ObservationEncoder(nn.Module):
         width = sum(feature.shape[0] for feature in vectors)
         width += sum(self._encoder_of(camera).feature_dim for camera in range(n_cameras))
         self.condition_dim = config.n_obs_steps * width
+        if frozen:
+            self.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> "ObservationEncoder":
+        """As torch does, but of one that is frozen not even the running statistics of images change."""
+        return super().train(mode and not self.frozen)
 
     def _encoder_of(self, camera: int) -> RgbEncoder:
         return self.rgb_encoders[camera if len(self.rgb_encoders) > 1 else 0]

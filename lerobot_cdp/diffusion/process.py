@@ -33,6 +33,12 @@ class Process(ContractionProcess, Protocol):
     def target(self, x_0: Tensor, epsilon: Tensor, timesteps: Tensor) -> Tensor:
         """What the network is to predict at x_t, (B, T, A)."""
 
+    def share_of(self, timesteps: Tensor) -> Tensor:
+        """Where timesteps (B,) lie between the data (0) and noise (1), (B,)."""
+
+    def timesteps_at(self, share: Tensor) -> Tensor:
+        """The timesteps (B,) at such shares, rounded where they are whole numbers; no nearer to the data than any."""
+
 
 class VariancePreserving:
     """The process of a diffusers scheduler with `alphas_cumprod`, and its prediction type."""
@@ -56,6 +62,12 @@ class VariancePreserving:
 
     def target(self, x_0, epsilon, timesteps):
         return epsilon if self.prediction_type == "epsilon" else x_0
+
+    def share_of(self, timesteps):
+        return (timesteps + 1) / self.scheduler.config.num_train_timesteps
+
+    def timesteps_at(self, share):
+        return ((share * self.scheduler.config.num_train_timesteps).round().long() - 1).clamp_min(0)
 
 
 class FlowMatching:
@@ -85,3 +97,9 @@ class FlowMatching:
 
     def target(self, x_0, epsilon, timesteps):
         return epsilon - x_0
+
+    def share_of(self, timesteps):
+        return timesteps / self.scheduler.config.num_train_timesteps
+
+    def timesteps_at(self, share):
+        return (share * self.scheduler.config.num_train_timesteps).clamp_min(1.0)

@@ -6,6 +6,7 @@
 | `DPMSolver++`          | DPM-Solver++ 2M, second-order multistep            | variance preserving | yes           |
 | `DDPM`                 | ancestral sampling, for comparison                 | variance preserving | no            |
 | `FlowMatchEuler`       | Euler                                              | flow matching       | yes           |
+| `LCM`                  | of consistency models, see `consistency`           | both                | yes           |
 """
 
 import copy
@@ -17,8 +18,10 @@ from diffusers import (
     DDPMScheduler,
     DPMSolverMultistepScheduler,
     FlowMatchEulerDiscreteScheduler,
+    LCMScheduler,
 )
 from diffusers.configuration_utils import register_to_config
+from diffusers.schedulers.scheduling_lcm import LCMSchedulerOutput
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor
 
@@ -93,6 +96,76 @@ class WarpedDPMSolverScheduler(Warped, DPMSolverMultistepScheduler):
         return sample.clamp(-self.limit, self.limit)
 
 
+class Renoising:
+    """Part of a solver of consistency models: goes on with the noise that sampling began with, not with fresh one.
+
+        x_s = α_s f(x_t) + σ_s ε
+
+    So the same noise gives the same actions, and two starts side by side meet the same noise. Where sampling begins
+    there is nothing but noise, ε = x_t; after a warm start it is ε = (x_t − α_t f(x_t)) / σ_t.
+    """
+
+    is_noise = True  # where sampling begins
+    _noise: Tensor | None = None
+
+    def _clipped(self, end: Tensor) -> Tensor:
+        """f, next to the data as well, where it is x_t."""
+        limit = self.config.clip_sample_range
+        return end.clamp(-limit, limit) if self.config.clip_sample else end
+
+    def _renoised(self, end: Tensor, x_t: Tensor, here: tuple[float, float], following: tuple[float, float]) -> Tensor:
+        """x_s of f(x_t) = `end`, all (B, T, A), from α, σ here to those that follow."""
+        (alpha, sigma), (next_alpha, next_sigma) = here, following
+        if self._noise is None:
+            self._noise = x_t / self.init_noise_sigma if self.is_noise else (x_t - alpha * end) / sigma
+        return next_alpha * end + next_sigma * self._noise
+
+
+class ConsistencyScheduler(Renoising, LCMScheduler):
+    """diffusers' LCM with the noise of the start, and its steps laid by `warp`."""
+
+    warp: Warp = EQUAL
+
+    def set_timesteps(self, num_inference_steps: int) -> None:
+        """Lay `num_inference_steps` steps. diffusers' own warns of every start below T."""
+        laid = whole_timesteps(num_inference_steps, self.warp, self.config.num_train_timesteps)
+        self.timesteps, self.num_inference_steps = torch.from_numpy(laid), num_inference_steps
+        self._step_index = self._begin_index = None
+
+    def step(self, model_output: Tensor, timestep: int, sample: Tensor) -> LCMSchedulerOutput:
+        """One step from x_t = `sample` (B, T, A) with the prediction `model_output` (B, T, A)."""
+        if self.step_index is None:
+            self._init_step_index(timestep)
+        here = alpha, sigma = self._signal_and_noise(timestep)
+        is_sample = self.config.prediction_type == "sample"
+        x_0 = model_output if is_sample else (sample - sigma * model_output) / alpha
+        c_skip, c_out = self.get_scalings_for_boundary_condition_discrete(timestep)
+        x_s = end = self._clipped(c_skip * sample + c_out * x_0)
+        if self.step_index + 1 < len(self.timesteps):
+            following = self._signal_and_noise(self.timesteps[self.step_index + 1])
+            x_s = self._renoised(end, sample, here, following)
+        self._step_index += 1
+        return LCMSchedulerOutput(prev_sample=x_s, denoised=end)
+
+    def _signal_and_noise(self, timestep: int | Tensor) -> tuple[float, float]:
+        alpha_squared = self.alphas_cumprod[int(timestep)]
+        return alpha_squared.sqrt().item(), (1 - alpha_squared).sqrt().item()
+
+
+class FlowConsistencyScheduler(Renoising, FlowMatchEulerScheduler):
+    """The same for flow matching: diffusers' Euler with `stochastic_sampling`, but the noise of the start."""
+
+    def step(self, model_output: Tensor, timestep: Tensor, sample: Tensor) -> LCMSchedulerOutput:
+        """One step from x_t = `sample` (B, T, A) with the velocity `model_output` (B, T, A)."""
+        if self.step_index is None:
+            self._init_step_index(timestep)
+        sigma, next_sigma = self.sigmas[self.step_index : self.step_index + 2].tolist()
+        end = self._clipped(sample - sigma * model_output)
+        x_s = self._renoised(end, sample, (1 - sigma, sigma), (1 - next_sigma, next_sigma)) if next_sigma else end
+        self._step_index += 1
+        return LCMSchedulerOutput(prev_sample=x_s, denoised=end)
+
+
 def make_scheduler(name: str, clip: float | None, warp: Warp | None = None, **process: object) -> SchedulerMixin:
     """A diffusers scheduler.
 
@@ -100,16 +173,20 @@ def make_scheduler(name: str, clip: float | None, warp: Warp | None = None, **pr
         name: a `noise_scheduler_type` of the table above.
         clip: estimates of x_0 are clipped to ± this, in units of the normalised actions; None: not clipped.
         warp: how steps are laid; None: by diffusers' `timestep_spacing`, with flow matching equal steps.
-        **process: `num_train_timesteps`; but for `FlowMatchEuler` also `prediction_type`, `timestep_spacing`,
+        **process: `num_train_timesteps`; with a variance-preserving process also `prediction_type`, `timestep_spacing`,
             `beta_schedule`, `beta_start` and `beta_end`, as diffusers has them.
     """
     clipping = {"clip_sample": clip is not None, "clip_sample_range": 1.0 if clip is None else clip}
-    if name == "FlowMatchEuler":
-        return FlowMatchEulerScheduler(**process, **clipping, warp=warp or EQUAL)
+    if name == "FlowMatchEuler" or (name == "LCM" and "prediction_type" not in process):
+        solver = FlowMatchEulerScheduler if name == "FlowMatchEuler" else FlowConsistencyScheduler
+        return solver(**process, **clipping, warp=warp or EQUAL)
     if name == "DDIM" and warp is None:
         return DDIMScheduler(**process, **clipping)
     if name == "DDPM":
         scheduler = WarpedDDPMScheduler(**process, **clipping)
+    elif name == "LCM":
+        scheduler = ConsistencyScheduler(**process, **clipping)
+        warp = warp or EQUAL
     else:
         # diffusers' DDIM takes equal steps only. At order 1 the other is DDIM (Lu et al. 2022, section 4), with the
         # noise of the clipped estimate; diffusers' DDIM keeps that of the unclipped one.
@@ -158,6 +235,8 @@ def sample(
     """
     scheduler = with_steps(scheduler, num_inference_steps)
     x_t = noise * scheduler.init_noise_sigma if is_noise else noise
+    if isinstance(scheduler, Renoising):
+        scheduler.is_noise = is_noise
     return follow(network, scheduler, scheduler.timesteps.tolist(), x_t, generator)
 
 

@@ -11,15 +11,18 @@ import re
 import shlex
 from dataclasses import asdict, dataclass, field
 from importlib.resources import files
+from pathlib import Path
 from urllib.parse import quote
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from lerobot.configs import PreTrainedConfig
 
+from ..checkpoints.files import read_json
 from .push import check_repo_id
 
-__all__ = ["DatasetFacts", "Facts", "TaskResult", "make_card"]
+__all__ = ["ORIGIN", "DatasetFacts", "Facts", "Origin", "TaskResult", "make_card"]
 
+ORIGIN = "speed_up.json"  # in a checkpoint that another one was made into
 ROBOT, TASK, NAME = "ROBOT", "YOUR TASK", "USER/NAME"  # placeholders, where nothing is known
 TRAINING_SETTINGS = ("steps", "batch_size", "seed")
 POLICY_SETTINGS = (
@@ -57,6 +60,35 @@ class TaskResult:
 
 
 @dataclass(frozen=True)
+class Origin:
+    """What a checkpoint was made of, and how.
+
+    Attributes:
+        policy: the checkpoint that it was made of.
+        strength: of `lerobot_cdp.speed_up`.
+        evaluations: per chunk.
+        measured_on: what `errors` were measured at.
+        errors: by the number of evaluations, and by how they are laid.
+    """
+
+    policy: str
+    strength: str
+    evaluations: int
+    measured_on: str
+    errors: dict[str, dict[str, float]]
+
+    @classmethod
+    def of(cls, folder: Path) -> "Origin | None":
+        """That of a checkpoint; None where it has none that can be read."""
+        try:
+            found = cls(**read_json(folder / ORIGIN))
+            _origin(found)
+        except (TypeError, ValueError, AttributeError):
+            return None
+        return found
+
+
+@dataclass(frozen=True)
 class Facts:
     """What the card says; what is not given it leaves out.
 
@@ -69,6 +101,7 @@ class Facts:
         environment: arguments by which lerobot-eval makes the environment of the evaluation.
         plot: path of a picture in the repository.
         video: path of a video there.
+        origin: what it was made of.
     """
 
     config: PreTrainedConfig
@@ -80,6 +113,7 @@ class Facts:
     environment: str = "--env.type=ENV"
     plot: str | None = None
     video: str | None = None
+    origin: Origin | None = None
 
     @classmethod
     def of_training(cls, config: PreTrainedConfig, cfg, dataset_meta, trained_share: float | None = None) -> "Facts":
@@ -136,6 +170,7 @@ def make_card(facts: Facts) -> ModelCard:
         environment=_line(facts.environment),
         plot=facts.plot,
         video=facts.video,
+        origin=facts.origin and _origin(facts.origin),
     )
 
 
@@ -169,6 +204,15 @@ def _settings(facts: Facts) -> dict[str, object]:
     penalty = {f"contraction.{name}": value for name, value in asdict(facts.config.contraction).items()}
     settings = training | {name: getattr(facts.config, name) for name in POLICY_SETTINGS} | penalty
     return {name: _text(value) for name, value in settings.items()}
+
+
+def _origin(origin: Origin) -> dict:
+    errors = {
+        _text(n): {_text(name): f"{float(error):.3f}" for name, error in of.items()} for n, of in origin.errors.items()
+    }
+    words = {name: _argument(getattr(origin, name)) for name in ("strength", "evaluations")}
+    names = {"policy": _code(origin.policy), "measured_on": _text(origin.measured_on)}
+    return names | words | {"errors": errors, "columns": list(next(iter(errors.values()), {}))}
 
 
 def _eval_results(results: tuple[TaskResult, ...]) -> list[EvalResult]:

@@ -1,4 +1,4 @@
-"""From settings to objects: here alone a `CDPConfig` becomes a process, a solver, a backbone, a penalty and limits."""
+"""From settings to objects: here alone a `CDPConfig` becomes a process, a solver, a backbone and limits."""
 
 from math import gcd, inf
 
@@ -9,7 +9,6 @@ from lerobot.utils.constants import ACTION, OBS_STATE
 from torch import nn
 
 from ..acting.limits import ActionLimits
-from ..contraction import ContractionPenalty
 from ..diffusion.backbones.dit import DiT
 from ..diffusion.backbones.mlp import ResidualMLP
 from ..diffusion.grid import Warp
@@ -20,7 +19,7 @@ from .configuration_cdp import DIT_HEAD_DIM, VP_SETTINGS, CDPConfig
 from .processor_cdp import joint_names
 from .statistics import Affine, Statistics, affine
 
-__all__ = ["make_backbone", "make_limits", "make_penalty", "make_process", "make_solver"]
+__all__ = ["make_backbone", "make_limits", "make_process", "make_solver"]
 
 DIT_PATCH = 4  # actions that share a token, where the horizon allows it: fewer tokens are quicker, and learn sooner
 
@@ -65,11 +64,6 @@ def make_backbone(config: CDPConfig, condition_dim: int) -> nn.Module:
         patch_size=gcd(config.horizon, DIT_PATCH),
         embed_dim=embed_dim,
     )
-
-
-def make_penalty(config: CDPConfig) -> ContractionPenalty:
-    """The contraction penalty, not yet weighted."""
-    return ContractionPenalty(config.contraction.loss, config.penalty_range)
 
 
 def make_limits(config: CDPConfig, statistics: Statistics) -> ActionLimits | None:

@@ -15,10 +15,10 @@ from ..diffusion.grid import EQUAL, Warp, most_steps
 from ..diffusion.sampler import sample, with_steps
 from ..errors import require
 from .build import make_solver
-from .configuration_cdp import SHIFTED, CDPConfig, StepCalibration
+from .configuration_cdp import LCM, SHIFTED, CDPConfig, StepCalibration
 from .model import CDPDiffusionModel
 
-__all__ = ["SETTLED", "calibrate_in_training", "calibrate_policy", "remember"]
+__all__ = ["SETTLED", "calibrate_in_training", "calibrate_policy", "executed", "many_steps", "remember"]
 
 CALIBRATION_BATCH = 64  # observations of a training; a command takes more
 WARM_STEPS = 10  # solver steps in which what is left of an error is measured
@@ -34,37 +34,62 @@ def calibrate_policy(model: CDPDiffusionModel, condition: Tensor, seed: int = 0)
         condition: (B, C) observation features, as its encoder gives them.
         seed: of the noise.
     """
-    config, first = model.config, model.config.n_obs_steps - 1
-    generator = torch.Generator().manual_seed(seed)
-    noise = torch.randn((len(condition), config.horizon, *config.action_feature.shape), generator=generator)
-    noise, executed = noise.to(condition), slice(first, first + config.n_action_steps)
-
-    def solve(warp: Warp, n: int) -> Tensor:
-        return sample(lambda x_t, t: model.backbone(x_t, t, condition), make_solver(config, warp), noise, n)
-
-    most = config.num_train_timesteps
+    config, most = model.config, model.config.num_train_timesteps
     counts = tuple(n for n in COUNTS if 2 * n <= most)
     require(counts, "num_train_timesteps", f"at least {2 * min(COUNTS)} for a calibration", most)
-    plans, before = solve(EQUAL, min(REFERENCE_STEPS, most)), config.warp or config.default_warp
-    found = calibrate(lambda *laid: solve(*laid)[:, executed], plans[:, executed], before, _free(config), counts)
-    few = slice(CALIBRATION_BATCH)
-    level = _warm_start(model, condition[few], plans[few], noise[few], found.warp.shift, generator)
-    return replace(found, warm_start=level)
+
+    def solve(warp: Warp, n: int) -> Tensor:
+        return executed(model, condition, n, warp, seed)
+
+    before = config.warp or config.default_warp
+    found = calibrate(solve, many_steps(model, condition, seed), before, _free(config), counts)
+    return replace(found, warm_start=_warm_start(model, condition[:CALIBRATION_BATCH], found.warp.shift, seed))
 
 
-def _warm_start(
-    model: CDPDiffusionModel, condition: Tensor, plans: Tensor, noise: Tensor, shift: float, generator: torch.Generator
-) -> float:
+def many_steps(model: CDPDiffusionModel, condition: Tensor, seed: int = 0) -> Tensor:
+    """What few steps are compared with; see `executed`."""
+    return executed(model, condition, min(REFERENCE_STEPS, model.config.num_train_timesteps), EQUAL, seed)
+
+
+@torch.no_grad()
+def executed(model: CDPDiffusionModel, condition: Tensor, n: int, warp: Warp | None = None, seed: int = 0) -> Tensor:
+    """The executed actions (B, n_action_steps, A) of chunks that are sampled in `n` steps.
+
+    Args:
+        model: the network that acts.
+        condition: (B, C) observation features, as its encoder gives them.
+        n: network evaluations.
+        warp: how the steps are laid; None: as the policy does.
+        seed: of the noise; no other random state is touched.
+    """
+    generator, solver = torch.Generator().manual_seed(seed), make_solver(model.config, warp)
+    noise = _noise(model, condition, generator)
+    chunks = sample(lambda x_t, t: model.backbone(x_t, t, condition), solver, noise, n)
+    return chunks[:, _executed_rows(model.config)]
+
+
+def _noise(model: CDPDiffusionModel, condition: Tensor, generator: torch.Generator) -> Tensor:
+    shape = (len(condition), model.config.horizon, *model.config.action_feature.shape)
+    return torch.randn(shape, generator=generator).to(condition)
+
+
+def _executed_rows(config: CDPConfig) -> slice:
+    return slice(config.n_obs_steps - 1, config.n_obs_steps - 1 + config.n_action_steps)
+
+
+def _warm_start(model: CDPDiffusionModel, condition: Tensor, shift: float, seed: int) -> float:
     """The least level from which on errors of the last plan are forgotten."""
-    config, first, twice = model.config, model.config.n_obs_steps - 1, condition.repeat(2, 1)
+    config, most, generator = model.config, model.config.num_train_timesteps, torch.Generator().manual_seed(seed)
+    noise, many, twice = _noise(model, condition, generator), min(REFERENCE_STEPS, most), condition.repeat(2, 1)
+    plans = sample(lambda x_t, t: model.backbone(x_t, t, condition), make_solver(config, EQUAL), noise, many)
 
     def left(level: float) -> float:
-        warp = Warp(shift, max(level, 1 / config.num_train_timesteps))
-        solver, n = make_solver(config, warp), min(WARM_STEPS, most_steps(warp, config.num_train_timesteps))
+        warp = Warp(shift, max(level, 1 / most))
+        solver, n = make_solver(config, warp), min(WARM_STEPS, most_steps(warp, most))
 
         def solve(x_t: Tensor) -> Tensor:
             chunks = sample(lambda x_t, t: model.backbone(x_t, t, twice), solver, x_t, n, is_noise=False)
-            return chunks[:, first : first + config.n_action_steps]
+            return chunks[:, _executed_rows(config)]
 
         timestep = with_steps(solver, n).timesteps[0]
         return memory(solve, model.process, plans, noise, timestep, generator).mean().item()
@@ -96,7 +121,9 @@ def calibrate_in_training(policy: PreTrainedPolicy, observations: dict[str, Tens
         observations: (B, n_obs_steps, …) that it was trained on, normalised; None: there are none yet.
     """
     config = policy.config
-    is_wanted = config.timestep_spacing == SHIFTED and _free(config) and config.noise_scheduler_type != "DDPM"
+    # A consistency policy has been taught where its first steps lead; DDPM has no end to compare with.
+    is_fixed = config.noise_scheduler_type in ("DDPM", LCM)
+    is_wanted = config.timestep_spacing == SHIFTED and _free(config) and not is_fixed
     is_early = observations is None or policy.n_updates < SETTLED or config.num_train_timesteps < 2 * min(COUNTS)
     if not is_wanted or is_early or rank() or is_sharded(policy.diffusion):
         return

@@ -1,4 +1,4 @@
-"""Settings of the Contractive Diffusion Policy: those of LeRobot's `diffusion`, and 20 of its own."""
+"""Settings of the Contractive Diffusion Policy: those of LeRobot's `diffusion`, and 22 of its own."""
 
 import logging
 from dataclasses import dataclass, field, fields, replace
@@ -12,13 +12,15 @@ from lerobot.utils.constants import OBS_ENV_STATE, OBS_STATE
 from ..diffusion.grid import EQUAL, Warp, most_steps, steps_below
 from ..diffusion.picture import is_built_for_loading, map_size, most_stages, seen_size
 from ..errors import SettingError, require
+from .groups import WARM_START, ContractionConfig, StepCalibration, tuples_for_lists
 from .schema import SCHEMA_VERSION, SchemaVersion, check_version, in_todays_units
-from .values import AUTO, CDP_RULES, CONTRACTION_RULES, RTC_RULES, check_values
+from .values import AUTO, CDP_RULES, RTC_RULES, check_values
 
 __all__ = ["AUTO", "SHIFTED", "CDPConfig", "ContractionConfig", "StepCalibration"]
 
 # The solvers of the process that a prediction type belongs to; the first one is the default.
-VP_SOLVERS, FLOW_SOLVERS = ("DDIM", "DPMSolver++", "DDPM"), ("FlowMatchEuler",)
+LCM = "LCM"
+VP_SOLVERS, FLOW_SOLVERS = ("DDIM", "DPMSolver++", "DDPM", LCM), ("FlowMatchEuler", LCM)
 SOLVERS = {"epsilon": VP_SOLVERS, "sample": VP_SOLVERS, "velocity": FLOW_SOLVERS}
 # Settings that only some choices use: with any other they must keep their defaults.
 UNET_SETTINGS = ("down_dims", "kernel_size", "n_groups", "use_film_scale_modulation", "gradient_checkpointing")
@@ -30,7 +32,6 @@ BACKBONE_SETTINGS = {
 VP_SETTINGS = ("beta_schedule", "beta_start", "beta_end")
 SHIFTED, EQUAL_STEPS = "shifted", "trailing"
 TIMESTEP_SPACINGS = (SHIFTED, "leading", "trailing", "linspace")
-WARM_START = 0.5  # level, of a policy that was not calibrated
 WARPS = {"velocity": Warp(0.4, 1.0), "sample": Warp(0.4, 1.0), "epsilon": Warp(0.4, 0.84)}
 BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
 # Where the penalty acts when that is not given. Diffusion expands next to noise, where a good denoiser hardly depends
@@ -38,52 +39,6 @@ BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
 NEXT_TO_NOISE, EVERYWHERE = (0.7, 1.0), (0.0, 1.0)
 DIT_HEAD_DIM = 32
 LEAST_BETA, LEAST_SIGNAL = 1e-6, 1e-10  # what single precision can tell from 0; the signal is that of x_t, squared
-
-
-@dataclass
-class ContractionConfig:
-    """Settings of the contraction penalty, `--policy.contraction.…`.
-
-    Args:
-        weight: Weight γ >= 0 of the penalty. 0, the default: no penalty is computed. `auto`: set during training
-            (see `contraction.rate_control`).
-        loss: What is penalised: `hinge` (the expansion rate where it is positive) or `jacobian` (the paper's loss); see
-            `contraction.losses`.
-        timestep_range: (low, high), 0 <= low < high <= 1: share of the timesteps with the penalty, from data (0) to
-            noise (1). Default: (0.7, 1), with `velocity` (0, 1).
-        start: Training updates, >= 0, before the penalty begins. An untrained `epsilon` network expands everywhere.
-            Checkpoints store the count of updates, and fine-tuning continues it.
-        every: The penalty is computed at every k-th update, k >= 1, with k times the weight.
-
-    Raises:
-        SettingError: naming the setting, what it must be and what it got.
-    """
-
-    weight: float | str = 0.0
-    loss: str = "hinge"
-    timestep_range: tuple[float, float] | None = None
-    start: int = 0
-    every: int = 10
-
-    def __post_init__(self):
-        _tuples_for_lists(self)
-        check_values(self, CONTRACTION_RULES, "contraction.")
-
-
-@dataclass
-class StepCalibration:
-    """How the steps of a policy were found best laid (see `diffusion.calibration`).
-
-    Args:
-        timestep_shift, first_timestep: As the settings of these names.
-        measured_on: What it was measured on.
-        warm_start: As the setting, where that is `auto`.
-    """
-
-    timestep_shift: float
-    first_timestep: float
-    measured_on: str
-    warm_start: float = WARM_START
 
 
 @PreTrainedConfig.register_subclass("cdp")
@@ -108,10 +63,14 @@ class CDPConfig(DiffusionConfig):
         vision_stages: ResNet stages, 1 to 4, that encode images; LeRobot uses 4. The feature map after k stages has
             1 / 2^(k + 1) of the image's height and width. For images of about 100 pixels, 2 or 3 stages keep a finer
             map and are faster.
+        freeze_vision_encoder: Leave the encoder of the images as it is, and show it all pictures as at inference.
         prediction_type: What the network predicts: `velocity` (flow matching, the default), `sample` or `epsilon`
             (variance preserving). See `diffusion.process`; docs/benchmark.md compares.
         noise_scheduler_type: Solver at inference. With `velocity`: `FlowMatchEuler`. Else `DDIM` (default) or
-            `DPMSolver++` (the paper's), both deterministic, or `DDPM`.
+            `DPMSolver++` (the paper's), both deterministic, or `DDPM`. `LCM`, with any prediction, makes it a
+            consistency policy, which is trained to end in one step (see `policy.consistency`).
+        teacher: With `LCM`: the checkpoint of the diffusion policy whose ends are learned. None: it teaches itself.
+            Only training reads it.
         num_inference_steps: Network evaluations per action chunk.
         timestep_spacing: How the solver's steps are laid: `shifted` (see `diffusion.grid`); `trailing`, in equal steps;
             or, but not with `velocity`, `leading` (LeRobot's) and `linspace`, as diffusers has them.
@@ -138,7 +97,7 @@ class CDPConfig(DiffusionConfig):
             repeats the last action for the length of a chunk, as with `max_contraction_factor`. None: warn only.
         ema_decay: Largest decay, in [0, 1), of the averaged weights, which act. 0: no average.
         contraction: The contraction penalty, see `ContractionConfig`.
-        calibration: What training or `lerobot_cdp.calibrate` found for the two settings of the steps; those given by
+        calibration: What training or `lerobot_cdp.speed_up` found for the two settings of the steps; those given by
             you go first.
         rtc_config: LeRobot's settings of real-time chunking (see `acting.real_time`); its rollout fills them in.
         action_feature_names: Names of the action dimensions; LeRobot fills it from the dataset.
@@ -170,9 +129,11 @@ class CDPConfig(DiffusionConfig):
     hidden_dim: int | None = None
     num_layers: int | None = None
     vision_stages: int = 4
+    freeze_vision_encoder: bool = False
 
     prediction_type: str = "velocity"
     noise_scheduler_type: str | None = None
+    teacher: str | None = None
     num_inference_steps: int = 3
     timestep_spacing: str = "shifted"
     timestep_shift: float | None = None
@@ -199,7 +160,7 @@ class CDPConfig(DiffusionConfig):
     schema_version: SchemaVersion = SCHEMA_VERSION
 
     def __post_init__(self):
-        _tuples_for_lists(self)
+        tuples_for_lists(self)
         self._make("contraction", ContractionConfig)
         self._make("calibration", StepCalibration)
         self._make("rtc_config", RTCConfig)
@@ -304,7 +265,18 @@ class CDPConfig(DiffusionConfig):
             self._require("sampling_temperature", self.sampling_temperature == 1, "1.0 with DDPM")
             is_off = self.max_contraction_factor is None
             self._require("max_contraction_factor", is_off, "None with DDPM, whose noise drives two chunks apart")
+        self._check_consistency()
         self._check_steps()
+
+    def _check_consistency(self) -> None:
+        if not self.is_consistency:
+            self._require("teacher", self.teacher is None, f"null without noise_scheduler_type = {LCM}")
+            return
+        spacing = self.timestep_spacing
+        self._require("timestep_spacing", spacing == SHIFTED, f"{SHIFTED!r} with noise_scheduler_type = {LCM}")
+        is_plain = self.contraction.weight == 0 or self.contraction.loss == "hinge"
+        must_be = f"'hinge' with noise_scheduler_type = {LCM}"
+        require(is_plain, "contraction.loss", must_be, self.contraction.loss)
 
     def _check_steps(self) -> None:
         """How the steps are laid."""
@@ -462,6 +434,11 @@ class CDPConfig(DiffusionConfig):
         return min(steps, most_steps(self.warm_warp, self.num_train_timesteps))
 
     @property
+    def is_consistency(self) -> bool:
+        """Whether the network is a consistency model."""
+        return self.noise_scheduler_type == LCM
+
+    @property
     def penalty_range(self) -> tuple[float, float]:
         """`contraction.timestep_range`, or the one of the prediction type where that is not given."""
         default = EVERYWHERE if self.prediction_type == "velocity" else NEXT_TO_NOISE
@@ -486,11 +463,3 @@ class CDPConfig(DiffusionConfig):
 def _title(vision_backbone: str) -> str:
     """As torchvision names the weights: resnet18 -> ResNet18."""
     return vision_backbone.replace("resnet", "ResNet")
-
-
-def _tuples_for_lists(config: object) -> None:
-    """draccus cannot save a list where a tuple or None is expected."""
-    for own in fields(config):
-        value = getattr(config, own.name)
-        if isinstance(value, list) and "tuple" in str(own.type):
-            setattr(config, own.name, tuple(value))

@@ -13,7 +13,7 @@ from .modeling_cdp import CDPPolicy
 
 __all__ = ["ExportableSampler"]
 
-EXPORTABLE = ("DDIM", "DPMSolver++", "FlowMatchEuler")
+EXPORTABLE = ("DDIM", "DPMSolver++", "FlowMatchEuler", "LCM")
 
 
 class ExportableSampler(nn.Module):

@@ -21,7 +21,7 @@ PENALTY = ("contraction.loss", "contraction.timestep_range", "contraction.start"
 VISION = (
     "vision_backbone", "vision_stages", "resize_shape", "crop_shape", "crop_ratio", "crop_is_random",
     "pretrained_backbone_weights", "use_group_norm", "spatial_softmax_num_keypoints",
-    "use_separate_rgb_encoder_per_camera",
+    "use_separate_rgb_encoder_per_camera", "freeze_vision_encoder",
 )  # fmt: skip
 
 

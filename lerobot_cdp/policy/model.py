@@ -16,12 +16,15 @@ from ..acting.monitor import contraction_factor, neighbour
 from ..acting.real_time import Prefix, guided
 from ..acting.smoothing import smoothed
 from ..acting.warm_start import start_from
+from ..diffusion.consistency import Lesson, consistency_map
 from ..diffusion.encoder import ObservationEncoder
 from ..diffusion.sampler import sample, with_steps
 from .build import make_backbone, make_process, make_solver
 from .configuration_cdp import CDPConfig
 
 __all__ = ["CDPDiffusionModel", "Chunk", "DiffusionLoss"]
+
+CORNER = 0.03  # of the consistency loss: below, it is a square, above, a distance (pseudo-Huber)
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,7 @@ class CDPDiffusionModel(nn.Module):
     def __init__(self, config: CDPConfig):
         super().__init__()
         self.config = config
-        self.encoder = ObservationEncoder(config, config.vision_stages)
+        self.encoder = ObservationEncoder(config, config.vision_stages, config.freeze_vision_encoder)
         self.backbone = make_backbone(config, self.encoder.condition_dim)
         self.process = make_process(config)
         self.lay_steps()
@@ -68,13 +71,16 @@ class CDPDiffusionModel(nn.Module):
         warm = self.config.warm_warp
         self.warm_solver = warm and make_solver(self.config, warm)
 
-    def compute_loss(self, batch: dict[str, Tensor], condition: Tensor) -> DiffusionLoss:
+    def compute_loss(self, batch: dict[str, Tensor], condition: Tensor, lesson: Lesson | None = None) -> DiffusionLoss:
         """Diffusion loss at random timesteps.
 
         Args:
             batch: `action` (B, horizon, A), normalised, and `action_is_pad` (B, horizon).
             condition: (B, C) observation features, as `encoder` gives them.
+            lesson: of a consistency policy: the loss is then its distance to the ends of it.
         """
+        if lesson is not None:
+            return self._consistency_loss(batch, condition, lesson)
         x_0 = batch[ACTION]
         epsilon = torch.randn(x_0.shape, device=x_0.device)
         timesteps = self.process.draw_timesteps(len(x_0), 1.0, x_0.device)
@@ -82,6 +88,14 @@ class CDPDiffusionModel(nn.Module):
         target = self.process.target(x_0, epsilon, timesteps)
         error = F.mse_loss(self.backbone(x_t, timesteps, condition), target, reduction="none")
         return self._reduce(error, batch["action_is_pad"])
+
+    def _consistency_loss(self, batch: dict[str, Tensor], condition: Tensor, lesson: Lesson) -> DiffusionLoss:
+        """√(‖f − end‖² + c²) − c, means over a chunk: of two modes, f is drawn to the likelier, not between them."""
+        f = consistency_map(lambda x_t, timesteps: self.backbone(x_t, timesteps, condition), self.process)
+        error = F.mse_loss(f(lesson.x_t, lesson.timesteps), lesson.end, reduction="none")
+        squared = self._reduce(error, batch["action_is_pad"]).per_sample
+        per_sample = (squared + CORNER**2).sqrt() - CORNER
+        return DiffusionLoss(per_sample, per_sample.mean())
 
     def _reduce(self, error: Tensor, is_pad: Tensor) -> DiffusionLoss:
         """Means of `error` (B, T, A), over the actions that are no padding where the config asks for it."""

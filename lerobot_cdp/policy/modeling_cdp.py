@@ -38,7 +38,7 @@ from ..diffusion.picture import built_for_loading
 from ..errors import explain
 from ..hub.card import Facts, make_card
 from ..hub.push import push_trained
-from .build import make_limits, make_penalty
+from .build import make_limits
 from .calibration import calibrate_in_training
 from .checks import (
     check_actions,
@@ -52,6 +52,7 @@ from .checks import (
     with_axes,
 )
 from .configuration_cdp import AUTO, CDPConfig
+from .consistency import Lessons, make_penalty
 from .data_review import note_data, review_data
 from .ema import EMA
 from .idle_settings import idle_settings, warn_of_no_penalty
@@ -104,7 +105,7 @@ class CDPPolicy(DiffusionPolicy):
         self.diffusion = CDPDiffusionModel(config)
         self.ema = EMA(self.diffusion, config.ema_decay) if config.ema_decay > 0 else None
         self.rate_control = RateControl() if config.contraction.weight == AUTO else None
-        self.penalty = make_penalty(config)
+        self.penalty, self.lessons = make_penalty(self.diffusion), Lessons(config)
         self.register_buffer("n_updates", torch.zeros((), dtype=torch.int64))
         # The latest values: LeRobot's logger wants the same keys at every step.
         self.register_buffer("contraction_log", torch.zeros(len(CONTRACTION_LOG)))
@@ -164,7 +165,8 @@ class CDPPolicy(DiffusionPolicy):
             # Before the diffusion loss: the graph of neither is in memory while the other is computed.
             penalty = self._evaluate_penalty(batch[ACTION], condition)
             log = self._contraction_numbers()
-        diffusion = model.compute_loss(batch, condition)
+        lesson = self.lessons.draw(model, batch, condition) if self.config.is_consistency else None
+        diffusion = model.compute_loss(batch, condition, lesson)
         loss = diffusion.per_sample if reduction == "none" else diffusion.mean
         if penalty is not None:
             value, weight = penalty

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import default_collate
 
 from ..checkpoints.folders import CheckpointSource, checkpoint_folder
-from ..errors import HUB_ERRORS, SettingError, explain
+from ..errors import HUB_ERRORS, SettingError, explain, require
 from ..policy.checks import with_axes
 from .plan import NEIGHBOUR_DRAWS, SPREAD_DRAWS, Plan, measure, own_solver, summarise
 from .video import video_backend
@@ -144,6 +144,9 @@ def measure_policy(config: PreTrainedConfig, source: DatasetSource, n_observatio
     Raises:
         SettingError: if the dataset cannot be read, is too small or lacks what the policy observes and does.
     """
+    is_consistency = config.type == "cdp" and config.is_consistency
+    must_be = "a diffusion policy: a consistency policy follows no ODE"
+    require(not is_consistency, "policy.path", must_be, str(config.pretrained_path))
     dataset = open_dataset(source, config)
     frames = choose_frames(dataset, config, n_observations, seed)
     policy, preprocessor, _ = load_policy(config)

@@ -209,7 +209,7 @@ PLOTS = (
         "Where steps cost accuracy",
         "Good: the policy's own steps (triangles) lie closest where most is left in the action (bottom). Contraction "
         "behind an early error makes it small (factor below 1), so that few steps are needed there.",
-        "Bad: many steps where little is left: `python -m lerobot_cdp.calibrate` lays them anew. A factor above 1 at "
+        "Bad: many steps where little is left: `python -m lerobot_cdp.speed_up` lays them anew. A factor above 1 at "
         "much noise is natural: there the noise draw chooses between different ways to act.",
         _steps,
         (2.0, 2.0, 2.4),

@@ -48,9 +48,9 @@ def test_the_solver_follows_the_process():
     "settings,message",
     [
         ({"noise_scheduler_type": "FlowMatchEuler"}, "`noise_scheduler_type` must be one of ['DDIM', 'DPMSolver++', "
-         "'DDPM'] with prediction_type = epsilon. Got 'FlowMatchEuler'."),
+         "'DDPM', 'LCM'] with prediction_type = epsilon. Got 'FlowMatchEuler'."),
         ({"prediction_type": "velocity", "noise_scheduler_type": "DDIM"}, "`noise_scheduler_type` must be one of "
-         "['FlowMatchEuler'] with prediction_type = velocity. Got 'DDIM'."),
+         "['FlowMatchEuler', 'LCM'] with prediction_type = velocity. Got 'DDIM'."),
         ({"prediction_type": "velocity", "beta_schedule": "linear"}, "`beta_schedule` must be left at "
          "'squaredcos_cap_v2' with prediction_type = velocity, which does not use "
          "it. Got 'linear'."),
@@ -228,4 +228,4 @@ def test_own_settings_are_few():
         "action_is_position",
     }
     own -= {"contraction", *filled_in}
-    assert len(own) + len(fields(ContractionConfig)) == 20
+    assert len(own) + len(fields(ContractionConfig)) == 22

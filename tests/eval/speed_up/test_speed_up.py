@@ -1,0 +1,148 @@
+"""Teachers as LeRobot's own, sides of plans, and a page of what was found."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from lerobot.envs.configs import PushtEnv
+from lerobot.policies.diffusion.modeling_diffusion import DiffusionPolicy
+
+from eval.benchmark.cells import Grid
+from eval.benchmark.grids import EPSILON, GRIDS, SAMPLE, VELOCITY
+from eval.benchmark.tasks import TASKS, Task
+from eval.speed_up import students
+from eval.speed_up.__main__ import OWN_COLUMNS, SpeedUpRun, run
+from eval.speed_up.diversity import kept_and_between, two_sides
+from eval.speed_up.page import speed_up_page
+from eval.speed_up.stock import write_stock
+from eval.speed_up.students import STUDENTS, scored, teachers, teachers_evaluations
+from lerobot_cdp.errors import SettingError
+from lerobot_cdp.policy.modeling_cdp import CDPPolicy
+from lerobot_cdp.policy.processor_cdp import make_cdp_pre_post_processors
+from tests.conftest import make_config, make_observation
+
+NETWORK = {"horizon": 8, "n_action_steps": 4, "down_dims": [8, 16], "n_groups": 4}
+
+
+def plans(*centres: float, n: int = 40, spread: float = 0.05) -> torch.Tensor:
+    """(n, 3) plans, as many around each centre, which differs in the second number."""
+    places = torch.tensor(centres).repeat_interleave(n // len(centres))
+    return torch.stack([0 * places, places, 0 * places], 1) + spread * torch.randn(n, 3)
+
+
+def test_two_sides_are_told_from_one(seed):
+    assert two_sides(plans(0.0)) is None
+    assert two_sides(plans(*[-1.0] * 19, 1.0)) is None  # a straggler is no side
+    sides = two_sides(plans(-1.0, 1.0))
+    torch.testing.assert_close(sides.centres[:, 1].sort().values, torch.tensor([-1.0, 1.0]), rtol=0, atol=0.05)
+    assert sides.shares(plans(-1.0, 1.0, 1.0, 1.0)).sort().values.tolist() == [0.25, 0.75]
+
+
+def test_what_is_kept_of_two_sides_and_what_lies_between(seed):
+    teacher = torch.stack([plans(-1.0, 1.0), plans(0.0), plans(-1.0, 1.0)])
+    same = kept_and_between(teacher, torch.stack([plans(-1.0, 1.0)] * 3))
+    assert same == {"two_sided": 2, "kept": 1.0, "between": 0.0, "between_of_teacher": 0.0}
+    one_side = kept_and_between(teacher, torch.stack([plans(1.0)] * 3))
+    assert one_side["kept"] == 0 and one_side["between"] == 0
+    averaged = kept_and_between(teacher, torch.stack([plans(0.0)] * 3))
+    assert averaged["between"] == 1
+    quarter = kept_and_between(teacher, torch.stack([plans(1.0, 1.0, 1.0, -1.0)] * 3))
+    assert quarter["kept"] == pytest.approx(0.5)
+    assert kept_and_between(teacher[1:2], teacher[1:2]) == {
+        "two_sided": 0, "kept": None, "between": None, "between_of_teacher": None,
+    }  # fmt: skip
+
+
+def test_a_stock_checkpoint_acts_by_the_weights_that_are_no_average(tmp_path):
+    torch.manual_seed(0)
+    policy = CDPPolicy(make_config(noise_scheduler_type="DDIM", timestep_spacing="leading")).eval()
+    for p in policy.ema.module.parameters():
+        p.data += 0.1
+    for part in (policy, *make_cdp_pre_post_processors(policy.config)):
+        part.save_pretrained(tmp_path / "cdp")
+    write_stock(tmp_path / "cdp", tmp_path / "stock")
+    stock = DiffusionPolicy.from_pretrained(tmp_path / "stock", strict=True).eval()
+    assert stock.config.noise_scheduler_type == "DDPM" and stock.config.num_inference_steps is None
+    policy.ema = None
+    condition, x_t = torch.randn(2, policy.diffusion.encoder.condition_dim), torch.randn(2, 16, 2)
+    networks, timesteps = (policy.diffusion.backbone, stock.diffusion.unet), torch.tensor([3, 50])
+    ours, theirs = (network(x_t, timesteps, condition) for network in networks)
+    assert torch.equal(ours, theirs)
+    steps = json.loads((tmp_path / "stock" / "policy_postprocessor.json").read_text())["steps"]
+    assert "cdp_action_check" not in [step.get("registry_name") for step in steps]
+    assert make_observation(stock.config, 1, None).keys() == stock.config.input_features.keys()
+
+
+def test_teachers_are_those_that_lerobots_diffusion_could_have_trained():
+    grid = GRIDS["pusht"]
+    found = teachers(grid)
+    assert {cell.policy for cell in found} == {"epsilon, γ = 0"} and len(found) == 2 * grid.seeds
+    own = teachers_evaluations(found[0], grid, (1, 2))
+    assert [(e.solver, e.evaluations, e.averaged) for e in own] == [
+        ("ddpm", 100, False), ("ddim", 1, False), ("ddim", 2, False),
+    ]  # fmt: skip
+    for evaluation in (*own, *scored(STUDENTS[2], grid, (1, 2))):
+        assert (evaluation.starts, evaluation.first_start) == (grid.starts, grid.first_start)
+
+
+@pytest.fixture
+def tiny(datasets_dir, tmp_path, monkeypatch):
+    """A run of one tiny teacher, whose students train for two steps in this process."""
+    env = PushtEnv(obs_type="environment_state_agent_pos", episode_length=6)
+    monkeypatch.setitem(TASKS, "tiny", Task("local/tiny", env, 3))
+    policies = {3: [EPSILON, SAMPLE, VELOCITY]}
+    monkeypatch.setitem(GRIDS, "tiny", Grid("tiny", policies, 2, NETWORK, (3,), batch_size=4, seeds=1, starts=2))
+
+    def quickly(config):
+        config.n_observations = 6
+        return make(replace(config, strength="calibrate", contraction_weight=None, steps=None))
+
+    make = students.speed_up
+    monkeypatch.setattr("lerobot_cdp.diffusion.calibration.SHIFTS", (0.3, 1.0))
+    monkeypatch.setattr("lerobot_cdp.diffusion.calibration.STARTS", (0.8, 1.0))
+    monkeypatch.setattr(students, "speed_up", quickly)
+    monkeypatch.setattr(
+        students, "teachers_evaluations", lambda *a: [e for e in teachers_evaluations(*a) if e.evaluations < 100]
+    )
+    monkeypatch.setattr("eval.speed_up.__main__.teachers_evaluations", students.teachers_evaluations)
+    folders = {"results_dir": tmp_path / "fast", "benchmark_dir": tmp_path / "benchmark", "datasets_dir": datasets_dir}
+    return SpeedUpRun("tiny", **folders, evaluations=(1, 2), filter="distil-0$", steps=2)
+
+
+def test_a_run_makes_scores_and_resumes(tiny, monkeypatch, capsys):
+    assert run(tiny)
+    table = pd.read_parquet(tiny.results_dir / "speed_up_tiny.parquet")
+    assert {*table["policy"]} == {"diffusion, epsilon", "calibrate", "distil, γ = 0"} and len(table) == 3 * 2 * 2
+    assert {*OWN_COLUMNS} <= {*table.columns} and (table["speed_up_s"] > 0).sum() == 8
+    monkeypatch.setattr(students, "speed_up", lambda *_: pytest.fail("made again"))
+    monkeypatch.setattr(students, "evaluate", lambda *_: pytest.fail("scored again"))
+    assert run(tiny)
+    assert capsys.readouterr().out.endswith("speed_up_tiny.parquet\n")
+    with pytest.raises(SettingError, match="^`filter` must be found in a name like TEACHER/distil-0. Got 'nothing'"):
+        run(replace(tiny, filter="nothing"))
+
+
+def test_the_page_compares_pairs():
+    rng, rows = np.random.default_rng(0), []
+    success = {("diffusion, epsilon", 100): 0.5, ("diffusion, epsilon", 1): 0.0, ("distil, γ = 0", 1): 0.5}
+    for seed in range(3):
+        hard = rng.random(60)
+        for (policy, n), share in success.items():
+            rows += [
+                {"policy": policy, "demonstrations": 52, "seed": seed, "evaluations": n, "start": start,
+                 "success": bool(hard[start] < share), "jerk": 100.0 * (2 if n == 100 else 1), "chunk_s": 0.002 * n,
+                 "speed_up_s": 600.0 if "distil" in policy else np.nan, "two_sided": 5.0, "kept": 0.9, "between": 0.1}
+                for start in range(60)
+            ]  # fmt: skip
+    text = speed_up_page({"pusht": pd.DataFrame(rows)})
+    lines = {tuple(line.split(" | ")[:2]): line for line in text.splitlines() if line.startswith("| ")}
+    assert "## PushT from keypoints, 52 demonstrations" in text
+    distilled = [line for line in text.splitlines() if line.startswith("| distil")]
+    scores, differences, sides = distilled
+    assert scores.endswith("| 2.0 | 10 |") and ("| uniform DDIM", "1") in lines
+    to_teacher, to_uniform, jerk_to_teacher, jerk_to_uniform = differences.split(" | ")[2:]
+    assert to_teacher == "+0 [+0, +0]" and to_uniform.startswith("**+") and jerk_to_teacher.startswith("**−100")
+    assert jerk_to_uniform.startswith("+0") and sides == "| distil, γ = 0 | 1 | 5 | 90 | 10 |"

@@ -1,0 +1,301 @@
+"""Consistency policies: modes are kept, lessons are what they say, the teacher stays outside, and the rest works."""
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from lerobot_cdp.acting.monitor import contraction_factor
+from lerobot_cdp.diffusion.consistency import consistency_map
+from lerobot_cdp.diffusion.sampler import follow, with_steps
+from lerobot_cdp.errors import SettingError
+from lerobot_cdp.policy.configuration_cdp import SOLVERS, ContractionConfig
+from lerobot_cdp.policy.consistency import Teacher, own_lesson, taught_lesson
+from lerobot_cdp.policy.modeling_cdp import CDPPolicy
+from tests.closed_forms import gaussian, gaussian_end, give_denoiser, signal_and_noise
+from tests.conftest import make_batch, make_config, make_observation
+
+LCM = {"noise_scheduler_type": "LCM", "num_inference_steps": 2}
+TINY = {"backbone": "mlp", "hidden_dim": 64, "horizon": 1, "n_action_steps": 1, "n_obs_steps": 1, "ema_decay": 0.9}
+NO_PENALTY = ContractionConfig(weight=0.0)
+CENTRE, SPREAD = 0.6, 0.08  # of the two modes of the toy, at ± CENTRE in the first of two numbers
+
+
+def make_policy(**settings) -> CDPPolicy:
+    torch.manual_seed(0)
+    return CDPPolicy(make_config(**LCM | {"contraction": NO_PENALTY} | settings))
+
+
+def two_modes(x_t, alpha, sigma):
+    """E[x_0 | x_t] of two equally likely normal distributions, x_t (B, 1, 2)."""
+    variance = alpha**2 * SPREAD**2 + sigma**2
+    centres = torch.tensor([[-CENTRE, 0.0], [CENTRE, 0.0]], dtype=x_t.dtype)
+    away = x_t - alpha * centres  # (B, 2 modes, 2)
+    likely = torch.softmax(-away.square().sum(2, keepdim=True) / (2 * variance), dim=1)
+    return (likely * (centres + alpha * SPREAD**2 / variance * away)).sum(1, keepdim=True)
+
+
+def draw_modes(n: int) -> torch.Tensor:
+    centres = CENTRE * (2 * torch.randint(2, (n, 1, 1)).float() - 1) * torch.tensor([1.0, 0.0])
+    return centres + SPREAD * torch.randn(n, 1, 2)
+
+
+def exact_teacher(student: CDPPolicy, denoiser) -> Teacher:
+    settings = {"prediction_type": student.config.prediction_type, "num_inference_steps": 3} | TINY
+    if student.config.backbone != "mlp":
+        settings = {"prediction_type": student.config.prediction_type}
+    teacher = CDPPolicy(make_config(**settings))
+    give_denoiser(teacher.acting_model, denoiser)
+    return Teacher(teacher.acting_model, student.config)
+
+
+def train_toy(policy: CDPPolicy, steps: int) -> None:
+    optimizer = torch.optim.Adam(policy.get_optim_params(), lr=2e-3)
+    observed = {key: value * 0 for key, value in make_observation(policy.config, 128, 1).items()}
+    for _ in range(steps):
+        batch = observed | {"action": draw_modes(128), "action_is_pad": torch.zeros(128, 1, dtype=torch.bool)}
+        loss, _ = policy(batch)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        policy.update()
+
+
+def sampled(policy: CDPPolicy, evaluations: int, n: int = 1000) -> torch.Tensor:
+    """(n, 2) actions of as many noises, for one observation."""
+    policy.config.num_inference_steps = evaluations
+    observed = {key: value * 0 for key, value in make_observation(policy.config, n, 1).items()}
+    noise = torch.randn(n, 1, 2, generator=torch.Generator().manual_seed(1))
+    return policy.eval().predict_action_chunk(observed, noise)[:, 0]
+
+
+def check_modes(actions: torch.Tensor, least: float) -> None:
+    """Both modes get their half, and what lies between them next to nothing."""
+    right, between = (actions[:, 0] > 0).float().mean(), (actions[:, 0].abs() < CENTRE / 2).float().mean()
+    assert 0.4 < right < 0.6
+    assert between < 1 - least
+    apart = torch.cdist(actions, actions).mean() / torch.cdist(actions, draw_modes(1000)[:, 0]).mean()
+    assert apart == pytest.approx(1, abs=0.1)  # the diversity of `contraction.rate_control`
+
+
+@pytest.mark.parametrize("prediction", SOLVERS)
+def test_a_student_keeps_both_modes_in_one_step_and_in_two(prediction):
+    policy = make_policy(prediction_type=prediction, teacher="the toy's", **TINY).train()
+    policy.lessons._teacher = exact_teacher(policy, two_modes)
+    train_toy(policy, 250)
+    for evaluations in (1, 2):
+        check_modes(sampled(policy, evaluations), 0.8)
+
+
+def test_without_a_teacher_both_modes_are_kept_too():
+    policy = make_policy(prediction_type="velocity", **TINY).train()
+    train_toy(policy, 400)
+    for evaluations in (1, 2):
+        check_modes(sampled(policy, evaluations), 0.6)
+
+
+# ---------------------------------------------------------------- lessons
+
+
+@pytest.mark.parametrize("prediction", SOLVERS)
+def test_what_a_teacher_teaches(prediction, seed):
+    """Half of the points are the noise of the start, a quarter is on the student's way, a quarter is noised data."""
+    policy = make_policy(prediction_type=prediction, first_timestep=0.84, timestep_shift=0.4)
+    student = policy.diffusion
+    teacher, batch = exact_teacher(policy, gaussian(0.1, 0.3)), make_batch(policy.config, 16)
+    condition = student.encoder(batch)
+    with torch.no_grad():
+        lesson = taught_lesson(student, teacher, batch, condition)
+    start = with_steps(student.solver, 1).timesteps[0]
+    second = with_steps(student.solver, 2)
+    assert (lesson.timesteps[4:12] == start).all() and (lesson.timesteps[12:] <= start).all()
+    assert (lesson.timesteps[:4] == second.timesteps[1]).all()
+    noise = lesson.x_t[4:12] / student.solver.init_noise_sigma
+    assert noise.mean().abs() < 0.25 and noise.std() == pytest.approx(1, abs=0.15)
+
+    def end(x_t, timesteps):
+        return gaussian_end(x_t.double(), *signal_and_noise(student.process, timesteps), 0.1, 0.3)
+
+    wanted = end(lesson.x_t[4:], lesson.timesteps[4:]).clamp(-1, 1)
+    assert (lesson.end[4:] - wanted).abs().mean() < 0.05  # of the teacher's few steps
+    # On the way: the second point of two steps, whose end is the teacher's from the noise.
+    torch.manual_seed(5)
+    with torch.no_grad():
+        first = taught_lesson(student, teacher, batch, condition)
+    torch.manual_seed(5)
+    student.process.draw_timesteps(4, student.config.warp.start, "cpu")
+    noise = torch.randn(16, 16, 2)[:4] * second.init_noise_sigma
+    way = follow(lambda x, t: student.backbone(x, t, condition[:4]), second, second.timesteps[:1].tolist(), noise)
+    torch.testing.assert_close(first.x_t[:4], way)
+    wanted = end(noise, torch.full((4,), start.item())).clamp(-1, 1)
+    assert (first.end[:4] - wanted).abs().mean() < 0.05
+
+
+@pytest.mark.parametrize("prediction", SOLVERS)
+def test_what_a_student_teaches_itself(prediction, seed):
+    """Ends are its own, of the same data and noise one level down; next to the data they are the data."""
+    policy = make_policy(prediction_type=prediction, first_timestep=0.8)
+    student, batch = policy.diffusion, make_batch(policy.config, 64)
+    plan = torch.full((64, 16, 2), 0.25)
+    give_denoiser(student, lambda x_t, alpha, sigma: 0.25 + 0 * x_t)
+    lesson = own_lesson(student, batch["action"], student.encoder(batch))
+    levels = lesson.timesteps.unique()
+    start = with_steps(student.solver, 1).timesteps[0]
+    assert len(levels) > 12 and levels[-1] == start
+    last, first = lesson.timesteps == levels[0], lesson.timesteps == start
+    assert torch.equal(lesson.end[last], batch["action"][last]) and last.any()
+    torch.testing.assert_close(lesson.end[~last], plan[~last], rtol=0, atol=1e-2)
+    others = ~first & ~last
+    alpha, sigma = signal_and_noise(student.process, lesson.timesteps[others])
+    noise = (lesson.x_t[others] - alpha * batch["action"][others]) / sigma
+    assert noise.std() == pytest.approx(1, abs=0.05)
+    pure = lesson.x_t[first] / student.solver.init_noise_sigma
+    assert pure.std() == pytest.approx(1, abs=0.2)
+
+
+def test_one_evaluation_has_no_way():
+    policy = make_policy(num_inference_steps=1)
+    teacher, batch = exact_teacher(policy, gaussian(0.1, 0.3)), make_batch(policy.config, 8)
+    lesson = taught_lesson(policy.diffusion, teacher, batch, policy.diffusion.encoder(batch))
+    assert len(lesson.timesteps[:6].unique()) == 1
+
+
+# ---------------------------------------------------------------- the teacher
+
+
+@pytest.fixture
+def teacher_folder(tmp_path):
+    torch.manual_seed(1)
+    CDPPolicy(make_config(contraction=NO_PENALTY)).save_pretrained(tmp_path / "teacher")
+    return tmp_path / "teacher"
+
+
+def test_the_teacher_is_no_part_of_the_checkpoint_and_training_goes_on(teacher_folder, tmp_path):
+    policy = make_policy(teacher=str(teacher_folder)).train()
+    batch = make_batch(policy.config)
+    policy(batch)[0].backward()
+    taught = policy.lessons._teacher.model
+    assert all(p.grad is None and not p.requires_grad for p in taught.parameters()) and not taught.training
+    policy.save_pretrained(tmp_path / "student")
+    assert load_file(tmp_path / "student" / "model.safetensors").keys() == policy.state_dict().keys()
+    assert not any("teacher" in name for name in policy.state_dict())
+    resumed = CDPPolicy.from_pretrained(tmp_path / "student").train()
+    losses = []
+    for each in (policy, resumed):
+        torch.manual_seed(3)
+        losses.append(each(batch)[0].item())
+    assert losses[0] == losses[1]
+
+
+def test_acting_needs_no_teacher_and_a_wrong_one_is_refused_in_a_line(teacher_folder, tmp_path):
+    policy = make_policy(teacher=str(tmp_path / "gone"))
+    policy.save_pretrained(tmp_path / "student")
+    loaded = CDPPolicy.from_pretrained(tmp_path / "student")
+    assert loaded.predict_action_chunk(make_observation(loaded.config, 2, 2)).isfinite().all()
+    with pytest.raises(SettingError, match="^`teacher` must be a `cdp` checkpoint. Got .*gone'"):
+        loaded.train()(make_batch(loaded.config))
+    other = make_policy(teacher=str(teacher_folder), prediction_type="sample").train()
+    with pytest.raises(SettingError, match="^`prediction_type` must be that of the teacher, 'epsilon'. Got 'sample'."):
+        other(make_batch(other.config))
+    student = make_policy(teacher=str(tmp_path / "student")).train()
+    with pytest.raises(SettingError, match="^`teacher` must be a policy that is no consistency policy. Got .*student'"):
+        student(make_batch(student.config))
+
+
+@pytest.mark.parametrize("own_encoder", [True, False])
+def test_with_cameras_a_frozen_encoder_stays_as_it_is(own_encoder, tmp_path):
+    settings = {"images": True, "use_group_norm": False, "crop_shape": (34, 36), "contraction": NO_PENALTY}
+    CDPPolicy(make_config(**settings)).save_pretrained(tmp_path / "teacher")
+    frozen = {"freeze_vision_encoder": not own_encoder, "teacher": str(tmp_path / "teacher")}
+    policy = make_policy(**settings, **frozen).train()
+    encoder = policy.diffusion.encoder
+    before = {name: value.clone() for name, value in encoder.state_dict().items()}
+    batch = make_batch(policy.config)
+    policy(batch)[0].backward()
+    assert policy.lessons._teacher.shares_encoder != own_encoder
+    moved = [name for name, value in encoder.state_dict().items() if not torch.equal(value, before[name])]
+    learns = [name for name, p in encoder.named_parameters() if p.grad is not None]
+    assert bool(moved) == bool(learns) == own_encoder
+    trained = {id(p) for p in policy.get_optim_params()}
+    assert all((id(p) in trained) == own_encoder for p in encoder.parameters())
+
+
+# ---------------------------------------------------------------- contraction
+
+
+@pytest.mark.parametrize("prediction", SOLVERS)
+def test_the_penalty_pushes_the_factor_below_one(prediction, seed):
+    contraction = ContractionConfig(weight=1.0, every=1, timestep_range=(0.5, 1.0))
+    policy = make_policy(prediction_type=prediction, contraction=contraction, first_timestep=0.84).train()
+    torch.manual_seed(seed)
+    give_denoiser(policy.diffusion, lambda x_t, alpha, sigma: 1.7 * x_t)
+    _, log = policy(make_batch(policy.config, 16))
+    expected = {"epsilon": 1.7, "sample": 1.7}.get(prediction)
+    if expected:
+        assert log["expansion_rate"] == pytest.approx(torch.tensor(expected).log().item(), abs=0.02)
+        assert log["penalty"] == pytest.approx(expected - 1, abs=0.02)
+    assert log["contracting_share"] == (0 if expected else pytest.approx(log["contracting_share"]))
+    give_denoiser(policy.diffusion, lambda x_t, alpha, sigma: 0.5 * x_t)
+    assert policy(make_batch(policy.config, 16))[1]["penalty"] == 0
+
+
+def test_its_gradient_reaches_the_network_and_zero_weight_costs_nothing(monkeypatch):
+    policy = make_policy(contraction=ContractionConfig(weight=1.0, every=1)).train()
+    value, _ = policy._evaluate_penalty(make_batch(policy.config)["action"], torch.randn(4, 16))
+    assert any(g.abs().sum() > 0 for g in value.gradient) or value.loss == 0
+    plain = make_policy().train()
+    monkeypatch.setattr(type(plain.penalty), "__call__", None)
+    plain(make_batch(plain.config))
+
+
+# ---------------------------------------------------------------- acting
+
+
+@pytest.mark.parametrize("prediction", SOLVERS)
+@pytest.mark.parametrize("evaluations", [1, 2, 3])
+def test_the_monitor_measures_the_factor_of_the_map(prediction, evaluations, seed):
+    policy = make_policy(prediction_type=prediction, max_contraction_factor=1e9, num_inference_steps=evaluations).eval()
+    give_denoiser(policy.acting_model, gaussian(0.1, 0.3))
+    policy.predict_action_chunk(make_observation(policy.config, 2, 2))
+    starts = torch.randn(2, 1, 16, 2)
+    starts[1] = starts[0] + 1e-3
+    condition = torch.zeros(1, policy.acting_model.encoder.condition_dim)
+    ends = [policy.acting_model.conditional_sample(condition, start).actions for start in starts]
+    if evaluations == 1:
+        timesteps = with_steps(policy.acting_model.solver, 1).timesteps[:1]
+        f = consistency_map(lambda x, t: policy.acting_model.backbone(x, t, condition), policy.acting_model.process)
+        scale = policy.acting_model.solver.init_noise_sigma
+        torch.testing.assert_close(f(starts[0] * scale, timesteps).clamp(-1, 1), ends[0], rtol=1e-3, atol=1e-4)
+    measured = contraction_factor(starts.flatten(0, 1), torch.cat(ends))
+    assert measured.item() < 1 and policy.contraction_factor.shape == (2,)
+    assert policy.contraction_factor.max() < 1.2
+
+
+@pytest.mark.parametrize("prediction", SOLVERS)
+@pytest.mark.parametrize("evaluations", [1, 2, 3])
+def test_real_time_chunks_and_warm_starts_go_on_from_what_is_left(prediction, evaluations):
+    settings = {"prediction_type": prediction, "num_inference_steps": evaluations}
+    policy = make_policy(rtc_config={"execution_horizon": 6}, **settings).eval()
+    left = 0.3 * torch.ones(1, 6, 2)
+    observed = make_observation(policy.config, 1, 2)
+    chunk = policy.predict_action_chunk(observed, inference_delay=2, prev_chunk_left_over=left)
+    torch.testing.assert_close(chunk[:, :2], left[:, :2])
+    warm, asked = make_policy(warm_start=0.5, **settings).eval(), []
+    forward = warm.acting_model.backbone.forward
+    warm.acting_model.backbone.forward = lambda x, t, c: (asked.append(t), forward(x, t, c))[1]
+    for _ in range(warm.config.n_action_steps + 1):
+        action = warm.select_action(make_observation(warm.config, 1, None))
+    assert action.isfinite().all() and warm.config.warm_steps == max(1, evaluations - 1)
+    assert len(asked) == evaluations + warm.config.warm_steps
+
+
+@pytest.mark.parametrize(
+    "settings,message",
+    [
+        ({"teacher": "x", "noise_scheduler_type": "DDIM"}, "`teacher` must be null without noise_scheduler_type = LCM"),
+        ({"timestep_spacing": "trailing"}, "`timestep_spacing` must be 'shifted' with noise_scheduler_type = LCM"),
+        ({"contraction": {"loss": "jacobian", "weight": 0.1}}, "`contraction.loss` must be 'hinge' with noise_schedul"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(settings, message):
+    with pytest.raises(SettingError, match=f"^{message}"):
+        make_config(**LCM | settings)
