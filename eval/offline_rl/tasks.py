@@ -1,7 +1,9 @@
 """The tasks: in which environment a policy is scored, and what its data is."""
 
+import importlib
 import warnings
 from dataclasses import dataclass
+from types import ModuleType
 
 import gymnasium as gym
 
@@ -59,11 +61,10 @@ def make_env(name: str, **settings: object) -> gym.Env:
         return gym.wrappers.RescaleAction(env, -1.0, 1.0)
 
 
-def needs(package: str) -> object:
+def needs(package: str) -> ModuleType:
     """Import a package of the extra, or say in one line that it is missing."""
     try:
-        return __import__(package)
+        return importlib.import_module(package)
     except ImportError as error:
-        raise SettingError(
-            f"`grid` must be one whose packages are here: pip install -e '.[offline-rl]'. {error}"
-        ) from error
+        must = "one whose packages are installed (pip install -e '.[offline-rl]')"
+        raise SettingError(f"`grid` must be {must}. Got: {error}.") from error

@@ -1,6 +1,7 @@
 """All steps of a cell. A killed training goes on from its last checkpoint, bit by bit as if it had not been killed."""
 
 import io
+import math
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -52,9 +53,8 @@ def train(cell: Cell, transitions: Transitions, folder: Path) -> None:
         if (n + 1) % SAVE_EVERY == 0:
             _save(learner, folder / STATE, n + 1, time.perf_counter() - start, history)
     seconds = time.perf_counter() - start
-    _write(
-        folder / POLICY, {name: learner.parts()[name].state_dict() for name in ACTING_PARTS if name in learner.parts()}
-    )
+    acting = {name: part.state_dict() for name, part in learner.parts().items() if name in ACTING_PARTS}
+    _write(folder / POLICY, acting)
     record = {"cell": asdict(cell), "seconds": seconds, "history": history, **measure(learner), **provenance()}
     write_json(folder / RECORD, record)
     (folder / STATE).unlink(missing_ok=True)
@@ -62,7 +62,7 @@ def train(cell: Cell, transitions: Transitions, folder: Path) -> None:
 
 def _means(sums: dict[str, list[Tensor]], cell: Cell) -> dict[str, float]:
     means = {name: torch.stack(terms).mean().item() for name, terms in sums.items()}
-    if not all(map(torch.isfinite, map(torch.tensor, means.values()))):
+    if not all(map(math.isfinite, means.values())):
         raise SettingError(f"`grid` must have methods whose losses stay finite. Got {cell.method.name}: {means}.")
     return means
 

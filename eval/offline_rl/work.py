@@ -62,22 +62,10 @@ def _evaluate(folder: Path, grid: Grid, cell: Cell, acting: Acting, transitions)
 
 
 def _matching_noise(folder: Path, grid: Grid, cell: Cell, acting: Acting) -> float:
-    """Standard deviation of the action noise with which this policy spreads its actions as much as `acting.noise_like`.
-
-    Raises:
-        SettingError: if the other policy is not trained yet.
-    """
+    """Standard deviation of the noise with which this policy spreads its actions as much as `acting.noise_like`."""
     if acting.noise_like is None:
         return 0.0
-    (other,) = (
-        each
-        for each in grid.cells
-        if (each.task, each.seed, each.method.name) == (cell.task, cell.seed, acting.noise_like)
-    )
-    if not is_trained(folder / other.name):
-        raise SettingError(
-            f"`filter` must let {other.name} be trained first, whose spread sets the noise. Got it missing."
-        )
+    other = grid.noise_model(cell, acting)
     spread, own = (read_json(folder / each.name / RECORD)["spread"] for each in (other, cell))
     return max(0.0, spread**2 - own**2) ** 0.5
 
