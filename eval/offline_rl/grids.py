@@ -69,7 +69,7 @@ class Setup:
     decay: float = 0.995
     evaluations: int = 15
     hidden_dim: int = 128
-    n_blocks: int = 3
+    n_blocks: int = 2
     embed_dim: int = 32
     critic_dim: int = 256
 

@@ -41,13 +41,13 @@ class Learner:
             self.actor = make_actor(setup, *dims)
             critic = TwinCritic(*dims, setup.critic_dim)
         self.average = EMA(self.actor, setup.decay)
-        self.optimizer = torch.optim.Adam(self.actor.parameters(), setup.learning_rate)
+        self.optimizer = torch.optim.Adam(self.actor.parameters(), setup.learning_rate, fused=True)
         self.penalty = ContractionPenalty(method.loss, method.timestep_range)
         self.critic = self.critic_average = self.critic_optimizer = None
         if method.eta:
             self.critic = critic
             self.critic_average = AveragedModel(critic, multi_avg_fn=get_ema_multi_avg_fn(setup.decay))
-            self.critic_optimizer = torch.optim.Adam(critic.parameters(), setup.learning_rate)
+            self.critic_optimizer = torch.optim.Adam(critic.parameters(), setup.learning_rate, fused=True)
 
     def step(self, n: int) -> dict[str, Tensor]:
         """Take step number n >= 0 and return its terms, detached scalars."""
