@@ -51,8 +51,8 @@ def make_page(cfg: PageConfig) -> Path:
 
 
 INTRODUCTION = """\
-Does a contraction penalty help a diffusion policy that is trained with a critic? The method is EDP (Kang et al. 2023). The
-actor is this project's `ResidualMLP`; it predicts the sample, one action per inference.
+Does a contraction penalty help a diffusion policy that is trained with a critic? The method is EDP (Kang et al. 2023).
+The actor is this project's `ResidualMLP`; it predicts the sample, one action per inference.
 
     loss = denoising + η · (−Q(s, D(x_t)) / |Q|) + γ · contraction penalty on the 10 % of the timesteps with least noise
 
@@ -60,8 +60,8 @@ Twin critics learn from whole samples of the averaged actor, by DPM-Solver++ wit
 candidates are sampled, and one is taken with probability softmax(w · Q).
 
 All methods of one seed see the same transitions, the same noise and the same start states. Controls: behaviour cloning
-(η = 0), γ = 0 at sampling temperatures 0.5 and 0, and γ = 0 with independent noise on the actions, so much that the spread of
-actions is that of the penalised policy. A gain that such noise makes as well is no gain of contraction."""
+(η = 0), γ = 0 at sampling temperatures 0.5 and 0, and γ = 0 with independent noise on the actions, so much that the
+spread of actions is that of the penalised policy. A gain that such noise makes as well is no gain of contraction."""
 COMMANDS = """\
 The data is made by the first run. Each run goes on where it was killed:
 
@@ -71,10 +71,10 @@ The data is made by the first run. Each run goes on where it was killed:
     python -m eval.offline_rl.page --results_dir=outputs/offline_rl"""
 NOT_RUN = "Not run yet: `python -m eval.offline_rl --grid={grid}`."
 READING = """\
-Score: 0 as random actions, 100 as SAC's policy when the data was complete; with OGBench, success in %. Difference: to EDP
-with γ = 0, paired by training seed and start state, **bold** where its interval excludes 0. Spread: standard deviation of
-actions over start noises. Contracting: share of noised actions of the data at which sampling contracts. Brackets:
-bootstrap 95 % intervals over training seeds and start states."""
+Score: 0 as random actions, 100 as SAC's policy when the data was complete; with OGBench, success in %. Difference: to
+EDP with γ = 0, paired by training seed and start state, **bold** where its interval excludes 0. Spread: standard
+deviation of actions over start noises. Contracting: share of noised actions of the data at which sampling contracts.
+Brackets: bootstrap 95 % intervals over training seeds and start states."""
 
 
 def _tables(episodes: pd.DataFrame) -> list[str]:

@@ -54,13 +54,27 @@ def test_oracles_carry_a_cube(tmp_path, monkeypatch, data):
     monkeypatch.setattr(record_oracle, "PART", 1)
     task = Task("cube-single-singletask-v0", data, 80)
     recorded = load_or_record(task, tmp_path)
-    again = load_or_record(Task(task.env, data, 80), tmp_path / "again")
-    assert len(recorded) == 80 and torch.equal(recorded.actions, again.actions)
+    assert len(recorded) == 80
     links = chained(recorded.states.numpy(), recorded.next_states.numpy())
     assert links.sum() == 78 and not links[39]
     moved = (recorded.next_states - recorded.states)[:, 12:15] / 10  # of the gripper, in m
     agreement = torch.nn.functional.cosine_similarity(moved[:30], recorded.actions[:30, :3], dim=1)
     assert agreement.mean() > 0.5
+
+
+def test_a_killed_recording_goes_on(tmp_path, monkeypatch):
+    pytest.importorskip("ogbench", reason="needs the extra `offline-rl`")
+    monkeypatch.setattr(record_oracle, "EPISODE", 5)
+    monkeypatch.setattr(record_oracle, "PART", 1)
+    task, episode, made = Task("cube-single-singletask-v0", "noisy", 10), record_oracle._episode, []
+    monkeypatch.setattr(record_oracle, "_episode", lambda *args: made.append(args[2]) or episode(*args))
+    whole = load_or_record(task, tmp_path)
+    (folder,) = tmp_path.iterdir()
+    (folder / "noisy.npz").unlink()
+    (folder / "noisy-parts" / "001.npz").unlink()
+    again = load_or_record(task, tmp_path)
+    assert made == [0, 1, 1]
+    assert torch.equal(whole.actions, again.actions) and torch.equal(whole.next_states, again.next_states)
 
 
 def test_the_reward_is_of_the_tasks_own_target():
