@@ -4,7 +4,7 @@
     python -m eval.cdpm --filter=epsilon_γ_0-206-seed0 --starts=20              minutes on one CPU core
     python -m eval.cdpm                                                         hours
 
-All solvers get equal numbers of network evaluations, the same weights (the averaged ones), start states and noise seeds.
+All solvers get equal numbers of network evaluations, the same weights (averaged), start states and noise seeds.
 What is done already is skipped: a killed run goes on. In `output_dir`: a JSON file for each evaluation, and
 `cdpm.parquet`, a row per episode.
 """
