@@ -53,7 +53,7 @@ class ContractiveSubVP:
         self.timesteps = torch.from_numpy(np.interp(np.log(self.levels), np.log(self._ratios), whole)).float()
 
     def step(self, output: Tensor, timestep: float, x_t: Tensor) -> SimpleNamespace:
-        """One step of Euler–Maruyama from x_t (B, T, A) and the network's output, with noise of torch's global generator."""
+        """One step of Euler–Maruyama from x_t (B, T, A) and the network's output; its noise is torch's global."""
         k = int((self.timesteps - timestep).abs().argmin())
         ratio, alpha = self.levels[k], 1 / np.sqrt(1 + self.levels[k] ** 2)
         signal, noise = torch.tensor([alpha]), torch.tensor([alpha * ratio])

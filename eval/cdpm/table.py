@@ -16,7 +16,7 @@ def summary(table: pd.DataFrame) -> str:
 
 
 def page_section(table: pd.DataFrame) -> str:
-    """In Markdown: reward of each solver with its interval, and its paired difference to DDIM with as many evaluations."""
+    """In Markdown: scores of each solver, and its paired difference to DDIM with as many evaluations."""
     body = []
     for (policy, demonstrations, n), rows in table.groupby([*POLICY, "evaluations"]):
         solvers = dict(iter(rows.groupby("solver", sort=False)))
