@@ -56,7 +56,7 @@ class CDPMConfig:
     datasets_dir: Path | None = None
     output_dir: Path = Path("outputs/cdpm")
     filter: str = ""
-    evaluations: tuple[int, ...] = (3, 10, 100)
+    evaluations: tuple[int, ...] = (3, 10, 30, 100)
     starts: int = 50
 
 
