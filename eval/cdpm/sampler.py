@@ -11,7 +11,8 @@ The drift −½ X pulls all paths together, also where the score does not. But i
 equation is dY = (D − Y) d(σ̃²)/σ̃² + √d(σ̃²) ξ with a gone: that of the variance-exploding process, and of the
 reversed variance-preserving one as well. Two paths of X with the same noise approach each other faster than those of
 other processes by the ratio of their a, which is what the unit shrinks by. What differs in the actions is how
-Euler–Maruyama errs.
+Euler–Maruyama errs. A step multiplies X by 1 − (½ + coth(B/2)) ΔB while its noise falls by e^{−ΔB}: with too few steps,
+fewer than about 18 from σ̃ = 80 to 0.02, it overshoots, and X explodes.
 """
 
 from types import SimpleNamespace

@@ -43,6 +43,16 @@ def test_the_variance_tends_to_that_of_the_data(prediction, seed):
     assert 1.5 < errors[0] / errors[1] < 3.5
 
 
+def test_too_few_evaluations_explode():
+    """As the module says: 10 do, 24 do not."""
+    variances = []
+    for n in (10, 24):
+        torch.manual_seed(0)
+        scheduler = solver("sample")
+        variances.append(sample(exact(scheduler), scheduler, torch.randn(2_000, 1, 1), n).var().item())
+    assert variances[0] > 100 * VARIANCE and variances[1] < 3 * VARIANCE
+
+
 @pytest.mark.parametrize("most_noise", [5.0, 80.0])
 def test_paths_with_the_same_noise_approach_each_other_as_the_theory_says(most_noise, monkeypatch):
     """The drift of X has the Jacobian ½ β − V'/V, V = a² v + (e^B − 1)² the variance: a distance shrinks by
