@@ -1,0 +1,147 @@
+"""Score trained policies of the benchmark with the contractive sub-VP process, beside DDIM, DDPM and calibrated steps.
+
+    python -m eval.benchmark --grid=pusht                                       trains the policies
+    python -m eval.cdpm --filter=epsilon_γ_0-206-seed0 --starts=20              minutes on one CPU core
+    python -m eval.cdpm                                                         hours
+
+All solvers get equal numbers of network evaluations, the same weights (averaged), start states and noise seeds.
+What is done already is skipped: a killed run goes on. In `output_dir`: a JSON file for each evaluation, and
+`cdpm.parquet`, a row per episode.
+"""
+
+import re
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import draccus
+import pandas as pd
+from lerobot.utils.import_utils import register_third_party_plugins
+from tqdm import tqdm
+
+from eval.benchmark.cells import Cell, Evaluation
+from eval.benchmark.grids import GRIDS
+from eval.benchmark.results import write_table
+from eval.benchmark.rollouts import run_episodes
+from eval.benchmark.tasks import TASKS
+from eval.benchmark.training import checkpoint
+from eval.benchmark.work import evaluate
+from eval.policies import load_policy
+from eval.provenance import provenance
+from lerobot_cdp.checkpoints.files import read_json, write_json
+from lerobot_cdp.errors import SettingError, require
+
+from .sampler import ContractiveSubVP
+from .table import page_section, summary
+
+__all__ = ["CDPMConfig", "run"]
+
+
+@dataclass
+class CDPMConfig:
+    """Settings of a run.
+
+    Args:
+        grid: Name of a grid of `eval.benchmark`.
+        results_dir: Where `eval.benchmark` trained its policies.
+        datasets_dir: Folder of the datasets, for calibrated steps; None: LeRobot's cache, or the Hub.
+        output_dir: Folder of the results.
+        filter: Regular expression; only policies in whose folder's name it is found are scored.
+        evaluations: Of the network per chunk.
+        starts: Start states.
+    """
+
+    grid: str = "pusht"
+    results_dir: Path = Path("outputs/benchmark")
+    datasets_dir: Path | None = None
+    output_dir: Path = Path("outputs/cdpm")
+    filter: str = ""
+    evaluations: tuple[int, ...] = (3, 10, 30, 100)
+    starts: int = 50
+
+
+def run(cfg: CDPMConfig) -> pd.DataFrame:
+    """Score what is missing, and write and print the table."""
+    todo = [(cell, evaluation) for cell in _cells(cfg) for evaluation in _evaluations(cell, cfg)]
+    rows = []
+    for cell, evaluation in tqdm(todo, desc="cdpm", unit="evaluation"):
+        path = cfg.output_dir / cell.name / f"{evaluation.name}.json"
+        if not path.exists():
+            write_json(path, _score(cell, evaluation, cfg))
+        rows += _rows(cell, evaluation, read_json(path))
+    table = pd.DataFrame(rows)
+    write_table(table, cfg.output_dir / "cdpm.parquet")
+    print(f"{summary(table)}\n\n{page_section(table)}\n{cfg.output_dir / 'cdpm.parquet'}")
+    return table
+
+
+def _cells(cfg: CDPMConfig) -> list[Cell]:
+    """Policies on a variance-preserving process, without a penalty, that are trained."""
+    require(cfg.grid in GRIDS, "grid", f"one of {sorted(GRIDS)}", cfg.grid)
+    require(cfg.starts >= 1, "starts", "at least 1", cfg.starts)
+    require(cfg.evaluations and min(cfg.evaluations) >= 1, "evaluations", "numbers of at least 1", cfg.evaluations)
+    try:
+        wanted = re.compile(cfg.filter)
+    except re.error as error:
+        raise SettingError(f"`filter` must be a regular expression. Got {cfg.filter!r}: {error}.") from error
+    found = [
+        cell
+        for cell in GRIDS[cfg.grid].cells
+        if cell.type == "cdp"
+        and cell.settings["prediction_type"] in ("epsilon", "sample")
+        and cell.settings["contraction"]["weight"] == 0
+        and wanted.search(cell.name)
+        and _checkpoint(cell, cfg).exists()
+    ]
+    must = f"of policies that `python -m eval.benchmark --grid={cfg.grid}` trained, and found by `filter`"
+    require(found, "results_dir", must, str(cfg.results_dir))
+    return found
+
+
+def _checkpoint(cell: Cell, cfg: CDPMConfig) -> Path:
+    return checkpoint(cfg.results_dir / cfg.grid / cell.name, cell)
+
+
+def _evaluations(cell: Cell, cfg: CDPMConfig) -> list[Evaluation]:
+    """Every solver with every number of evaluations; calibrated steps are for few."""
+    shared = {"starts": cfg.starts, "first_start": GRIDS[cfg.grid].first_start}
+    found = []
+    for n in cfg.evaluations:
+        settings = {"noise_scheduler_type": "DDIM", "num_inference_steps": n}
+        found += [Evaluation("cdpm", n, settings, **shared), Evaluation("ddim", n, settings, **shared)]
+        found.append(Evaluation("ddpm", n, settings | {"noise_scheduler_type": "DDPM"}, **shared))
+        if n <= 10:
+            found.append(Evaluation("ddim", n, settings, steps="calibrated", **shared))
+    return found
+
+
+def _score(cell: Cell, evaluation: Evaluation, cfg: CDPMConfig) -> dict:
+    folder = _checkpoint(cell, cfg)
+    if evaluation.solver != "cdpm":
+        return evaluate(cell, evaluation, folder, cfg.datasets_dir)
+    policy, *processors = load_policy(folder, evaluation.settings)
+    model = policy.acting_model
+    model.solver = ContractiveSubVP(model.process.scheduler)
+    episodes = run_episodes(policy, *processors, TASKS[cell.task].env, evaluation)
+    return {"cell": asdict(cell), "evaluation": asdict(evaluation), "episodes": episodes, **provenance()}
+
+
+def _rows(cell: Cell, evaluation: Evaluation, result: dict) -> list[dict]:
+    solver = "ddim, calibrated" if evaluation.steps == "calibrated" else evaluation.solver
+    facts = {
+        "policy": cell.policy,
+        "demonstrations": cell.demonstrations,
+        "seed": cell.seed,
+        "solver": solver,
+        "evaluations": evaluation.evaluations,
+        "commit": result["commit"] or "",
+    }
+    return [facts | episode for episode in result["episodes"]]
+
+
+if __name__ == "__main__":
+    try:
+        register_third_party_plugins()  # this is how LeRobot finds the type `cdp`
+        run(draccus.parse(CDPMConfig))
+    except SettingError as error:
+        sys.exit(f"cdpm: {error}")

@@ -1,0 +1,95 @@
+"""Offline reinforcement learning with and without a contraction penalty. What is done already is skipped: a killed run
+goes on where it was.
+
+    python -m eval.offline_rl --grid=quick                a few minutes on one CPU core
+    python -m eval.offline_rl --grid=mujoco --jobs=2      hours
+
+In `results_dir`: `data/`, made by the first run that needs it; `<grid>/` with a folder for each policy; and
+`<grid>.parquet`, the table of all (see results.py), from which `eval.offline_rl.page` makes docs/offline_rl.md.
+Needs `pip install -e '.[offline-rl]'`.
+"""
+
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import draccus
+from tqdm import tqdm
+
+from eval.benchmark.jobs import run_side_by_side
+from eval.benchmark.results import write_table
+from lerobot_cdp.errors import SettingError, require
+
+from .grids import GRIDS, Acting, Cell, Grid
+from .record import load_or_record
+from .results import collect, summary
+from .tasks import TASKS
+from .training import is_trained
+from .work import limit_threads, run_cell
+
+__all__ = ["OfflineRLConfig", "run"]
+
+
+@dataclass
+class OfflineRLConfig:
+    """Settings of a run.
+
+    Args:
+        grid: Name of a grid in `grids.py`.
+        results_dir: Folder of data and results; give the same one to go on with a run.
+        filter: Regular expression; only policies in whose name, TASK/METHOD-seedN-…, it is found are run.
+        jobs: Policies trained at the same time, each in its own process with one thread.
+    """
+
+    grid: str = "quick"
+    results_dir: Path = Path("outputs/offline_rl")
+    filter: str = ""
+    jobs: int = 1
+
+
+def run(cfg: OfflineRLConfig) -> bool:
+    """Train and score what is missing, and write the table. Returns whether every cell is done."""
+    grid, cells = _chosen(cfg)
+    limit_threads()
+    folder, data_dir = cfg.results_dir / cfg.grid, cfg.results_dir / "data"
+    for task in dict.fromkeys(cell.task for cell in cells):
+        load_or_record(TASKS[task], data_dir)
+    outcomes = []
+    # Controls that need another policy's spread come when all are trained.
+    for title, controls in (("policies", False), ("controls", True)):
+        ways = {cell: _ways(folder, grid, cell, controls) for cell in cells}
+        tasks = [(folder, data_dir, grid, cell, chosen) for cell, chosen in ways.items() if chosen]
+        done = run_side_by_side(run_cell, tasks, cfg.jobs)
+        outcomes += tqdm(done, total=len(tasks), desc=f"{cfg.grid}: {title}", unit="policy")
+    table = collect(folder, grid)
+    if len(table):
+        path = cfg.results_dir / f"{cfg.grid}.parquet"
+        write_table(table, path)
+        print(f"{summary(table)}\n\n{path}\nNext: python -m eval.offline_rl.page --results_dir={cfg.results_dir}")
+    return all(outcomes)
+
+
+def _ways(folder: Path, grid: Grid, cell: Cell, controls: bool) -> list[Acting]:
+    ways = [acting for acting in grid.acting(cell.method) if bool(acting.noise_like) == controls]
+    return [acting for acting in ways if not controls or is_trained(folder / grid.noise_model(cell, acting).name)]
+
+
+def _chosen(cfg: OfflineRLConfig) -> tuple[Grid, list[Cell]]:
+    require(cfg.grid in GRIDS, "grid", f"one of {sorted(GRIDS)}", cfg.grid)
+    require(cfg.jobs >= 1, "jobs", "at least 1", cfg.jobs)
+    try:
+        wanted = re.compile(cfg.filter)
+    except re.error as error:
+        raise SettingError(f"`filter` must be a regular expression. Got {cfg.filter!r}: {error}.") from error
+    grid = GRIDS[cfg.grid]
+    cells = [cell for cell in grid.cells if wanted.search(cell.name)]
+    require(cells, "filter", f"found in a name like {grid.cells[0].name}", cfg.filter)
+    return grid, cells
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(0 if run(draccus.parse(OfflineRLConfig)) else 1)
+    except SettingError as error:
+        sys.exit(f"offline_rl: {error}")

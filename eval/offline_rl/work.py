@@ -1,0 +1,75 @@
+"""What is done for one cell, in this process or another."""
+
+import logging
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from eval.provenance import provenance
+from lerobot_cdp.checkpoints.files import read_json, write_json
+from lerobot_cdp.errors import SettingError
+
+from .acting import Actor
+from .grids import Acting, Cell, Grid, digest, readable
+from .record import load_or_record
+from .rollouts import run_episodes
+from .tasks import TASKS, make_env
+from .training import RECORD, is_trained, load, train
+
+__all__ = ["evaluation_path", "run_cell"]
+
+
+def run_cell(folder: Path, data_dir: Path, grid: Grid, cell: Cell, ways: list[Acting]) -> bool:
+    """Train a cell and score it in these `ways`, what is missing of it. Returns whether it succeeded: an error must not
+    stop the others."""
+    try:
+        missing = [acting for acting in ways if not evaluation_path(folder, grid, cell, acting).exists()]
+        trained = is_trained(folder / cell.name)
+        if trained and not missing:
+            return True
+        transitions = load_or_record(TASKS[cell.task], data_dir)
+        if not trained:
+            train(cell, transitions, folder / cell.name)
+        for acting in missing:
+            write_json(evaluation_path(folder, grid, cell, acting), _evaluate(folder, grid, cell, acting, transitions))
+    except SettingError as error:
+        logging.error("cell %s failed: %s", cell.name, error)
+        return False
+    except Exception:
+        logging.exception("cell %s failed", cell.name)
+        return False
+    return True
+
+
+def evaluation_path(folder: Path, grid: Grid, cell: Cell, acting: Acting) -> Path:
+    """Where the result of an evaluation lies."""
+    name = f"{readable(acting.name)}-{grid.first_start}+{grid.starts}-{digest(acting)}.json"
+    return folder / cell.name / name
+
+
+def _evaluate(folder: Path, grid: Grid, cell: Cell, acting: Acting, transitions) -> dict:
+    learner = load(cell, transitions, folder / cell.name)
+    noise = _matching_noise(folder, grid, cell, acting)
+    actor = Actor(learner.average.module, learner.critic, transitions, acting, cell.setup.evaluations, noise)
+    task = TASKS[cell.task]
+    starts = range(grid.first_start, grid.first_start + grid.starts)
+    episodes = run_episodes(actor, lambda: make_env(task.env), starts, acting.candidates)
+    for episode in episodes:
+        by_success = 100.0 * episode["success"]
+        episode["score"] = by_success if task.by_success else transitions.score(episode["reward"])
+    return {"cell": asdict(cell), "acting": asdict(acting), "noise": noise, "episodes": episodes, **provenance()}
+
+
+def _matching_noise(folder: Path, grid: Grid, cell: Cell, acting: Acting) -> float:
+    """Standard deviation of the noise with which this policy spreads its actions as much as `acting.noise_like`."""
+    if acting.noise_like is None:
+        return 0.0
+    other = grid.noise_model(cell, acting)
+    spread, own = (read_json(folder / each.name / RECORD)["spread"] for each in (other, cell))
+    return max(0.0, spread**2 - own**2) ** 0.5
+
+
+def limit_threads() -> None:
+    """One thread for each process: the networks are too small for more."""
+    torch.set_num_threads(1)
