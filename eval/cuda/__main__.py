@@ -63,7 +63,7 @@ def costs(config: CudaConfig, n_cameras: int) -> str:
     rounds, batch_size = (1, 8) if config.small else (5, 64)
     settings = CostConfig(batch_size, down_dims, n_cameras=n_cameras, rounds=rounds, device=config.device)
     policies = make_policies(settings)
-    unets = {name: policies[name] for name in ("diffusion", "cdp, γ = 0", "cdp")}
+    unets = {name: policies[name] for name in ("diffusion", "cdp, γ = 0", "cdp, penalty")}
     print(f"batch {batch_size}, U-Net {down_dims}, {n_cameras} cameras, on {config.device}")
     print(table(measure(unets, make_batch(settings), rounds)), flush=True)
     return ""

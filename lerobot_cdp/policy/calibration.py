@@ -18,7 +18,15 @@ from .build import make_solver
 from .configuration_cdp import LCM, SHIFTED, CDPConfig, StepCalibration
 from .model import CDPDiffusionModel
 
-__all__ = ["SETTLED", "calibrate_in_training", "calibrate_policy", "executed", "many_steps", "remember"]
+__all__ = [
+    "SETTLED",
+    "calibrate_in_training",
+    "calibrate_policy",
+    "executed",
+    "many_steps",
+    "remember",
+    "warm_start_level",
+]
 
 CALIBRATION_BATCH = 64  # observations of a training; a command takes more
 WARM_STEPS = 10  # solver steps in which what is left of an error is measured
@@ -43,7 +51,7 @@ def calibrate_policy(model: CDPDiffusionModel, condition: Tensor, seed: int = 0)
 
     before = config.warp or config.default_warp
     found = calibrate(solve, many_steps(model, condition, seed), before, _free(config), counts)
-    return replace(found, warm_start=_warm_start(model, condition[:CALIBRATION_BATCH], found.warp.shift, seed))
+    return replace(found, warm_start=warm_start_level(model, condition, found.warp.shift, seed))
 
 
 def many_steps(model: CDPDiffusionModel, condition: Tensor, seed: int = 0) -> Tensor:
@@ -77,15 +85,20 @@ def _executed_rows(config: CDPConfig) -> slice:
     return slice(config.n_obs_steps - 1, config.n_obs_steps - 1 + config.n_action_steps)
 
 
-def _warm_start(model: CDPDiffusionModel, condition: Tensor, shift: float, seed: int) -> float:
-    """The least level from which on errors of the last plan are forgotten."""
+@torch.no_grad()
+def warm_start_level(model: CDPDiffusionModel, condition: Tensor, shift: float, seed: int = 0) -> float:
+    """The least noise level from which on errors of the last plan are forgotten; see `executed`."""
     config, most, generator = model.config, model.config.num_train_timesteps, torch.Generator().manual_seed(seed)
-    noise, many, twice = _noise(model, condition, generator), min(REFERENCE_STEPS, most), condition.repeat(2, 1)
+    condition = condition[:CALIBRATION_BATCH]
+    noise, twice = _noise(model, condition, generator), condition.repeat(2, 1)
+    # A consistency policy ends in few steps; more of them do not come closer to anything.
+    few = config.num_inference_steps if config.is_consistency else None
+    many = few or min(REFERENCE_STEPS, most)
     plans = sample(lambda x_t, t: model.backbone(x_t, t, condition), make_solver(config, EQUAL), noise, many)
 
     def left(level: float) -> float:
         warp = Warp(shift, max(level, 1 / most))
-        solver, n = make_solver(config, warp), min(WARM_STEPS, most_steps(warp, most))
+        solver, n = make_solver(config, warp), min(few or WARM_STEPS, most_steps(warp, most))
 
         def solve(x_t: Tensor) -> Tensor:
             chunks = sample(lambda x_t, t: model.backbone(x_t, t, twice), solver, x_t, n, is_noise=False)

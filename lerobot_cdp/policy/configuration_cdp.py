@@ -196,9 +196,9 @@ class CDPConfig(DiffusionConfig):
     def _convert(self) -> None:
         """Settings of an older checkpoint, in today's meaning."""
         version, weight = check_version(self.schema_version), self.contraction.weight
-        chunk_shape = self.action_feature and (self.horizon, *self.action_feature.shape)
-        converted = in_todays_units(weight, self.contraction.loss, version, chunk_shape)
-        if converted != weight:
+        if version < SCHEMA_VERSION:
+            chunk_shape = self.action_feature and (self.horizon, *self.action_feature.shape)
+            converted = in_todays_units(weight, self.contraction.loss, version, chunk_shape)
             self.contraction = replace(self.contraction, weight=converted)
         self.schema_version = SCHEMA_VERSION  # what is written next is of today
 

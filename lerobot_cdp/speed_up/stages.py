@@ -10,7 +10,7 @@ from ..checkpoints.files import read_json, write_json, write_text, written_whole
 from ..diffusion.calibration import Calibration
 from ..diffusion.grid import most_steps
 from ..hub.card import ORIGIN, DatasetFacts, Facts, Origin, make_card
-from ..policy.calibration import calibrate_policy, many_steps, remember
+from ..policy.calibration import calibrate_policy, many_steps, remember, warm_start_level
 from ..policy.configuration_cdp import LCM, CDPConfig
 from ..policy.consistency import TEACHER_STEPS
 from ..policy.modeling_cdp import CDPPolicy
@@ -169,7 +169,8 @@ def _with_result(config: SpeedUpConfig, settings: CDPConfig, start: Start) -> Er
         warp, teacher = settings.warp, read_config(start.checkpoint)
         teacher.pretrained_path = start.checkpoint
         reference = many_steps(load_policy(teacher)[0].acting_model, condition, config.seed)
-        found = Calibration(warp, {}, {})
+        model = policy.acting_model
+        found = Calibration(warp, {}, {}, warm_start_level(model, condition, warp.shift, config.seed))
     else:
         settings.timestep_shift = settings.first_timestep = None
         found = calibrate_policy(policy.acting_model, condition, config.seed)

@@ -12,8 +12,9 @@ from safetensors.torch import load_file
 
 SETTINGS = (
     "--policy.device=cpu", "--policy.horizon=8", "--policy.n_action_steps=4", "--policy.down_dims=[8, 16]",
-    "--policy.n_groups=4", "--policy.contraction.every=2", "--batch_size=4", "--num_workers=0", "--env_eval_freq=0",
-    "--log_freq=1",
+    "--policy.n_groups=4",
+    "--policy.contraction.weight=0.01", "--policy.contraction.every=2", "--batch_size=4",
+    "--num_workers=0", "--env_eval_freq=0", "--log_freq=1",
 )  # fmt: skip
 
 

@@ -46,7 +46,8 @@ def run_folder(tmp_path_factory, datasets_dir):
     folder = tmp_path_factory.mktemp("run")
     last = folder / "checkpoints" / "000002"
     observed = {"observation.state": feature("STATE", 2), "observation.environment_state": feature("ENV", 16)}
-    config = make_config(backbone="mlp", horizon=8, n_action_steps=4, input_features=observed)
+    penalty = {"weight": 0.01}
+    config = make_config(backbone="mlp", horizon=8, n_action_steps=4, input_features=observed, contraction=penalty)
     policy = CDPPolicy(config)
     for _ in range(2):  # the average differs from the weights
         for parameter in policy.parameters():

@@ -26,7 +26,8 @@ SETTINGS = (
     "--policy.type=cdp", f"--policy.repo_id={POLICY}", "--policy.push_to_hub=true", "--policy.device=cpu",
     "--policy.horizon=8", "--policy.n_action_steps=4", "--policy.backbone=mlp", "--policy.hidden_dim=32",
     "--policy.prediction_type=velocity",
-    "--policy.contraction.every=1", "--batch_size=4", "--num_workers=0", "--env_eval_freq=0",
+    "--policy.contraction.weight=0.01", "--policy.contraction.every=1", "--batch_size=4", "--num_workers=0",
+    "--env_eval_freq=0",
 )  # fmt: skip
 FILES = {
     ".gitattributes", "README.md", "config.json", "model.safetensors", "train_config.json", "policy_preprocessor.json",

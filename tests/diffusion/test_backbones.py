@@ -141,7 +141,7 @@ def test_gradient_checkpointing_changes_no_gradient():
 def test_bfloat16_autocast(name):
     """The penalty keeps full precision; the diffusion loss does not, and both reach the weights."""
     torch.manual_seed(0)
-    policy = CDPPolicy(make_config(backbone=name)).train()
+    policy = CDPPolicy(make_config(backbone=name, contraction={"weight": 0.01})).train()
     batch = make_batch(policy.config)
     torch.manual_seed(1)
     _, plain = policy(batch)

@@ -18,8 +18,10 @@ from tests.conftest import feature, make_config
 def test_defaults_instantiate_and_are_their_own_type():
     config = CDPConfig(device="cpu")
     assert config.type == "cdp" and DiffusionConfig(device="cpu").type == "diffusion"
-    assert config.prediction_type == "sample" and config.noise_scheduler_type == "DDIM"
-    assert config.num_inference_steps == 3 and config.penalty_range == (0.7, 1.0)
+    assert config.prediction_type == "velocity" and config.noise_scheduler_type == "FlowMatchEuler"
+    assert config.num_inference_steps == 3 and config.contraction.weight == 0
+    assert make_config(prediction_type="sample").noise_scheduler_type == "DDIM"
+    assert make_config(prediction_type="sample").penalty_range == (0.7, 1.0)
 
 
 def test_derived_settings_follow_and_given_ones_stay():

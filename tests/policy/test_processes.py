@@ -98,7 +98,12 @@ def test_an_average_of_flattened_weights_is_refused(found):
     "version,precision,settings,message",
     [
         (1, "no", {}, r"^`ema_decay` must be 0 with FSDP version 1, .* Got 0\.999\.$"),
-        (2, "bf16", {}, r"^`contraction.weight` must be 0 with FSDP in mixed precision, .* Got 0\.01\.$"),
+        (
+            2,
+            "bf16",
+            {"contraction": ContractionConfig(weight=0.01)},
+            r"^`contraction.weight` must be 0 with FSDP in mixed precision, .* Got 0\.01\.$",
+        ),
         (2, "no", {}, None),
         (1, "no", {"ema_decay": 0.0}, None),
         (2, "bf16", {"contraction": ContractionConfig(weight=0.0)}, None),

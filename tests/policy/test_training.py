@@ -15,7 +15,7 @@ MEAN, STD = 0.3, 0.4
 def make_policy(denoiser, contraction=None, **settings) -> CDPPolicy:
     """A policy in training whose network has the denoiser given, `denoiser(x_t, α, σ)`."""
     torch.manual_seed(0)
-    contraction = ContractionConfig(**({"every": 1} | (contraction or {})))
+    contraction = ContractionConfig(**({"weight": 0.01, "every": 1} | (contraction or {})))
     policy = CDPPolicy(make_config(contraction=contraction, prediction_type="sample", **settings)).train()
     give_denoiser(policy.diffusion, denoiser)
     return policy

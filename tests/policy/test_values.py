@@ -204,7 +204,7 @@ def test_settings_without_effect_are_named(settings, said):
 
 
 def test_a_checkpoint_from_before_the_penalty_says_so(tmp_path, caplog):
-    policy = CDPPolicy(make_config(contraction={"start": 3}))
+    policy = CDPPolicy(make_config(contraction={"weight": 0.01, "start": 3}))
     for expected in (False, True, True, True, False):  # after 0 … 4 updates
         caplog.clear()
         policy.save_pretrained(tmp_path)

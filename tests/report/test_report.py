@@ -27,7 +27,10 @@ def checkpoints(datasets_dir, tmp_path_factory):
     """Untrained checkpoints of both types, and of flow matching, as LeRobot saves them."""
     folder, meta = tmp_path_factory.mktemp("checkpoints"), LeRobotDatasetMetadata("local/tiny", datasets_dir / "tiny")
     few_steps = {"num_inference_steps": 2}
-    policies = {"cdp": ("cdp", few_steps | {"prediction_type": "epsilon"}), "diffusion": ("diffusion", {})}
+    policies = {
+        "cdp": ("cdp", few_steps | {"prediction_type": "epsilon", "contraction": {"weight": 0.01}}),
+        "diffusion": ("diffusion", {}),
+    }
     policies["flow"] = ("cdp", few_steps | {"prediction_type": "velocity"})
     for name, (policy_type, more) in policies.items():
         torch.manual_seed(0)
