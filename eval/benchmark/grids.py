@@ -52,6 +52,7 @@ def without_penalty(label: str) -> str | None:
 
 HIGH_NOISE, LOW_NOISE = (0.7, 1.0), (0.0, 0.1)
 EPSILON, SAMPLE, VELOCITY = cdp("epsilon"), cdp("sample"), cdp("velocity")
+SKIP = cdp("velocity", name="input skip", input_skip=True)
 # With as few steps as these have, a late penalty is computed on every second one.
 LATE_EPSILON = cdp("epsilon", 0.03, HIGH_NOISE, late=True, every=2)
 LATE_VELOCITY = cdp("velocity", 0.1, late=True, every=2)
@@ -60,7 +61,7 @@ ACT_NORMALIZED = dict.fromkeys(("VISUAL", "STATE", "ENV", "ACTION"), Normalizati
 ACT_SIZE = {"dim_model": 128, "n_heads": 4, "dim_feedforward": 1216, "n_encoder_layers": 3, "n_vae_encoder_layers": 2}
 ACT = Policy("act", "act", ACT_SIZE | {"optimizer_lr": 3e-4, "normalization_mapping": ACT_NORMALIZED})
 
-CANDIDATES = [VELOCITY, EPSILON, SAMPLE, ACT]
+CANDIDATES = [SKIP, VELOCITY, EPSILON, SAMPLE, ACT]
 BASIC = [diffusion("epsilon"), EPSILON, LATE_EPSILON, VELOCITY, LATE_VELOCITY]
 WITH_CAMERA = [diffusion("epsilon"), EPSILON, SAMPLE, VELOCITY]
 ON_GPU = [*WITH_CAMERA, cdp("epsilon", 0.03, HIGH_NOISE, late=True), cdp("velocity", 0.1)]

@@ -10,7 +10,7 @@ from .markdown import page, table
 __all__ = ["TASKS_SHOWN", "tasks_page"]
 
 TASKS_SHOWN = {"pusht": "PushT from keypoints", "so101": "SO-101 pick and place", "aloha": "ALOHA cube transfer"}
-CANDIDATES = [f"{prediction}, γ = 0" for prediction in ("velocity", "epsilon", "sample")]
+CANDIDATES = [f"{network}, γ = 0" for network in ("input skip, velocity", "velocity", "epsilon", "sample")]
 SCORES = {"success": ("success, %", 100, ".0f"), "jerk": ("squared jerk", 1, ".3g")}
 EQUAL, SHIFTED, CALIBRATED = STEPS
 # Ours and theirs: evaluations, and how their steps are laid.

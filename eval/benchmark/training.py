@@ -40,6 +40,8 @@ def policy_config(cell: Cell) -> PreTrainedConfig:
     settings = cell.settings | {"device": "cuda" if torch.cuda.is_available() else "cpu"}
     if cell.type == "cdp":
         settings.setdefault("timestep_spacing", "trailing")  # training knows no steps, each evaluation lays its own
+        if settings["backbone"] == "unet":
+            settings.setdefault("input_skip", False)  # LeRobot's network, where a grid does not say otherwise
     if "contraction" in settings:
         settings["contraction"] = ContractionConfig(**settings["contraction"])
     return make_policy_config(cell.type, **settings)

@@ -11,6 +11,7 @@ from torch import nn
 from ..acting.limits import ActionLimits
 from ..diffusion.backbones.dit import DiT
 from ..diffusion.backbones.mlp import ResidualMLP
+from ..diffusion.backbones.unet import SkipUnet
 from ..diffusion.grid import Warp
 from ..diffusion.process import FlowMatching, Process, VariancePreserving
 from ..diffusion.sampler import make_scheduler
@@ -49,7 +50,7 @@ def _process_settings(config: CDPConfig) -> dict[str, object]:
 def make_backbone(config: CDPConfig, condition_dim: int) -> nn.Module:
     """The network that `config.backbone` names, for observation features (B, `condition_dim`)."""
     if config.backbone == "unet":
-        return DiffusionConditionalUnet1d(config, condition_dim)
+        return (SkipUnet if config.input_skip else DiffusionConditionalUnet1d)(config, condition_dim)
     chunk_shape = (config.horizon, *config.action_feature.shape)
     embed_dim = config.diffusion_step_embed_dim
     if config.backbone == "mlp":

@@ -1,4 +1,4 @@
-"""Settings of the Contractive Diffusion Policy: those of LeRobot's `diffusion`, and 22 of its own."""
+"""Settings of the Contractive Diffusion Policy: those of LeRobot's `diffusion`, and 23 of its own."""
 
 import logging
 from dataclasses import dataclass, field, fields, replace
@@ -23,7 +23,9 @@ LCM = "LCM"
 VP_SOLVERS, FLOW_SOLVERS = ("DDIM", "DPMSolver++", "DDPM", LCM), ("FlowMatchEuler", LCM)
 SOLVERS = {"epsilon": VP_SOLVERS, "sample": VP_SOLVERS, "velocity": FLOW_SOLVERS}
 # Settings that only some choices use: with any other they must keep their defaults.
-UNET_SETTINGS = ("down_dims", "kernel_size", "n_groups", "use_film_scale_modulation", "gradient_checkpointing")
+UNET_SETTINGS = (
+    "down_dims", "kernel_size", "n_groups", "use_film_scale_modulation", "gradient_checkpointing", "input_skip",
+)  # fmt: skip
 BACKBONE_SETTINGS = {
     "unet": UNET_SETTINGS,
     "mlp": ("hidden_dim", "num_layers"),
@@ -58,6 +60,8 @@ class CDPConfig(DiffusionConfig):
         do_mask_loss_for_padding: Leave actions beyond the end of an episode out of the loss. Default: true.
         backbone: Network: `unet` (LeRobot's), `mlp` (residual, over the flattened chunk) or `dit` (LeRobot's diffusion
             transformer); see `diffusion.backbones`. Settings of the other networks must keep their defaults.
+        input_skip: Carry x_t to the output of `unet`, which LeRobot's does not (see `diffusion.backbones.unet`).
+            Default: true with `velocity`; false in checkpoints from before there was this setting.
         hidden_dim: Width of `mlp` (512 when not given) or of a token of `dit` (384; a multiple of 32).
         num_layers: Residual blocks of `mlp` (3 when not given) or transformer blocks of `dit` (6).
         vision_stages: ResNet stages, 1 to 4, that encode images; LeRobot uses 4. The feature map after k stages has
@@ -126,6 +130,7 @@ class CDPConfig(DiffusionConfig):
     do_mask_loss_for_padding: bool = True
 
     backbone: str = "unet"
+    input_skip: bool | None = None
     hidden_dim: int | None = None
     num_layers: int | None = None
     vision_stages: int = 4
@@ -194,12 +199,14 @@ class CDPConfig(DiffusionConfig):
                 raise SettingError(f"`{name}` must hold what LeRobot accepts. Got {value} ({error}).") from error
 
     def _convert(self) -> None:
-        """Settings of an older checkpoint, in today's meaning."""
+        """Settings of an older checkpoint, in today's meaning, and a new one that depends on its age."""
         version, weight = check_version(self.schema_version), self.contraction.weight
         if version < SCHEMA_VERSION:
             chunk_shape = self.action_feature and (self.horizon, *self.action_feature.shape)
             converted = in_todays_units(weight, self.contraction.loss, version, chunk_shape)
             self.contraction = replace(self.contraction, weight=converted)
+        if self.backbone == "unet" and self.input_skip is None:
+            self.input_skip = self.prediction_type == "velocity" and version == SCHEMA_VERSION
         self.schema_version = SCHEMA_VERSION  # what is written next is of today
 
     def _check_by_lerobot(self) -> None:

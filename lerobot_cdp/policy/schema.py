@@ -8,6 +8,7 @@ converts it in `in_todays_units`.
 | version | |
 | --- | --- |
 | 3 | `contraction.weight` of `contraction.loss` = jacobian: γ of before / d, d = horizon · action numbers |
+| 3 | `input_skip`, which was not there, is false before |
 """
 
 import logging

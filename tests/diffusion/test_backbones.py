@@ -151,3 +151,32 @@ def test_bfloat16_autocast(name):
     loss.backward()
     assert mixed["expansion_rate"] == plain["expansion_rate"] and mixed["diffusion_loss"] != plain["diffusion_loss"]
     assert all(p.grad.isfinite().all() for p in policy.get_optim_params())
+
+
+def make_unets(seed: int) -> tuple:
+    """LeRobot's U-Net and the one with a skip, made of the same random numbers."""
+    networks = []
+    for input_skip in (False, True):
+        torch.manual_seed(seed)
+        networks.append(make_backbone(make_config(prediction_type="velocity", input_skip=input_skip), C))
+    return tuple(networks)
+
+
+def test_with_a_skip_it_is_lerobots_network_and_x_t_times_a_factor_of_the_timestep(seed):
+    plain, skip = make_unets(seed)
+    x_t, timesteps, condition = torch.randn(3, 16, 2), torch.tensor([1.0, 40.5, 99.0]), torch.randn(3, C)
+    assert torch.equal(skip(x_t, timesteps, condition), plain(x_t, timesteps, condition))  # the factor is 0 at first
+    torch.nn.init.normal_(skip.gate.weight)
+    factor = skip.gate(skip.diffusion_step_encoder(timesteps))
+    expected = plain(x_t, timesteps, condition) + factor[:, None] * x_t
+    torch.testing.assert_close(skip(x_t, timesteps, condition), expected)
+    assert factor.std(dim=0).min() > 0
+
+
+def test_the_skip_is_the_default_of_flow_matching_alone():
+    assert make_config(prediction_type="velocity").input_skip is True
+    assert (
+        make_config(prediction_type="epsilon").input_skip is make_config(prediction_type="sample").input_skip is False
+    )
+    assert make_config(prediction_type="velocity", backbone="mlp").input_skip is None
+    assert make_config(prediction_type="velocity", schema_version=2).input_skip is False  # of a checkpoint from before

@@ -18,7 +18,7 @@ from lerobot_cdp.policy.configuration_cdp import CDPConfig, ContractionConfig
 NOT_A_CELLS = {
     "num_inference_steps", "noise_scheduler_type", "rtc_config", "action_feature_names", "push_to_hub",
     "schema_version", "hidden_dim", "num_layers", "timestep_spacing", "timestep_shift", "first_timestep", "calibration",
-    "action_margin", "max_action_step", "max_observation", "action_range", "action_is_position",
+    "input_skip", "action_margin", "max_action_step", "max_observation", "action_range", "action_is_position",
     "teacher", "freeze_vision_encoder",
 }  # fmt: skip
 
