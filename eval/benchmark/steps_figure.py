@@ -43,6 +43,8 @@ def steps_figure(rows: pd.DataFrame) -> bytes:
         _costs(above, own)
         _errors(below, own)
         above.set_title(title, fontsize=12, loc="left")
+    low, high = np.array([axes.dataLim.intervaly for axes in grid[0]]).T
+    grid[0, 0].set_ylim(low.min() / 2, 30 * high.max())  # above: room for the places
     for axes in grid.flat:
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.25)
@@ -68,9 +70,7 @@ def _costs(axes: Axes, own: pd.DataFrame) -> None:
         axes.plot(places, [height] * N_SHOWN, "v", ms=7, color=colour, transform=axes.get_xaxis_transform())
         axes.text(places[-1] - 0.03, height, label, color=colour, fontsize=8, va="center",
                   transform=axes.get_xaxis_transform())  # fmt: skip
-    axes.set(yscale="log", xlim=(1.04, -0.14), xlabel="noise level at which the step begins")
-    low, high = axes.get_ylim()
-    axes.set_ylim(low, high * 4)  # room for the places
+    axes.set(yscale="log", xlim=(1.04, -0.3), xlabel="noise level at which the step begins")
 
 
 def _errors(axes: Axes, own: pd.DataFrame) -> None:

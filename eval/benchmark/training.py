@@ -40,7 +40,7 @@ def policy_config(cell: Cell) -> PreTrainedConfig:
     settings = cell.settings | {"device": "cuda" if torch.cuda.is_available() else "cpu"}
     if cell.type == "cdp":
         settings.setdefault("timestep_spacing", "trailing")  # training knows no steps, each evaluation lays its own
-        if settings["backbone"] == "unet":
+        if settings.get("backbone", "unet") == "unet":
             settings.setdefault("input_skip", False)  # LeRobot's network, where a grid does not say otherwise
     if "contraction" in settings:
         settings["contraction"] = ContractionConfig(**settings["contraction"])

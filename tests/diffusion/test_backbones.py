@@ -7,6 +7,7 @@ from lerobot_cdp.contraction import autodiff, bind, dense_jacobian, finite_diffe
 from lerobot_cdp.policy.build import make_backbone
 from lerobot_cdp.policy.configuration_cdp import BACKBONE_SETTINGS, SOLVERS, ContractionConfig
 from lerobot_cdp.policy.modeling_cdp import CDPPolicy
+from lerobot_cdp.policy.schema import SchemaVersion
 from tests.conftest import make_batch, make_config, make_observation
 
 B, T, C = 3, 8, 7
@@ -179,4 +180,6 @@ def test_the_skip_is_the_default_of_flow_matching_alone():
         make_config(prediction_type="epsilon").input_skip is make_config(prediction_type="sample").input_skip is False
     )
     assert make_config(prediction_type="velocity", backbone="mlp").input_skip is None
-    assert make_config(prediction_type="velocity", schema_version=2).input_skip is False  # of a checkpoint from before
+    assert (
+        make_config(prediction_type="velocity", schema_version=SchemaVersion(2)).input_skip is False
+    )  # of a checkpoint from before

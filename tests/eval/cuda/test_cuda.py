@@ -26,7 +26,7 @@ def test_costs_are_a_table(monkeypatch, capsys):
     out = capsys.readouterr().out
     assert "2 cameras, on cpu" in out and out.count("2000.0 ms    1.00") == 3
     settings = CostConfig(batch_size=2, down_dims=(8, 16), n_cameras=1)
-    assert make_policies(settings)["cdp"](make_batch(settings))[0].isfinite()
+    assert make_policies(settings)["cdp, penalty"](make_batch(settings))[0].isfinite()
 
 
 def test_a_check_that_fails_is_bad_and_time_that_is_over_is_said(monkeypatch, capsys):
