@@ -10,8 +10,9 @@ from .stress import NO_STRESS, Stress
 __all__ = ["STEPS", "Cell", "Evaluation", "Grid", "Policy", "is_lerobots", "lerobots"]
 
 
-# Steps of a solver: equal; shifted by the default of the prediction type; calibrated on the training data.
-STEPS = ("equal", "shifted", "calibrated")
+# Steps of a solver: equal; shifted by the default of the prediction type; calibrated on the training data; calibrated,
+# and from the second chunk on with a warm start, which takes fewer.
+STEPS = ("equal", "shifted", "calibrated", "warm")
 
 
 @dataclass(frozen=True)
@@ -181,7 +182,9 @@ class Grid:
         most = evaluations[-1]
         if cell.type == "cdp":
             colder = [_at_temperature(evaluations[0], t) for t in self.temperatures]
-            evaluations += [replace(e, steps=steps) for e in evaluations[:-1] for steps in self.steps_laid] + colder
+            few = evaluations[:-1]  # the last of them is the default, in which a warm start is looked at
+            laid = [(e, steps) for e in few for steps in self.steps_laid if steps != "warm" or e is few[-1]]
+            evaluations += [replace(e, steps=steps) for e, steps in laid] + colder
         evaluations += [replace(most, step=step) for step in self.curve]
         evaluations += [
             replace(most, stress=stress)

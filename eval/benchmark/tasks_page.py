@@ -12,11 +12,11 @@ __all__ = ["TASKS_SHOWN", "tasks_page"]
 TASKS_SHOWN = {"pusht": "PushT from keypoints", "so101": "SO-101 pick and place", "aloha": "ALOHA cube transfer"}
 CANDIDATES = [f"{network}, γ = 0" for network in ("input skip, velocity", "velocity", "epsilon", "sample")]
 SCORES = {"success": ("success, %", 100, ".0f"), "jerk": ("squared jerk", 1, ".3g")}
-EQUAL, SHIFTED, CALIBRATED = STEPS
+EQUAL, SHIFTED, CALIBRATED, WARM = STEPS
 # Ours and theirs: evaluations, and how their steps are laid.
 COMPARED = (
     ((2, CALIBRATED), (2, EQUAL)), ((3, CALIBRATED), (3, EQUAL)), ((3, CALIBRATED), (3, SHIFTED)),
-    ((3, CALIBRATED), (10, EQUAL)),
+    ((3, CALIBRATED), (10, EQUAL)), ((3, WARM), (3, CALIBRATED)),
 )  # fmt: skip
 
 RULE = """\
@@ -47,7 +47,8 @@ def tasks_page(tables: dict[str, pd.DataFrame]) -> str:
 INTRODUCTION = """\
 U-Nets with 2.3 million parameters, batch 64, 10,000 steps, no penalty, unseen start states. Columns: network
 evaluations per chunk, and how the solver's steps are laid: equal, shifted by the default, or
-[calibrated](contraction.md#where-the-solvers-steps-lie) on 256 training observations. `diffusion` is LeRobot's as it
+[calibrated](contraction.md#where-the-solvers-steps-lie) on 256 training observations, or calibrated with a
+[warm start](contraction.md#warm-start), which takes fewer. `diffusion` is LeRobot's as it
 comes, out of the same training. Brackets: bootstrap 95 % intervals over training seeds and start states."""
 
 
@@ -109,12 +110,18 @@ def _differences(episodes: pd.DataFrame) -> str:
     for policy, n in _policies(groups):
         for score, (name, unit, form) in SCORES.items():
             pairs = [[groups.get((policy, n, *column)) for column in pair] for pair in COMPARED]
-            if all(rows is not None for pair in pairs for rows in pair):
-                cells = [difference(*pair, score) * unit for pair in pairs]
-                texts = [f"**{c.text('+' + form)}**" if c.excludes_0 else c.text("+" + form) for c in cells]
+            texts = [_difference(*pair, score, unit, form) for pair in pairs]
+            if {*texts} != {"–"}:
                 body.append((policy, str(n), name, *texts))
     heads = [f"{_title(ours)} − {_title(theirs)}" for ours, theirs in COMPARED]
     return table(("policy", "demonstrations", "of", *heads), body)
+
+
+def _difference(ours: pd.DataFrame | None, theirs: pd.DataFrame | None, score: str, unit: float, form: str) -> str:
+    if ours is None or theirs is None:
+        return "–"
+    found = difference(ours, theirs, score) * unit
+    return f"**{found.text('+' + form)}**" if found.excludes_0 else found.text("+" + form)
 
 
 def _curve(episodes: pd.DataFrame) -> str:

@@ -70,21 +70,29 @@ def acting_policy(
     settings = evaluation.settings
     if evaluation.steps != "equal":
         settings = settings | {"timestep_spacing": "shifted"}
-    if evaluation.steps == "calibrated":
-        settings = settings | _calibrated(cell, folder, datasets_dir)
+    if evaluation.steps in ("calibrated", "warm"):
+        found = _calibrated(cell, folder, datasets_dir)
+        settings = settings | found["settings"]
+        if evaluation.steps == "warm":
+            settings = settings | {"warm_start": found["warm_start"]}
     policy, *processors = load_policy(folder, settings)
     if not evaluation.averaged:
         policy.ema = None
     return settings, policy, *processors
 
 
-def _calibrated(cell: Cell, folder: Path, datasets_dir: Path | None) -> dict[str, float]:
-    """Settings of the steps that belong to a policy, measured once on observations that it was trained on."""
+def _calibrated(cell: Cell, folder: Path, datasets_dir: Path | None) -> dict:
+    """The steps that belong to a policy, measured once on observations that it was trained on.
+
+    Returns:
+        `settings` of its steps, and the level of its `warm_start`.
+    """
     known = folder / "calibration.json"
-    if not known.exists():
+    if "warm_start" not in read_json(known):
         policy, preprocessor, _ = load_policy(folder, {"timestep_spacing": "shifted"})
         observations = training_observations(cell, policy, preprocessor, datasets_dir, OBSERVATIONS)
         found = calibrate_policy(policy.acting_model, observations)
         warp = {"timestep_shift": found.warp.shift, "first_timestep": found.warp.start}
-        write_json(known, {"settings": warp, "errors": found.errors, "before": found.before})
-    return read_json(known)["settings"]
+        measured = {"settings": warp, "warm_start": found.warm_start}
+        write_json(known, measured | {"errors": found.errors, "before": found.before})
+    return read_json(known)

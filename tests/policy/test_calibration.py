@@ -15,6 +15,14 @@ from tests.conftest import make_batch, make_config, make_observation
 FOUND = StepCalibration(0.25, 0.9, "a test")
 
 
+@pytest.fixture
+def few_candidates(monkeypatch):
+    """A search is not what is tested."""
+    monkeypatch.setattr("lerobot_cdp.diffusion.calibration.SHIFTS", (0.2, 0.4))
+    monkeypatch.setattr("lerobot_cdp.diffusion.calibration.STARTS", (0.84, 1.0))
+    monkeypatch.setattr("lerobot_cdp.diffusion.calibration.COUNTS", (2, 3))
+
+
 def trained(n_updates=SETTLED, **settings):
     """A policy in the midst of a training."""
     torch.manual_seed(0)
@@ -69,7 +77,7 @@ def test_a_number_that_the_user_gives_is_held_while_the_other_is_found(tmp_path)
     assert policy.config.calibration.timestep_shift == 0.5
 
 
-def test_neither_sharded_weights_nor_other_processes_are_calibrated(tmp_path, monkeypatch):
+def test_neither_sharded_weights_nor_other_processes_are_calibrated(tmp_path, monkeypatch, few_candidates):
     for name in ("is_sharded", "rank"):
         policy = trained()
         with monkeypatch.context() as patch:
@@ -109,7 +117,7 @@ def test_estimates_are_clipped_to_any_range():
 
 
 @pytest.mark.parametrize("ema_decay", [0.0, 0.999])
-def test_pictures_are_seen_as_by_the_network_that_acts(ema_decay, tmp_path):
+def test_pictures_are_seen_as_by_the_network_that_acts(ema_decay, tmp_path, few_candidates):
     """Not as by the one in training, whose encoder differs, crops at random and moves its statistics."""
     policy = trained(images=True, ema_decay=ema_decay)
     batch = make_batch(policy.config)
@@ -129,7 +137,7 @@ def test_pictures_are_seen_as_by_the_network_that_acts(ema_decay, tmp_path):
     assert CDPPolicy.from_pretrained(tmp_path).config.calibration == policy.config.calibration
 
 
-def test_a_warm_start_by_itself_begins_where_errors_are_forgotten(tmp_path):
+def test_a_warm_start_by_itself_begins_where_errors_are_forgotten(tmp_path, few_candidates):
     policy = trained(warm_start="auto", n_action_steps=6)
     policy.save_pretrained(tmp_path)
     level = policy.config.calibration.warm_start
