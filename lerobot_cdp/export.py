@@ -56,7 +56,7 @@ def export(config: ExportConfig) -> None:
         policy = averaged_only(CDPPolicy.from_pretrained(source))
         if config.half:
             policy.half()
-            is_finite = all(value.isfinite().all() for value in policy.parameters())
+            is_finite = all(value.isfinite().all() for value in policy.state_dict().values())
             require(is_finite, "half", "false for weights beyond ± 65504", config.half)
         policy.save_pretrained(folder)
         for name in (*PROCESSORS, "train_config"):

@@ -22,7 +22,7 @@ from eval.benchmark.grids import GRIDS
 from eval.benchmark.results import COLUMNS, episode_rows, write_table
 from eval.benchmark.training import checkpoint
 from lerobot_cdp.checkpoints.files import read_json
-from lerobot_cdp.errors import require
+from lerobot_cdp.errors import SettingError, require
 
 from .students import (
     COST,
@@ -122,4 +122,7 @@ def _students_rows(config: SpeedUpRun, cell: Cell, student: Student, training: d
 
 
 if __name__ == "__main__":
-    sys.exit(0 if run(draccus.parse(SpeedUpRun)) else 1)
+    try:
+        sys.exit(0 if run(draccus.parse(SpeedUpRun)) else 1)
+    except SettingError as error:
+        sys.exit(f"speed_up: {error}")

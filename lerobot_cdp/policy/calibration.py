@@ -94,7 +94,8 @@ def warm_start_level(model: CDPDiffusionModel, condition: Tensor, shift: float, 
     # A consistency policy ends in few steps; more of them do not come closer to anything.
     few = config.num_inference_steps if config.is_consistency else None
     many = few or min(REFERENCE_STEPS, most)
-    plans = sample(lambda x_t, t: model.backbone(x_t, t, condition), make_solver(config, EQUAL), noise, many)
+    solver = make_solver(config, None if config.is_consistency else EQUAL)  # which was not taught above its start
+    plans = sample(lambda x_t, t: model.backbone(x_t, t, condition), solver, noise, many)
 
     def left(level: float) -> float:
         warp = Warp(shift, max(level, 1 / most))

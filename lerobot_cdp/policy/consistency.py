@@ -116,7 +116,8 @@ def _network(model: CDPDiffusionModel, condition: Tensor) -> Network:
 def taught_lesson(student: CDPDiffusionModel, teacher: Teacher, batch: dict[str, Tensor], condition: Tensor) -> Lesson:
     """The ends are the teacher's; the student is followed from the noise. See `Lessons.draw`."""
     x_0, process = batch[ACTION], student.process
-    seen = condition if teacher.shares_encoder else teacher.model.to(condition.device).encoder(batch)
+    teacher.model.to(condition.device)  # its own config may name another
+    seen = condition if teacher.shares_encoder else teacher.model.encoder(batch)
     quarter = len(x_0) // 4
     n = len(x_0) - quarter
     noised = process.draw_timesteps(quarter, student.config.warp.start, x_0.device)

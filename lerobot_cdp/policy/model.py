@@ -137,7 +137,7 @@ class CDPDiffusionModel(nn.Module):
     ) -> Chunk:
         condition = self.encoder(batch)
         start = self.config.sampling_temperature * self._noise(noise, condition)
-        is_warm = rest is not None and self.warm_solver is not None
+        is_warm = rest is not None and self.warm_solver is not None and self.config.warm_start != 0
         if is_warm:
             start = self._warm_start(rest, start)
         current = self.config.n_obs_steps - 1  # the chunk begins with the oldest observation
