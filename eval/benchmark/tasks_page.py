@@ -4,7 +4,7 @@ import pandas as pd
 
 from .cells import STEPS
 from .choice import choose
-from .intervals import difference, mean
+from .intervals import difference, marked, mean
 from .markdown import page, table
 
 __all__ = ["TASKS_SHOWN", "tasks_page"]
@@ -120,8 +120,7 @@ def _differences(episodes: pd.DataFrame) -> str:
 def _difference(ours: pd.DataFrame | None, theirs: pd.DataFrame | None, score: str, unit: float, form: str) -> str:
     if ours is None or theirs is None:
         return "–"
-    found = difference(ours, theirs, score) * unit
-    return f"**{found.text('+' + form)}**" if found.excludes_0 else found.text("+" + form)
+    return marked(difference(ours, theirs, score) * unit, "+" + form)
 
 
 def _curve(episodes: pd.DataFrame) -> str:

@@ -8,7 +8,8 @@ import pytest
 from matplotlib.figure import Figure
 
 from eval.benchmark.figure import spread
-from eval.benchmark.report import ReportConfig, report
+from eval.benchmark.report import report
+from eval.pages import PageConfig
 from lerobot_cdp.errors import SettingError
 
 ROOT = Path(__file__).parents[3]
@@ -16,7 +17,7 @@ LONG = ROOT / "eval" / "results" / "pusht_long.parquet"
 
 
 def test_the_committed_pages_are_those_of_the_committed_tables(tmp_path):
-    written = report(ReportConfig(ROOT / "eval" / "results", tmp_path))
+    written = report(PageConfig(ROOT / "eval" / "results", tmp_path))
     assert [path.name for path in written] == ["benchmark.md", "benchmark.png"]
     assert (tmp_path / "benchmark.md").read_text() == (ROOT / "docs" / "benchmark.md").read_text()
     assert (tmp_path / "benchmark.png").read_bytes()[:4] == b"\x89PNG"
@@ -55,7 +56,7 @@ def test_ways_to_lay_steps_are_compared(tmp_path):
     for n in (2, 3):
         parts += [made_up(0.1 * n, n), made_up(0.1 * n + 0.05, n, "shifted"), made_up(0.5, n, "calibrated")]
     pd.concat(parts).to_parquet(tmp_path / "pusht.parquet")
-    assert report(ReportConfig(tmp_path, tmp_path / "docs")) == [tmp_path / "docs" / "benchmark_tasks.md"]
+    assert report(PageConfig(tmp_path, tmp_path / "docs")) == [tmp_path / "docs" / "benchmark_tasks.md"]
     text = (tmp_path / "docs" / "benchmark_tasks.md").read_text()
     assert "Training seeds: 3. Start states: 20." in text
     heads = "2 | 2, shifted | 2, calibrated | 3 | 3, shifted | 3, calibrated | 10"
@@ -73,7 +74,7 @@ def test_ways_to_lay_steps_are_compared(tmp_path):
 
 def test_without_tables(tmp_path):
     with pytest.raises(SettingError, match=r"`results_dir` must be with a table of \['pusht_long', 'pusht', .* Got"):
-        report(ReportConfig(tmp_path, tmp_path))
+        report(PageConfig(tmp_path, tmp_path))
 
 
 @pytest.mark.parametrize("values", [[0.5, 0.51, 0.52, 0.1], [0.2, 0.2, 0.2, 0.2], [0.9, 0.1, 0.5, 0.3]])

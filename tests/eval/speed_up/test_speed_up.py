@@ -1,6 +1,7 @@
 """Teachers as LeRobot's own, sides of plans, and a page of what was found."""
 
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -137,7 +138,8 @@ def test_the_page_compares_pairs():
                  "speed_up_s": 600.0 if "distil" in policy else np.nan, "two_sided": 5.0, "kept": 0.9, "between": 0.1}
                 for start in range(60)
             ]  # fmt: skip
-    text = speed_up_page({"pusht": pd.DataFrame(rows)})
+    episodes = pd.DataFrame(rows)
+    text = speed_up_page({"pusht": episodes})
     lines = {tuple(line.split(" | ")[:2]): line for line in text.splitlines() if line.startswith("| ")}
     assert "## PushT from keypoints, 52 demonstrations" in text
     distilled = [line for line in text.splitlines() if line.startswith("| distil")]
@@ -146,3 +148,5 @@ def test_the_page_compares_pairs():
     to_teacher, to_uniform, jerk_to_teacher, jerk_to_uniform = differences.split(" | ")[2:]
     assert to_teacher == "+0 [+0, +0]" and to_uniform.startswith("**+") and jerk_to_teacher.startswith("**−100")
     assert jerk_to_uniform.startswith("+0") and sides == "| distil, γ = 0 | 1 | 5 | 90 | 10 |"
+    of_three = speed_up_page({"quick": episodes, "aloha": episodes, "pusht": episodes})
+    assert re.findall("^## (.*), 52", of_three, re.M) == ["PushT from keypoints", "ALOHA cube transfer", "quick"]
