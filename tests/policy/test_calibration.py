@@ -20,20 +20,21 @@ def few_candidates(monkeypatch):
     """A search is not what is tested."""
     monkeypatch.setattr("lerobot_cdp.diffusion.calibration.SHIFTS", (0.2, 0.4))
     monkeypatch.setattr("lerobot_cdp.diffusion.calibration.STARTS", (0.84, 1.0))
-    monkeypatch.setattr("lerobot_cdp.diffusion.calibration.COUNTS", (2, 3))
+    for name, value in (("COUNTS", (2, 3)), ("REFERENCE_STEPS", 20)):
+        monkeypatch.setattr(f"lerobot_cdp.policy.calibration.{name}", value)
 
 
 def trained(n_updates=SETTLED, **settings):
     """A policy in the midst of a training."""
     torch.manual_seed(0)
-    policy = CDPPolicy(make_config(**settings)).train()
+    policy = CDPPolicy(make_config(**{"backbone": "mlp"} | settings)).train()
     policy.n_updates.fill_(n_updates)
     policy(make_batch(policy.config))
     return policy
 
 
 @pytest.mark.parametrize("prediction", WARPS)
-def test_saving_a_training_lays_the_steps(prediction, tmp_path):
+def test_saving_a_training_lays_the_steps(prediction, tmp_path, few_candidates):
     policy = trained(prediction_type=prediction)
     assert policy.config.warp == WARPS[prediction]
     state = torch.random.get_rng_state()
@@ -71,7 +72,7 @@ def test_else_it_leaves_them_alone(settings, n_updates, training, tmp_path):
     assert policy.config.calibration is None
 
 
-def test_a_number_that_the_user_gives_is_held_while_the_other_is_found(tmp_path):
+def test_a_number_that_the_user_gives_is_held_while_the_other_is_found(tmp_path, few_candidates):
     policy = trained(timestep_shift=0.5)
     policy.save_pretrained(tmp_path)
     assert policy.config.calibration.timestep_shift == 0.5

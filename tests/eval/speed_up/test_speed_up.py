@@ -104,6 +104,7 @@ def tiny(datasets_dir, tmp_path, monkeypatch):
     make = students.speed_up
     monkeypatch.setattr("lerobot_cdp.diffusion.calibration.SHIFTS", (0.3, 1.0))
     monkeypatch.setattr("lerobot_cdp.diffusion.calibration.STARTS", (0.8, 1.0))
+    monkeypatch.setattr("lerobot_cdp.policy.calibration.REFERENCE_STEPS", 20)
     monkeypatch.setattr(students, "speed_up", quickly)
     monkeypatch.setattr(
         students, "teachers_evaluations", lambda *a: [e for e in teachers_evaluations(*a) if e.evaluations < 100]
