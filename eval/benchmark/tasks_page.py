@@ -1,9 +1,11 @@
 """The page of the grids with 10,000 steps: three tasks, and three ways to lay the solver's steps."""
 
+from collections.abc import Callable
+
 import pandas as pd
 
 from .cells import STEPS
-from .choice import choose
+from .choice import DEFAULT_EVALUATIONS, choose
 from .intervals import difference, marked, mean
 from .markdown import page, table
 
@@ -18,6 +20,10 @@ COMPARED = (
     ((2, CALIBRATED), (2, EQUAL)), ((3, CALIBRATED), (3, EQUAL)), ((3, CALIBRATED), (3, SHIFTED)),
     ((3, CALIBRATED), (10, EQUAL)), ((3, WARM), (3, CALIBRATED)),
 )  # fmt: skip
+
+DEFAULT = (DEFAULT_EVALUATIONS, CALIBRATED)
+# What LeRobot offers, with its evaluations.
+RIVALS = (("diffusion, epsilon", 100), ("diffusion, epsilon", 10), ("diffusion, sample", 100), ("act", 1))
 
 RULE = """\
 The rule was fixed before the trainings: each candidate acts in 3 evaluations with calibrated steps, and is ranked by
@@ -35,13 +41,22 @@ def tasks_page(tables: dict[str, pd.DataFrame]) -> str:
     parts = ["# Benchmark: three tasks", INTRODUCTION, "    python -m eval.benchmark.report"]
     parts += _choice(tables)
     for name, episodes in tables.items():
-        trained = episodes[episodes["step"] == episodes["step"].max()]
-        parts += [f"## {TASKS_SHOWN[name]}", _sizes(episodes)]
-        parts += [_scores(trained, score) for score in SCORES]
-        parts += ["Differences, paired (**bold**: the interval excludes 0):", _differences(trained)]
-        if episodes["step"].nunique() > 1:
-            parts += ["Success in % over the training, with the most evaluations:", _curve(episodes)]
+        for n, rows in sorted(episodes.groupby("demonstrations"), reverse=True):
+            parts += [f"## {TASKS_SHOWN[name]}, {n} demonstrations", *_task(rows)]
     return page(*parts)
+
+
+def _task(episodes: pd.DataFrame) -> list[str]:
+    """The section of one task and number of demonstrations."""
+    trained = episodes[episodes["step"] == episodes["step"].max()]
+    groups = _groups(trained)
+    parts = [_sizes(trained), *(_scores(groups, score) for score in SCORES)]
+    parts += ["Ways to lay the steps, paired differences (**bold**: the interval excludes 0):", _laid(groups)]
+    if rivals := _rivals(groups):
+        parts += ["As `cdp` acts by default, 3 calibrated, minus LeRobot's policies with their evaluations:", rivals]
+    if episodes["step"].nunique() > 1:
+        parts += ["Success in % over the training, with the most evaluations:", _curve(episodes)]
+    return parts
 
 
 INTRODUCTION = """\
@@ -72,28 +87,28 @@ def _choice(tables: dict[str, pd.DataFrame]) -> list[str]:
 
 
 def _sizes(episodes: pd.DataFrame) -> str:
-    return f"Training seeds: {episodes['seed'].nunique()}. Start states: {episodes['start'].nunique()}."
+    seeds = episodes.groupby("policy", observed=True)["seed"].nunique()
+    fewer = [f"{n} of {policy}" for policy, n in seeds.items() if n < seeds.max()]
+    return f"Training seeds: {', '.join([str(seeds.max()), *fewer])}. Start states: {episodes['start'].nunique()}."
 
 
 def _groups(episodes: pd.DataFrame) -> dict[tuple, pd.DataFrame]:
-    """Rows by policy, number of demonstrations, evaluations and how their steps are laid."""
-    keys = ["policy", "demonstrations", "evaluations", "laid"]
-    return dict(iter(episodes.groupby(keys, observed=True, sort=False)))
+    """Rows by policy, evaluations and how their steps are laid."""
+    return dict(iter(episodes.groupby(["policy", "evaluations", "laid"], observed=True)))
 
 
-def _policies(groups: dict[tuple, pd.DataFrame]) -> list[tuple[str, int]]:
-    return sorted({key[:2] for key in groups}, key=lambda key: (-key[1], key[0]))
+def _policies(groups: dict[tuple, pd.DataFrame]) -> list[str]:
+    return sorted({policy for policy, *_ in groups})
 
 
-def _scores(episodes: pd.DataFrame, score: str) -> str:
-    groups = _groups(episodes)
-    columns = sorted({key[2:] for key in groups}, key=lambda key: (key[0], STEPS.index(key[1])))
+def _scores(groups: dict[tuple, pd.DataFrame], score: str) -> str:
+    columns = sorted({key[1:] for key in groups}, key=lambda key: (key[0], STEPS.index(key[1])))
     name, unit, form = SCORES[score]
     body = [
-        (policy, str(n), *(_mean(groups.get((policy, n, *column)), score, unit, form) for column in columns))
-        for policy, n in _policies(groups)
+        (policy, *(_mean(groups.get((policy, *column)), score, unit, form) for column in columns))
+        for policy in _policies(groups)
     ]
-    return table((name, "demonstrations", *map(_title, columns)), body)
+    return table((name, *map(_title, columns)), body)
 
 
 def _title(column: tuple[int, str]) -> str:
@@ -105,31 +120,50 @@ def _mean(rows: pd.DataFrame | None, score: str, unit: float, form: str) -> str:
     return "–" if rows is None else (mean(rows, score) * unit).text(form)
 
 
-def _differences(episodes: pd.DataFrame) -> str:
-    groups, body = _groups(episodes), []
-    for policy, n in _policies(groups):
+def _laid(groups: dict[tuple, pd.DataFrame]) -> str:
+    pairs = {f"{_title(ours)} − {_title(theirs)}": (ours, theirs) for ours, theirs in COMPARED}
+    return _differences(
+        groups,
+        [*pairs],
+        lambda policy: [
+            (groups.get((policy, *ours)), groups.get((policy, *theirs))) for ours, theirs in pairs.values()
+        ],
+    )
+
+
+def _rivals(groups: dict[tuple, pd.DataFrame]) -> str:
+    present = [(rival, n) for rival, n in RIVALS if (rival, n, EQUAL) in groups]
+    heads = [f"− {rival}, {n}" for rival, n in present]
+    return present and _differences(
+        groups,
+        heads,
+        lambda policy: [(groups.get((policy, *DEFAULT)), groups[rival, n, EQUAL]) for rival, n in present],
+    )
+
+
+def _differences(groups: dict[tuple, pd.DataFrame], heads: list[str], pairs: Callable[[str], list[tuple]]) -> str:
+    """A row for each policy and score: the differences of `pairs` of it, one under each of `heads`."""
+    body = []
+    for policy in _policies(groups):
         for score, (name, unit, form) in SCORES.items():
-            pairs = [[groups.get((policy, n, *column)) for column in pair] for pair in COMPARED]
-            texts = [_difference(*pair, score, unit, form) for pair in pairs]
+            texts = [_difference(*pair, score, unit, form) for pair in pairs(policy)]
             if {*texts} != {"–"}:
-                body.append((policy, str(n), name, *texts))
-    heads = [f"{_title(ours)} − {_title(theirs)}" for ours, theirs in COMPARED]
-    return table(("policy", "demonstrations", "of", *heads), body)
+                body.append((policy, name, *texts))
+    return table(("policy", "of", *heads), body)
 
 
 def _difference(ours: pd.DataFrame | None, theirs: pd.DataFrame | None, score: str, unit: float, form: str) -> str:
-    if ours is None or theirs is None:
-        return "–"
-    return marked(difference(ours, theirs, score) * unit, "+" + form)
+    found = None if ours is None or theirs is None else difference(ours, theirs, score)
+    return marked(found and found * unit, "+" + form)
 
 
 def _curve(episodes: pd.DataFrame) -> str:
     most = episodes.loc[episodes["policy"].str.contains("γ = 0"), "evaluations"].max()
     chosen = episodes[(episodes["laid"] == EQUAL) & episodes["evaluations"].isin((1, most))]
-    groups = dict(iter(chosen.groupby(["policy", "demonstrations", "step"], observed=True, sort=False)))
-    steps = sorted({key[2] for key in groups})
+    groups = dict(iter(chosen.groupby(["policy", "step"], observed=True)))
+    steps = sorted(chosen["step"].unique())
     body = [
-        (policy, str(n), *(_mean(groups.get((policy, n, step)), "success", 100, ".0f") for step in steps))
-        for policy, n in _policies(groups)
+        (policy, *(_mean(groups.get((policy, step)), "success", 100, ".0f") for step in steps))
+        for policy in _policies(groups)
     ]
-    return table(("policy", "demonstrations", *(f"{step:,} steps" for step in steps)), body)
+    return table(("policy", *(f"{step:,} steps" for step in steps)), body)

@@ -52,24 +52,31 @@ def made_up(gain: float, n: int, laid: str = "equal", step: int = 10_000, seeds:
 
 
 def test_ways_to_lay_steps_are_compared(tmp_path):
-    parts = [made_up(0.5, 10), made_up(0.25, 10, step=1000)]
+    parts = [made_up(0.5, 10), made_up(0.25, 10, step=1000), made_up(0.1, 1, seeds=2).assign(policy="act")]
     for n in (2, 3):
         parts += [made_up(0.1 * n, n), made_up(0.1 * n + 0.05, n, "shifted"), made_up(0.5, n, "calibrated")]
     pd.concat(parts).to_parquet(tmp_path / "pusht.parquet")
     assert report(PageConfig(tmp_path, tmp_path / "docs")) == [tmp_path / "docs" / "benchmark_tasks.md"]
     text = (tmp_path / "docs" / "benchmark_tasks.md").read_text()
-    assert "Training seeds: 3. Start states: 20." in text
-    heads = "2 | 2, shifted | 2, calibrated | 3 | 3, shifted | 3, calibrated | 10"
-    assert f"| success, % | demonstrations | {heads} |" in text
-    (scores,) = (line for line in text.splitlines() if line.startswith("| velocity, γ = 0 | 52 | 20 ["))
-    found = [cell.split(" [")[0].strip() for cell in scores.split("|")[3:-1]]
-    assert found == ["20", "25", "50", "30", "35", "50", "50"]
-    (differences,) = (line for line in text.splitlines() if line.startswith("| velocity, γ = 0 | 52 | success, % |"))
-    found = [cell.strip() for cell in differences.split("|")[4:-1]]
-    assert [cell.strip("*").split(" [")[0] for cell in found] == ["+30", "+20", "+15", "+0", "–"]
-    assert found[0].startswith("**") and not found[-2].startswith("**")
+    assert "## PushT from keypoints, 52 demonstrations" in text
+    assert "Training seeds: 3, 2 of act. Start states: 20." in text
+    heads = "1 | 2 | 2, shifted | 2, calibrated | 3 | 3, shifted | 3, calibrated | 10"
+    assert f"| success, % | {heads} |" in text
+    assert cells(text, "success, %", "velocity, γ = 0") == ["–", "20", "25", "50", "30", "35", "50", "50"]
+    laid, rivals = text.split("Ways to lay the steps")[1].split("minus LeRobot's")
+    found = [cell.strip() for cell in laid.split("| velocity, γ = 0 | success, % |")[1].splitlines()[0].split("|")]
+    assert [cell.strip("*").split(" [")[0] for cell in found[:-1]] == ["+30", "+20", "+15", "+0", "–"]
+    assert found[0].startswith("**") and not found[-3].startswith("**")
+    assert "| policy | of | − act, 1 |" in rivals and "| velocity, γ = 0 | success, % | **+40 [" in rivals
     curve = text.split("over the training")[1]
-    assert "| 1,000 steps | 10,000 steps |" in curve and "| velocity, γ = 0 | 52 | 25 [" in curve
+    assert "| 1,000 steps | 10,000 steps |" in curve and "| velocity, γ = 0 | 25 [" in curve
+
+
+def cells(text: str, score: str, policy: str) -> list[str]:
+    """The means in the row of a policy."""
+    rows = text.split(f"| {score} |")[1].splitlines()
+    (row,) = (line for line in rows[: rows.index("")] if line.startswith(f"| {policy} |"))
+    return [cell.split(" [")[0].strip() for cell in row.split("|")[2:-1]]
 
 
 def test_without_tables(tmp_path):
