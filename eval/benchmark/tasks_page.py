@@ -1,15 +1,26 @@
-"""The page of the grids with 10,000 steps: three tasks, and three ways to lay the solver's steps."""
+"""The page of what is trained as a user would: several tasks, and ways to lay the solver's steps."""
 
 import pandas as pd
 
 from .cells import STEPS
-from .choice import choose
+from .choice import DEFAULT_EVALUATIONS, choose
 from .intervals import difference, mean
 from .markdown import page, table
 
 __all__ = ["TASKS_SHOWN", "tasks_page"]
 
-TASKS_SHOWN = {"pusht": "PushT from keypoints", "so101": "SO-101 pick and place", "aloha": "ALOHA cube transfer"}
+TASKS_SHOWN = {
+    "pusht": "PushT from keypoints", "so101": "SO-101 pick and place", "aloha": "ALOHA cube transfer",
+    "pusht_camera": "PushT from the camera, on a CPU", "pusht_camera_gpu": "PushT from the camera, on a GPU",
+}  # fmt: skip
+NOTES = {
+    "pusht_camera": """\
+Small enough for a CPU: one picture, of which the encoder sees 64 x 64 pixels of 72 x 72, two of the four stages of its
+ResNet, bfloat16. `diffusion` has the same encoder, though LeRobot has no setting that cuts it.""",
+    "pusht_camera_gpu": """\
+LeRobot's whole encoder with two pictures, 84 x 84 pixels of 96 x 96, a larger U-Net, batch 136, bfloat16, compiled.""",
+}
+DEFAULT, LEROBOTS = "input skip, velocity, γ = 0", "diffusion, epsilon"
 CANDIDATES = [f"{network}, γ = 0" for network in ("input skip, velocity", "velocity", "epsilon", "sample")]
 SCORES = {"success": ("success, %", 100, ".0f"), "jerk": ("squared jerk", 1, ".3g")}
 EQUAL, SHIFTED, CALIBRATED, WARM = STEPS
@@ -32,12 +43,13 @@ def tasks_page(tables: dict[str, pd.DataFrame]) -> str:
         tables: By the name of the grid.
     """
     tables = {name: episodes[episodes["stress"] == ""] for name, episodes in tables.items()}
-    parts = ["# Benchmark: three tasks", INTRODUCTION, "    python -m eval.benchmark.report"]
+    parts = ["# Benchmark: tasks", INTRODUCTION, "    python -m eval.benchmark.report"]
     parts += _choice(tables)
     for name, episodes in tables.items():
         trained = episodes[episodes["step"] == episodes["step"].max()]
-        parts += [f"## {TASKS_SHOWN[name]}", _sizes(episodes)]
+        parts += [f"## {TASKS_SHOWN[name]}", *filter(None, [NOTES.get(name)]), _sizes(episodes)]
         parts += [_scores(trained, score) for score in SCORES]
+        parts += _against_lerobots(trained)
         parts += ["Differences, paired (**bold**: the interval excludes 0):", _differences(trained)]
         if episodes["step"].nunique() > 1:
             parts += ["Success in % over the training, with the most evaluations:", _curve(episodes)]
@@ -45,7 +57,7 @@ def tasks_page(tables: dict[str, pd.DataFrame]) -> str:
 
 
 INTRODUCTION = """\
-U-Nets with 2.3 million parameters, batch 64, 10,000 steps, no penalty, unseen start states. Columns: network
+U-Nets with 2.3 million parameters, batch 64, no penalty, unseen start states. Columns: network
 evaluations per chunk, and how the solver's steps are laid: equal, shifted by the default, or
 [calibrated](contraction.md#where-the-solvers-steps-lie) on 256 training observations, or calibrated with a
 [warm start](contraction.md#warm-start), which takes fewer. `diffusion` is LeRobot's as it
@@ -72,7 +84,9 @@ def _choice(tables: dict[str, pd.DataFrame]) -> list[str]:
 
 
 def _sizes(episodes: pd.DataFrame) -> str:
-    return f"Training seeds: {episodes['seed'].nunique()}. Start states: {episodes['start'].nunique()}."
+    seeds, starts, steps = episodes["seed"].nunique(), episodes["start"].nunique(), episodes["step"].max()
+    text = f"Training seeds: {seeds}. Start states: {starts}. Training steps: {steps:,}."
+    return text if seeds > 1 else f"{text} With one seed the intervals know nothing of how trainings differ."
 
 
 def _groups(episodes: pd.DataFrame) -> dict[tuple, pd.DataFrame]:
@@ -122,6 +136,22 @@ def _difference(ours: pd.DataFrame | None, theirs: pd.DataFrame | None, score: s
         return "–"
     found = difference(ours, theirs, score) * unit
     return f"**{found.text('+' + form)}**" if found.excludes_0 else found.text("+" + form)
+
+
+def _against_lerobots(episodes: pd.DataFrame) -> list[str]:
+    """The default minus LeRobot's `diffusion`, where both are there."""
+    groups, body = _groups(episodes), []
+    for n in sorted({n for _, n in _policies(groups)}, reverse=True):
+        ours = groups.get((DEFAULT, n, DEFAULT_EVALUATIONS, CALIBRATED))
+        theirs = [groups.get((LEROBOTS, n, evaluations, EQUAL)) for evaluations in (10, 100)]
+        for score, (name, unit, form) in SCORES.items():
+            texts = [_difference(ours, each, score, unit, form) for each in theirs]
+            if {*texts} != {"–"}:
+                body.append((str(n), name, *texts))
+    if not body:
+        return []
+    text = f"{DEFAULT}, in {DEFAULT_EVALUATIONS} calibrated evaluations, minus {LEROBOTS}, LeRobot's:"
+    return [text, table(("demonstrations", "of", "− 10 of DDIM", "− 100 of DDPM"), body)]
 
 
 def _curve(episodes: pd.DataFrame) -> str:

@@ -71,6 +71,24 @@ def test_ways_to_lay_steps_are_compared(tmp_path):
     assert "| 1,000 steps | 10,000 steps |" in curve and "| velocity, γ = 0 | 52 | 25 [" in curve
 
 
+def test_the_default_is_compared_with_lerobots_from_the_camera(tmp_path):
+    """Of one training seed, which the page says; tasks without both have no such table."""
+    ours = [made_up(0.6, 3, "calibrated", 6000, seeds=1), made_up(0.4, 3, step=6000, seeds=1)]
+    theirs = [made_up(gain, n, step=6000, seeds=1) for n, gain in ((10, 0.5), (100, 0.2))]
+    parts = [part.assign(policy="input skip, velocity, γ = 0") for part in ours]
+    parts += [part.assign(policy="diffusion, epsilon") for part in theirs]
+    pd.concat(parts).to_parquet(tmp_path / "pusht_camera.parquet")
+    made_up(0.5, 10).to_parquet(tmp_path / "so101.parquet")
+    report(ReportConfig(tmp_path, tmp_path / "docs"))
+    other, section = (tmp_path / "docs" / "benchmark_tasks.md").read_text().split("## PushT from the camera, on a CPU")
+    assert "Training seeds: 1. Start states: 20. Training steps: 6,000. With one seed" in section
+    assert "two of the four stages" in section
+    gains = section.split("minus diffusion, epsilon")[1]
+    (line,) = (line for line in gains.splitlines() if line.startswith("| 52 | success, % |"))
+    assert [cell.strip(" *").split(" [")[0] for cell in line.split("|")[3:-1]] == ["+10", "+40"]
+    assert "minus diffusion" not in other and "With one seed" not in other
+
+
 def test_without_tables(tmp_path):
     with pytest.raises(SettingError, match=r"`results_dir` must be with a table of \['pusht_long', 'pusht', .* Got"):
         report(ReportConfig(tmp_path, tmp_path))
