@@ -6,10 +6,12 @@ For frame i of the episode of frames [start, end) and a policy's delta indices �
     batch[k_is_pad][b, j]   = i_b + δ_j < start  or  i_b + δ_j >= end            (B, T), bool
 
 and keys without delta indices give frames[k][i_b]. These are, to the bit, the samples of LeRobotDataset. Cameras are
-held as bytes, H · W · 3 for a frame: what PushT has takes 0.7 GB, hours of large pictures are too much.
+held as bytes, H · W · 3 for a frame: what PushT has takes 0.7 GB, hours of large pictures are too much. On a GPU
+(`to`) batches are gathered there.
 """
 
 from collections.abc import Iterator
+from functools import lru_cache
 
 import torch
 from lerobot.configs import PreTrainedConfig
@@ -55,6 +57,15 @@ class MemoryDataset:
         self._start = (ends - lengths).repeat_interleave(lengths)  # (N,) row where the frame's episode starts
         self._end = ends.repeat_interleave(lengths)  # (N,) row after its end
         self.frames |= {key: self._decode(dataset, key) for key in dataset.meta.video_keys}
+        names = dataset.meta.tasks.index
+        self._task = [names[i] for i in self.frames["task_index"].tolist()]
+
+    def to(self, device: torch.device | str) -> "MemoryDataset":
+        """Move all frames to a device, where `batch` then puts its tensors together; itself, changed."""
+        self.frames = {key: frames.to(device) for key, frames in self.frames.items()}
+        self._deltas = {key: deltas.to(device) for key, deltas in self._deltas.items()}
+        self._start, self._end = self._start.to(device), self._end.to(device)
+        return self
 
     def _decode(self, dataset: LeRobotDataset, key: str) -> Tensor:
         """All frames of a camera, (N, 3, H, W), uint8."""
@@ -79,7 +90,8 @@ class MemoryDataset:
         Returns:
             Each key of the dataset, (B, ...) or (B, T, ...), `*_is_pad` flags (B, T), and `task`, B names.
         """
-        batch = {}
+        batch = {"task": [self._task[i] for i in rows.tolist()]}
+        rows = rows.to(self._start.device)
         for key, frames in self.frames.items():
             if key in self._deltas:
                 batch[key], batch[f"{key}_is_pad"] = self._window(frames, rows, self._deltas[key])
@@ -87,8 +99,6 @@ class MemoryDataset:
                 batch[key] = frames.index_select(0, rows)
             if key in self.meta.video_keys:
                 batch[key] = batch[key].float() / 255
-        names = self.meta.tasks.index
-        batch["task"] = [names[i] for i in batch["task_index"].tolist()]
         return batch
 
     def _window(self, frames: Tensor, rows: Tensor, deltas: Tensor) -> tuple[Tensor, Tensor]:
@@ -146,7 +156,15 @@ def load_memory_dataset(
     meta = LeRobotDatasetMetadata(repo_id, root=root)
     in_range = n_episodes is None or 1 <= n_episodes <= meta.total_episodes
     require(in_range, "n_episodes", f"in [1, {meta.total_episodes}], what {repo_id} has", n_episodes)
+    timestamps = resolve_delta_timestamps(policy, meta) or {}
+    return _load(repo_id, root, n_episodes, tuple((key, tuple(times)) for key, times in timestamps.items()))
+
+
+@lru_cache(maxsize=1)  # policies that are trained one after the other have it in common: pictures are decoded once
+def _load(
+    repo_id: str, root: str | None, n_episodes: int | None, timestamps: tuple[tuple[str, tuple[float, ...]], ...]
+) -> MemoryDataset:
     episodes = None if n_episodes is None else list(range(n_episodes))
-    timestamps = resolve_delta_timestamps(policy, meta)
+    windows = {key: list(times) for key, times in timestamps} or None
     where = {"root": root, "episodes": episodes, "video_backend": video_backend()}
-    return MemoryDataset(LeRobotDataset(repo_id, delta_timestamps=timestamps, **where))
+    return MemoryDataset(LeRobotDataset(repo_id, delta_timestamps=windows, **where))

@@ -32,6 +32,8 @@ class Cell:
         share: Of the transitions of these demonstrations, in (0, 1]: a random part, drawn by `seed`.
         precision: Of the training, as accelerate calls it: `no` (single), or `bf16`, quicker on CPUs that know it; the
             penalty is computed in single precision. `eval.population` has one of its own.
+        compiled: Whether the U-Net and the ResNet are compiled for the training, which takes a GPU a minute. Give a
+            `batch_size` that divides an epoch: they would be compiled again for a smaller last batch.
     """
 
     task: str
@@ -45,6 +47,7 @@ class Cell:
     curve: tuple[int, ...] = ()
     share: float = 1.0
     precision: str = "no"
+    compiled: bool = False
 
     @property
     def name(self) -> str:
@@ -133,7 +136,7 @@ class Grid:
         stressed: Number of demonstrations whose policies are scored under `stresses` too, with the most evaluations.
         stresses: What goes wrong then. ACT does not sample, so its samples do not err.
         temperatures: Further sampling temperatures at which `cdp` is scored, with the fewest evaluations.
-        share, precision: As of `Cell`.
+        share, precision, compiled: As of `Cell`.
         batch_size, seeds, first_seed, starts, first_start: Of training and of scoring.
     """
 
@@ -149,6 +152,7 @@ class Grid:
     temperatures: tuple[float, ...] = ()
     share: float = 1.0
     precision: str = "no"
+    compiled: bool = False
     batch_size: int = 64
     seeds: int = 3
     first_seed: int = 0
@@ -171,7 +175,7 @@ class Grid:
             settings = policy.settings | {"chunk_size": horizon, "n_action_steps": n_action_steps}
         if policy.late:
             settings["contraction"] = settings["contraction"] | {"start": 7 * steps // 10}
-        training = (demonstrations, steps, self.batch_size, seed, self.curve, self.share, self.precision)
+        training = (demonstrations, steps, self.batch_size, seed, self.curve, self.share, self.precision, self.compiled)
         return Cell(self.task, policy.label, policy.type, settings, *training)
 
     def scored(self, cell: Cell) -> list[Evaluation]:
@@ -209,7 +213,10 @@ def _at_temperature(evaluation: Evaluation, temperature: float) -> Evaluation:
 
 
 def is_lerobots(cell: Cell) -> bool:
-    """Whether a `cdp` has, bit by bit, the weights that LeRobot's `diffusion` would have, beside its average."""
+    """Whether a `cdp` has, bit by bit, the weights that LeRobot's `diffusion` would have, beside its average.
+
+    With fewer `vision_stages` than 4: that it would have if its ResNet could be cut.
+    """
     plain = cell.settings.get("contraction", {}).get("weight") == 0 and cell.settings["backbone"] == "unet"
     return cell.type == "cdp" and plain and cell.settings["prediction_type"] != "velocity"
 

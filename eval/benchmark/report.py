@@ -3,7 +3,7 @@
     python -m eval.benchmark.report                                        docs/ from eval/results
     python -m eval.benchmark.report --results_dir=outputs/benchmark --output_dir=outputs/report
 
-`benchmark.md` and its picture are of `pusht_long.parquet`, `benchmark_tasks.md` of the grids with 10,000 steps, and
+`benchmark.md` and its picture are of `pusht_long.parquet`, `benchmark_tasks.md` of the grids of `tasks_page`, and
 `benchmark_steps.md` of `steps.parquet`, the table of `eval.steps`.
 """
 

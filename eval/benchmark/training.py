@@ -10,6 +10,7 @@ from accelerate import Accelerator
 from lerobot.common.train_utils import get_step_checkpoint_dir, load_training_state, save_training_state
 from lerobot.configs import PreTrainedConfig
 from lerobot.policies import PreTrainedPolicy, make_policy, make_policy_config, make_pre_post_processors
+from lerobot.policies.diffusion.modeling_diffusion import DiffusionConditionalUnet1d, DiffusionRgbEncoder
 from lerobot.processor import PolicyProcessorPipeline
 from lerobot.scripts.lerobot_train import update_policy
 from lerobot.utils.constants import CHECKPOINTS_DIR, PRETRAINED_MODEL_DIR, TRAINING_STATE_DIR
@@ -69,6 +70,8 @@ def train(cell: Cell, datasets_dir: Path | None, folder: Path) -> None:
     """
     set_seed(cell.seed)
     config, task, last = policy_config(cell), TASKS[cell.task], _last(folder)
+    if config.device == "cuda":  # as lerobot-train
+        torch.backends.cudnn.benchmark = torch.backends.cuda.matmul.allow_tf32 = True
     dataset = load_memory_dataset(task.repo_id, task.root(datasets_dir), cell.demonstrations, config)
     must_hold, got = f"with {task.repo_id} of {task.demonstrations} demonstrations", dataset.meta.total_episodes
     require(got == task.demonstrations, "datasets_dir", must_hold, got)
@@ -76,7 +79,21 @@ def train(cell: Cell, datasets_dir: Path | None, folder: Path) -> None:
     policy = make_policy(config, ds_meta=dataset.meta)
     # LeRobot's statistics are those of the whole dataset, also for a part of it: the same for every policy.
     processors = make_pre_post_processors(config, dataset_stats=dataset.meta.stats)
-    _fit(cell, policy, processors, dataset, folder, last)
+    if cell.compiled:
+        _compile(policy)
+    _fit(cell, policy, processors, dataset.to(config.device), folder, last)
+
+
+def _compile(policy: PreTrainedPolicy) -> None:
+    """Compile the networks of a `cdp` or a `diffusion` that are trained, where they are: no weight gets another name.
+
+    Not by its setting `compile_model`, which leaves out the ResNet and would compile again for each evaluation. Not by
+    `Module.compile` either: torch would skip a Sequential, which the ResNet is, and compile block by block.
+    """
+    networks = [m for m in policy.diffusion.modules() if isinstance(m, DiffusionConditionalUnet1d)]
+    encoders = [m for m in policy.diffusion.modules() if isinstance(m, DiffusionRgbEncoder)]
+    for network in (*networks, *(encoder.backbone for encoder in encoders)):  # the random crop cannot be compiled
+        network.forward = torch.compile(network.forward)
 
 
 def _last(folder: Path) -> Path | None:

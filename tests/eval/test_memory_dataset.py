@@ -1,5 +1,6 @@
 """A dataset in memory gives LeRobot's own batches, to the bit."""
 
+from copy import copy
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,32 @@ def test_batches_of_pusht_are_lerobots(name):
     border = int(memory.meta.episodes["dataset_to_index"][0])
     rows = torch.tensor([0, 1, *range(border - 17, border + 3), len(stock) - 1])  # all ways to be cut off
     assert_same_batch(memory.batch(rows), default_collate([stock[i] for i in rows.tolist()]))
+
+
+def test_on_a_device_batches_are_gathered_there(filmed):
+    """On torch's device without memory, which refuses to work with tensors of another."""
+    memory = load_memory_dataset("local/filmed", str(filmed), None, policy(horizon=16))
+    rows = torch.tensor([0, 7, 25])
+    here = memory.batch(rows)
+    there = copy(memory).to("meta").batch(rows)
+    assert there.keys() == here.keys() and there["task"] == here["task"] == ["push"] * 3
+    for key, wanted in here.items():
+        if key != "task":
+            assert (there[key].device.type, there[key].shape) == ("meta", wanted.shape), key
+            assert there[key].dtype == wanted.dtype, key
+    assert_same_batch(memory.batch(rows), here)  # the copy alone went
+
+
+def test_decoded_once(filmed):
+    """Policies with the same windows have one dataset in common."""
+
+    def load(**settings):
+        return load_memory_dataset("local/filmed", str(filmed), 2, policy(**settings))
+
+    first = load()
+    assert load() is first
+    other = load(n_obs_steps=1)
+    assert other is not first and other.batch(torch.tensor([0]))["observation.state"].shape == (1, 1, 2)
 
 
 def test_an_epoch_holds_every_start_once(datasets_dir):

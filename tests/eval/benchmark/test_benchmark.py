@@ -117,8 +117,8 @@ def test_a_failing_cell_does_not_stop_the_others(tiny, monkeypatch, caplog):
 def weights(tiny, tmp_path):
     """The bytes of what training a cell gives."""
 
-    def trained(name: str, cell, grown=train) -> bytes:
-        grown(cell, tiny.datasets_dir, tmp_path / name)
+    def trained(name: str, cell, datasets_dir=tiny.datasets_dir) -> bytes:
+        train(cell, datasets_dir, tmp_path / name)
         return (checkpoint(tmp_path / name, cell) / "model.safetensors").read_bytes()
 
     return trained
@@ -129,6 +129,31 @@ def test_training_is_reproducible_and_differs_by_its_seed(weights, tmp_path):
     assert weights("a", cell) == weights("b", cell) != weights("c", replace(cell, seed=1))
     record = json.loads((checkpoint(tmp_path / "a", cell) / "training.json").read_text())
     assert record["history"][-1]["steps"] == 3 and record["parameters"] > 0
+
+
+# torch 2.11 looks for the gradient of each input, and hides this warning unless it is an error.
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
+@pytest.mark.parametrize("policy", [PLAIN, cdp("velocity", input_skip=True, vision_stages=1)])
+def test_compiled_networks_are_trained_to_the_same_weights(weights, policy, filmed, tmp_path, monkeypatch):
+    """U-Net and ResNet; without Inductor, which takes minutes and rounds otherwise."""
+    monkeypatch.setitem(TASKS, "filmed", Task("local/filmed", PushtEnv(), 3))
+    settings = policy.settings | NETWORK | CAMERA | {"drop_n_last_frames": 0}  # batches of one size
+    cell = replace(GRIDS["tiny"].cells[0], task="filmed", type=policy.type, settings=settings)
+    graphs = []
+
+    def traced(forward, compile_=torch.compile):
+        def keep(graph, inputs):
+            graphs.append(type(forward.__self__).__name__)
+            return graph
+
+        return compile_(forward, backend=keep)
+
+    monkeypatch.setattr(torch, "compile", traced)
+    plain = weights("plain", cell, filmed.parent)
+    assert graphs == []
+    assert weights("compiled", replace(cell, compiled=True), filmed.parent) == plain
+    unet = {"diffusion": "DiffusionConditionalUnet1d", "cdp": "SkipUnet"}[policy.type]
+    assert sorted(graphs) == sorted([unet, "Sequential"])  # one graph each, the same in all steps
 
 
 @pytest.mark.parametrize("policy", [PLAIN, VELOCITY])

@@ -3,8 +3,10 @@
 import hashlib
 import json
 from dataclasses import asdict, fields, replace
+from pathlib import Path
 
 import pytest
+from lerobot.datasets import LeRobotDatasetMetadata
 from lerobot.policies.diffusion.configuration_diffusion import DiffusionConfig
 from lerobot.utils.import_utils import register_third_party_plugins
 
@@ -14,6 +16,7 @@ from eval.benchmark.stress import Stress
 from eval.benchmark.training import policy_config
 from lerobot_cdp.policy.configuration_cdp import CDPConfig, ContractionConfig
 
+PUSHT = Path(__file__).parents[3] / ".." / "shared" / "datasets" / "pusht"
 # Set by each evaluation, by LeRobot from the dataset and the command, or not used by a U-Net.
 NOT_A_CELLS = {
     "num_inference_steps", "noise_scheduler_type", "rtc_config", "action_feature_names", "push_to_hub",
@@ -73,6 +76,15 @@ def test_a_late_penalty_sets_in_after_70_percent_of_the_steps():
     for grid in (GRIDS["quick"], GRIDS["pusht_long"]):
         starts = {c.policy.endswith("late"): c.settings["contraction"]["start"] for c in grid.cells if c.type == "cdp"}
         assert starts == {True: grid.steps * 7 // 10, False: 0}
+
+
+@pytest.mark.skipif(not PUSHT.exists(), reason="needs the PushT demonstrations in ../shared/datasets")
+def test_an_epoch_of_compiled_networks_has_no_smaller_batch():
+    """For which they would be compiled again."""
+    grid = GRIDS["pusht_camera_gpu"]
+    assert grid.compiled
+    lengths = LeRobotDatasetMetadata("lerobot/pusht", root=PUSHT).episodes["length"]
+    assert sum(length - grid.shared["drop_n_last_frames"] for length in lengths) % grid.batch_size == 0
 
 
 def test_names_change_with_any_content():
