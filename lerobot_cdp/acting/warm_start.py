@@ -2,8 +2,9 @@
 
     x_t = α_t x̂_0 + σ_t ε        x̂_0: the actions not executed yet, in their new places; t: the timestep of a level
 
-Fewer steps are needed from there, and the chunk stays close to the last one. How close is a matter of the level: the
-more noise, the more of x̂_0 is forgotten, its errors included. What is left of an error tells at which level to begin.
+Fewer steps may be needed from there, and the chunk stays close to the last one. Nobody has planned the actions behind
+the end of the last chunk: x̂_0 repeats its last action there, which is a guess, and wrong unless the robot stands still.
+The more noise, the more of that guess is forgotten. What is left of it tells at which level to begin.
 """
 
 from collections.abc import Callable
@@ -16,8 +17,7 @@ from ..diffusion.process import Process
 __all__ = ["FORGOTTEN", "LEVELS", "least_level", "memory", "start_from"]
 
 LEVELS = tuple(k / 20 for k in range(1, 19))  # of the noise, as shares of the timesteps
-FORGOTTEN = 0.2  # what may be left of an error
-OFFSET = 0.1  # size of the error, in units of the normalised actions
+FORGOTTEN = 0.1  # what may be left of the guess; with 0.2, policies of PushT stand still too often
 
 
 def start_from(rest: Tensor, noise: Tensor, process: Process, timestep: Tensor, current: int) -> Tensor:
@@ -30,8 +30,15 @@ def start_from(rest: Tensor, noise: Tensor, process: Process, timestep: Tensor, 
         timestep: t, a scalar of the solver's timesteps.
         current: row of the chunk at which `rest` begins. Rows before and behind repeat its ends.
     """
-    rows = (torch.arange(noise.shape[1], device=rest.device) - current).clamp(0, rest.shape[1] - 1)
-    x_0 = rest[:, rows].expand_as(noise)
+    return _noised(_placed(rest, noise.shape[1], current).expand_as(noise), noise, process, timestep)
+
+
+def _placed(rest: Tensor, horizon: int, current: int) -> Tensor:
+    rows = (torch.arange(horizon, device=rest.device) - current).clamp(0, rest.shape[1] - 1)
+    return rest[:, rows]
+
+
+def _noised(x_0: Tensor, noise: Tensor, process: Process, timestep: Tensor) -> Tensor:
     return process.add_noise(x_0, noise, timestep.to(noise.device).expand(len(noise)))
 
 
@@ -41,30 +48,33 @@ def memory(
     x_0: Tensor,
     noise: Tensor,
     timestep: Tensor,
-    generator: torch.Generator,
+    executed: slice,
 ) -> Tensor:
-    """Share, (B,), of an old plan's error that is in the new one; below 1 it fades from chunk to chunk.
+    """How much, (B,), is left in a plan of the guess behind the last plan's end: a distance, over that of the guess.
 
-    The error is the same at all times of the plan, in a random direction: so errs a plan that lags behind. It lasts
-    longer than one that changes from action to action.
+    The next plan is compared with the one that the solver makes of a start without the guess, which has the right
+    actions in its place. All actions from now on count: those that are not executed now are what the next plan begins
+    with. The unit is the RMS of the guess's error over the batch, for a robot that stands still makes none.
 
     Args:
-        solve: from x_t (2 B, T, A) at the timestep to the executed actions, of the same observations twice.
+        solve: from x_t (2 B, T, A) at the timestep to chunks (2 B, T, A), of the same observations twice.
         process: adds the noise.
-        x_0: (B, T, A) plans to begin from, normalised.
+        x_0: (B, T, A) right plans, normalised.
         noise: ε, (B, T, A).
         timestep: t, a scalar.
-        generator: on the CPU, of the directions.
+        executed: the actions of a plan that are executed; as many at its end were not planned before.
     """
-    direction = torch.randn((len(x_0), 1, x_0.shape[-1]), generator=generator, dtype=x_0.dtype).to(x_0)
-    error = OFFSET * direction / direction.square().mean(dim=(1, 2), keepdim=True).sqrt()
-    starts = [start_from(plan, noise, process, timestep, current=0) for plan in (x_0, x_0 + error)]
-    right, wrong = solve(torch.cat(starts)).chunk(2)
-    return (wrong - right).square().mean(dim=(1, 2)).sqrt() / OFFSET
+    current = executed.start
+    known = max(1, x_0.shape[1] - executed.stop)  # 0 where a plan is executed to its end: then nothing starts warm
+    guess = _placed(x_0[:, current : current + known], x_0.shape[1], current)
+    starts = [_noised(plan, noise, process, timestep) for plan in (x_0, guess)]
+    right, wrong = solve(torch.cat(starts))[:, current:].chunk(2)
+    unit = (guess - x_0)[:, current:].square().mean().sqrt().clamp_min(torch.finfo(x_0.dtype).tiny)
+    return (wrong - right).square().mean(dim=(1, 2)).sqrt() / unit
 
 
 def least_level(left: Callable[[float], float]) -> float:
-    """The least of the LEVELS at which no more than FORGOTTEN of an error is left; the last one if there is none.
+    """The least of the LEVELS at which no more than FORGOTTEN of the guess is left; the last one if there is none.
 
     Args:
         left: what is left at a level.

@@ -94,7 +94,7 @@ def executed_rows(config: CDPConfig) -> slice:
 
 @torch.no_grad()
 def _warm_start_level(model: CDPDiffusionModel, condition: Tensor, warp: Warp, seed: int) -> float:
-    """The least noise level from which on errors of the last plan are forgotten, by the steps that are then taken.
+    """The least noise level from which on a guess behind the last plan's end is forgotten, by the steps then taken.
 
     Args:
         model, condition, seed: see `executed`.
@@ -113,11 +113,10 @@ def _warm_start_level(model: CDPDiffusionModel, condition: Tensor, warp: Warp, s
         solver = make_solver(config, rest)
 
         def solve(x_t: Tensor) -> Tensor:
-            chunks = sample(lambda x_t, t: model.backbone(x_t, t, twice), solver, x_t, n, is_noise=False)
-            return chunks[:, executed_rows(config)]
+            return sample(lambda x_t, t: model.backbone(x_t, t, twice), solver, x_t, n, is_noise=False)
 
         timestep = with_steps(solver, n).timesteps[0]
-        return memory(solve, model.process, plans, noise, timestep, generator).mean().item()
+        return memory(solve, model.process, plans, noise, timestep, executed_rows(config)).mean().item()
 
     return min(least_level(left), warp.start)
 

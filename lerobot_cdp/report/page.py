@@ -95,7 +95,7 @@ ROWS = (
     ),
     Row("Error of 3 steps as the policy lays them, median", lambda m: _solver_error(m, 3, LAID), "action"),
     Row("Change by a network error of 3 %, median", lambda m: _injected(m, 0.03), "action"),
-    Row("Least level of a warm start that forgets an error of the last chunk", _least_level, "", False),
+    Row("Least level of a warm start that forgets what it guessed", _least_level, "", False),
 )
 
 

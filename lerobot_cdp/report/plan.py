@@ -214,7 +214,7 @@ def _steps(raw: dict[str, Tensor], plan: Plan) -> dict | None:
 
 
 def _warm_start(raw: dict[str, Tensor]) -> dict | None:
-    """What is left of an error of the last chunk by the level of a warm start, and the least one that forgets it."""
+    """What is left of a guess by the level of a warm start, and the least one that forgets it."""
     if MEMORY not in raw:
         return None
     levels = [1 - k / N_LEVELS for k in range(1, N_LEVELS)]

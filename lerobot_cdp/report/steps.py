@@ -61,14 +61,14 @@ def step_costs(network: Network, process: Process, noise: Tensor, executed: slic
 
 @torch.no_grad()
 def plan_memory(network: Network, process: Process, x_0: Tensor, executed: slice, generator: torch.Generator) -> Tensor:
-    """What is left of an old plan's error after a warm start at 0.9, 0.8 … 0.1 of the timesteps, (N_LEVELS − 1, B).
+    """What a warm start at 0.9, 0.8 … 0.1 of the timesteps leaves of a guess, (N_LEVELS − 1, B).
 
     By long steps, as few as a policy takes.
 
     Args:
         network, process, executed: see `step_costs`.
         x_0: (B, T, A) plans to begin from.
-        generator: on the CPU, of noise and errors; see `acting.warm_start.memory`.
+        generator: on the CPU, of the noise; see `acting.warm_start.memory`.
     """
     ode, left = FirstOrder(network, process), []
     noise = torch.randn(x_0.shape, generator=generator).to(x_0)
@@ -77,9 +77,9 @@ def plan_memory(network: Network, process: Process, x_0: Tensor, executed: slice
         def solve(x_t: Tensor, point: int = point) -> Tensor:
             for start in range(point, ode.n, FINE):
                 x_t = ode.step(x_t, start, start + FINE)
-            return x_t[:, executed]
+            return x_t
 
-        left.append(memory(solve, process, x_0, noise, ode.timesteps[point], generator))
+        left.append(memory(solve, process, x_0, noise, ode.timesteps[point], executed))
     return torch.stack(left)
 
 

@@ -85,9 +85,12 @@ def test_what_is_left_of_an_old_plan_of_gaussian_data(prediction, seed):
         calls.append(len(x_t) // 3)
         return network(x_t, timesteps)
 
-    left = plan_memory(counted, process, plans, ALL, torch.Generator().manual_seed(seed))
+    executed = slice(0, 2)
+    left = plan_memory(counted, process, plans, executed, torch.Generator().manual_seed(seed))
     assert sum(calls) == memory_evaluations()
+    error = (plans[:, 1:2] - plans[:, 2:]).square().sum(dim=(1, 2))  # the last two rows repeat the second
+    unit = (error / error.mean()).sqrt()
     for k, row in enumerate(left, 1):
         alpha, _ = signal_and_noise(process, FirstOrder(network, process).timesteps[[k * FINE]])
         expected = alpha.item() * gain(process, range(k * FINE, n + 1, FINE), n)
-        torch.testing.assert_close(row, torch.full_like(row, expected), rtol=2e-3, atol=1e-6)
+        torch.testing.assert_close(row, expected * unit, rtol=2e-3, atol=1e-6)
