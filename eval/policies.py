@@ -16,11 +16,12 @@ from lerobot.utils.constants import PRETRAINED_MODEL_DIR
 from torch import Tensor
 
 from lerobot_cdp.acting.real_time import Prefix
+from lerobot_cdp.errors import require
 from lerobot_cdp.policy.model import Chunk
 from lerobot_cdp.policy.modeling_cdp import CDPPolicy
 from lerobot_cdp.report.data import load_policy as load
 
-__all__ = ["chunk_latency", "load_policy", "planned_from", "policy_name"]
+__all__ = ["chunk_latency", "load_policy", "planned_from", "policy_name", "require_checkpoints"]
 
 
 def load_policy(
@@ -53,6 +54,14 @@ def chunk_latency(policy: PreTrainedPolicy, repeats: int = 10) -> float:
 def policy_name(checkpoint: Path) -> str:
     """What a checkpoint is called in tables: the folder of its training, or its own."""
     return checkpoint.parents[2].name if checkpoint.name == PRETRAINED_MODEL_DIR else checkpoint.name
+
+
+def require_checkpoints(folders: list[Path]) -> None:
+    """Raise a SettingError unless `checkpoints` are folders of trained policies."""
+    require(folders, "checkpoints", "a list of folders", folders)
+    for folder in folders:
+        is_checkpoint = (Path(folder) / "config.json").exists()
+        require(is_checkpoint, "checkpoints", "folders that hold a config.json", str(folder))
 
 
 @contextmanager

@@ -6,16 +6,12 @@ The signals are in signals.py, the conditions in episodes.py. `results_dir` then
 chunk, from which `python -m eval.alarm.report` makes the page. What is done already is skipped.
 """
 
-import sys
-
-import draccus
 import pandas as pd
-from lerobot.utils.import_utils import register_third_party_plugins
 from tqdm import tqdm
 
 from eval.benchmark.results import write_table
+from eval.command import run_command
 from eval.policies import policy_name
-from lerobot_cdp.errors import SettingError
 
 from .episodes import CONDITIONS, episodes_of
 from .report import auroc_table
@@ -44,8 +40,4 @@ def run(cfg: AlarmConfig) -> pd.DataFrame:
 
 
 if __name__ == "__main__":
-    try:
-        register_third_party_plugins()
-        run(draccus.parse(AlarmConfig))
-    except SettingError as error:
-        sys.exit(f"alarm: {error}")
+    run_command("alarm", run, AlarmConfig)

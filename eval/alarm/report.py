@@ -7,58 +7,26 @@ An episode's score is the largest, or the mean, of a signal up to a moment that 
 limit. Episodes that have ended by then, nearly all of them in success, do not count: what is predicted is the future.
 """
 
-import sys
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from pathlib import Path
 
-import draccus
 import numpy as np
 import pandas as pd
 
 from eval.benchmark.intervals import Interval
 from eval.benchmark.markdown import page, table
 from eval.benchmark.tasks import TASKS
-from lerobot_cdp.checkpoints.files import write_text
-from lerobot_cdp.errors import SettingError, require
+from eval.pages import page_command
 
 from .auroc import auroc, auroc_difference
 from .episodes import CONDITIONS
 from .signals import SIGNALS
 
-__all__ = ["ReportConfig", "alarm_page", "auroc_table", "report", "scored"]
+__all__ = ["alarm_page", "auroc_table", "scored"]
 
-PREFIX = "alarm_"
 SHARES = (0.1, 0.25, 0.5)  # of the time limit
 MIDDLE = 0.25
 STATISTICS = ("max", "mean")
 EPISODE = ["policy", "condition", "start"]
-
-
-@dataclass
-class ReportConfig:
-    """Settings of the report.
-
-    Args:
-        results_dir: Folder of the tables.
-        output_dir: Where the page goes.
-    """
-
-    results_dir: Path = Path("eval/results")
-    output_dir: Path = Path("docs")
-
-
-def report(cfg: ReportConfig) -> Path:
-    """Write the page and return it.
-
-    Raises:
-        SettingError: if there is no table.
-    """
-    files = sorted(cfg.results_dir.glob(f"{PREFIX}*.parquet"))
-    require(files, "results_dir", f"with a table {PREFIX}….parquet", str(cfg.results_dir))
-    path = cfg.output_dir / "alarm.md"
-    write_text(path, alarm_page({file.stem.removeprefix(PREFIX): pd.read_parquet(file) for file in files}))
-    return path
 
 
 def alarm_page(tables: dict[str, pd.DataFrame]) -> str:
@@ -177,7 +145,4 @@ def _cell(found: Interval | None, form: str) -> str:
 
 
 if __name__ == "__main__":
-    try:
-        print(report(draccus.parse(ReportConfig)))
-    except SettingError as error:
-        sys.exit(f"alarm: {error}")
+    page_command("alarm", alarm_page)

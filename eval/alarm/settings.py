@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from eval.benchmark.tasks import TASKS
+from eval.policies import require_checkpoints
 from lerobot_cdp.errors import require
 
 __all__ = ["AlarmConfig"]
@@ -41,7 +42,4 @@ class AlarmConfig:
     def __post_init__(self):
         require(self.task in TASKS, "task", f"one of {sorted(TASKS)}", self.task)
         require(self.starts >= 1, "starts", "at least 1", self.starts)
-        require(self.checkpoints, "checkpoints", "a list of folders", self.checkpoints)
-        for folder in self.checkpoints:
-            is_checkpoint = (Path(folder) / "config.json").exists()
-            require(is_checkpoint, "checkpoints", "folders that hold a config.json", str(folder))
+        require_checkpoints(self.checkpoints)

@@ -6,12 +6,9 @@ It needs two policies that `eval.benchmark --grid=pusht` has trained, and takes 
 """
 
 import logging
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import draccus
-from lerobot.utils.import_utils import register_third_party_plugins
 from tqdm import tqdm
 
 from eval.benchmark.cells import Cell, Evaluation, lerobots
@@ -19,8 +16,9 @@ from eval.benchmark.grids import EPSILON, GRIDS, VELOCITY
 from eval.benchmark.tasks import TASKS
 from eval.benchmark.training import checkpoint
 from eval.benchmark.work import acting_policy
+from eval.command import run_command
 from lerobot_cdp.checkpoints.files import write_bytes
-from lerobot_cdp.errors import SettingError, require
+from lerobot_cdp.errors import require
 
 from .film import Film, film
 from .picture import animated
@@ -89,9 +87,5 @@ def _film(cfg: AnimationConfig, cell: Cell, evaluation: Evaluation) -> list[Film
 
 
 if __name__ == "__main__":
-    register_third_party_plugins()
     logging.getLogger().setLevel(logging.WARNING)
-    try:
-        print(animate(draccus.parse(AnimationConfig)))
-    except SettingError as error:
-        sys.exit(f"animation: {error}")
+    run_command("animation", lambda cfg: print(animate(cfg)), AnimationConfig)

@@ -8,19 +8,16 @@ evaluation; and `<grid>.parquet`, the table of all (see results.py), from which 
 To train a policy again, delete its folder. With a GPU, let `eval.population` train all `cdp` policies at once first.
 """
 
-import re
-import sys
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
-import draccus
-from tqdm import tqdm
-
-from lerobot_cdp.errors import SettingError, require
+from eval.command import found_by, run_command
+from lerobot_cdp.errors import require
 
 from .cells import Cell, Evaluation
 from .grids import GRIDS
-from .jobs import run_side_by_side
+from .jobs import run_all
 from .results import collect, summary, write_table
 from .work import run_cell
 
@@ -50,8 +47,7 @@ class BenchmarkConfig:
 def run(cfg: BenchmarkConfig) -> bool:
     """Run the cells of a grid and write its table. Returns whether every cell is done."""
     tasks = [(cfg.results_dir / cfg.grid, cfg.datasets_dir, *each) for each in _chosen(cfg)]
-    outcomes = tqdm(run_side_by_side(run_cell, tasks, cfg.jobs), total=len(tasks), desc=cfg.grid, unit="policy")
-    all_done = all([*outcomes])
+    all_done = run_all(run_cell, tasks, cfg.jobs, cfg.grid)
     table = collect(cfg.results_dir / cfg.grid, GRIDS[cfg.grid])
     if len(table):
         path = cfg.results_dir / f"{cfg.grid}.parquet"
@@ -64,19 +60,11 @@ def _chosen(cfg: BenchmarkConfig) -> list[tuple[Cell, list[Evaluation]]]:
     """The evaluations that the filter finds, by cell."""
     require(cfg.grid in GRIDS, "grid", f"one of {sorted(GRIDS)}", cfg.grid)
     require(cfg.jobs >= 1, "jobs", "at least 1", cfg.jobs)
-    try:
-        wanted = re.compile(cfg.filter)
-    except re.error as error:
-        raise SettingError(f"`filter` must be a regular expression. Got {cfg.filter!r}: {error}.") from error
     grid = GRIDS[cfg.grid]
-    found = [(cell, [e for e in grid.scored(cell) if wanted.search(f"{cell.name}/{e.name}")]) for cell in grid.cells]
-    chosen = [(cell, evaluations) for cell, evaluations in found if evaluations]
-    require(chosen, "filter", f"found in a name like {found[0][0].name}/{grid.scored(found[0][0])[0].name}", cfg.filter)
-    return chosen
+    named = {f"{cell.name}/{e.name}": (cell, e) for cell in grid.cells for e in grid.scored(cell)}
+    by_cell = groupby(found_by(cfg.filter, named), lambda found: found[0])
+    return [(cell, [evaluation for _, evaluation in found]) for cell, found in by_cell]
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(0 if run(draccus.parse(BenchmarkConfig)) else 1)
-    except SettingError as error:
-        sys.exit(f"benchmark: {error}")
+    run_command("benchmark", run, BenchmarkConfig)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-__all__ = ["Interval", "difference", "interval", "mean", "scores"]
+__all__ = ["Interval", "difference", "interval", "marked", "mean", "scores"]
 
 N_RESAMPLES = 10_000
 
@@ -29,6 +29,13 @@ class Interval(NamedTuple):
         """`mean [low, high]`."""
         mean, low, high = (format(value, form).replace("-", "−") for value in self)
         return f"{mean} [{low}, {high}]"
+
+
+def marked(found: Interval | None, form: str) -> str:
+    """The text of a difference, **bold** where its interval excludes 0; a dash for None."""
+    if found is None:
+        return "–"
+    return f"**{found.text(form)}**" if found.excludes_0 else found.text(form)
 
 
 def scores(rows: pd.DataFrame, score: str) -> pd.DataFrame:

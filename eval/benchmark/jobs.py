@@ -10,8 +10,29 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 
 import torch
+from tqdm import tqdm
 
-__all__ = ["run_side_by_side"]
+from lerobot_cdp.errors import SettingError
+
+__all__ = ["run_all", "run_side_by_side", "succeeds"]
+
+
+def run_all(work: Callable[..., bool], tasks: list[tuple], jobs: int, title: str, unit: str = "policy") -> bool:
+    """As `run_side_by_side`, with a bar of this title. Returns whether all succeeded."""
+    return all([*tqdm(run_side_by_side(work, tasks, jobs), total=len(tasks), desc=title, unit=unit)])
+
+
+def succeeds(task: str, work: Callable[..., None], *arguments: object) -> bool:
+    """Whether `work` ends without an error. One is logged with the name of the `task`: it must not stop the others."""
+    try:
+        work(*arguments)
+    except SettingError as error:
+        logging.error("%s failed: %s", task, error)
+        return False
+    except Exception:
+        logging.exception("%s failed", task)
+        return False
+    return True
 
 
 def run_side_by_side(work: Callable[..., bool], tasks: list[tuple], jobs: int) -> Iterator[bool]:

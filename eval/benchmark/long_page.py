@@ -3,7 +3,7 @@
 import pandas as pd
 
 from .figure import figure
-from .intervals import Interval, difference, mean
+from .intervals import Interval, difference, marked, mean
 from .markdown import page, table
 
 __all__ = ["long_page"]
@@ -122,13 +122,9 @@ def _differences(episodes: pd.DataFrame, pairs: tuple[tuple[str, str], ...], sco
             for demonstrations in SHARES:
                 found = [compare(episodes, (ours, theirs), demonstrations, n, score) for n in COUNTS]
                 if any(found):
-                    texts = [_bold(each, "+" + form) if each else "–" for each in found]
+                    texts = [marked(each, "+" + form) for each in found]
                     body.append((f"{ours} − {theirs}", name.lower(), str(demonstrations), *texts))
     return table(("difference", "of", "demonstrations", *map(str, COUNTS)), body)
-
-
-def _bold(found: Interval, form: str) -> str:
-    return f"**{found.text(form)}**" if found.excludes_0 else found.text(form)
 
 
 def _temperatures(episodes: pd.DataFrame) -> str:
@@ -142,7 +138,7 @@ def _temperatures(episodes: pd.DataFrame) -> str:
                 if not len(cool):
                     continue
                 found = [(difference(cool, warm, score), unit, form) for score, (_, unit, form) in SCORES.items()]
-                texts = [_bold(each * unit, "+" + form) for each, unit, form in found]
+                texts = [marked(each * unit, "+" + form) for each, unit, form in found]
                 body.append((policy, str(demonstrations), str(n), f"{temperature:g}", *texts))
     head = ("difference to temperature 1", "demonstrations", "evaluations", "temperature")
     return table((*head, *(name.lower() for name, *_ in SCORES.values())), body)

@@ -7,38 +7,24 @@
 `benchmark_steps.md` of `steps.parquet`, the table of `eval.steps`.
 """
 
-import sys
-from dataclasses import dataclass
 from pathlib import Path
 
-import draccus
 import pandas as pd
 
+from eval.command import run_command
+from eval.pages import PageConfig
 from lerobot_cdp.checkpoints.files import write_bytes, write_text
-from lerobot_cdp.errors import SettingError, require
+from lerobot_cdp.errors import require
 
 from .long_page import long_page
 from .steps_figure import steps_figure
 from .steps_page import steps_page
 from .tasks_page import TASKS_SHOWN, tasks_page
 
-__all__ = ["ReportConfig", "report"]
+__all__ = ["report"]
 
 
-@dataclass
-class ReportConfig:
-    """Settings of the report.
-
-    Args:
-        results_dir: Folder of the tables.
-        output_dir: Where the pages go.
-    """
-
-    results_dir: Path = Path("eval/results")
-    output_dir: Path = Path("docs")
-
-
-def report(cfg: ReportConfig) -> list[Path]:
+def report(cfg: PageConfig) -> list[Path]:
     """Write the pages and return them.
 
     Raises:
@@ -64,7 +50,4 @@ def report(cfg: ReportConfig) -> list[Path]:
 
 
 if __name__ == "__main__":
-    try:
-        print(*report(draccus.parse(ReportConfig)), sep="\n")
-    except SettingError as error:
-        sys.exit(f"benchmark: {error}")
+    run_command("benchmark", lambda cfg: print(*report(cfg), sep="\n"), PageConfig)

@@ -1,10 +1,12 @@
 """The page of what is trained as a user would: several tasks, and ways to lay the solver's steps."""
 
+from collections.abc import Callable
+
 import pandas as pd
 
 from .cells import STEPS
 from .choice import DEFAULT_EVALUATIONS, choose
-from .intervals import difference, mean
+from .intervals import difference, marked, mean
 from .markdown import page, table
 
 __all__ = ["TASKS_SHOWN", "tasks_page"]
@@ -20,7 +22,6 @@ ResNet, bfloat16. `diffusion` has the same encoder, though LeRobot has no settin
     "pusht_camera_gpu": """\
 LeRobot's whole encoder with two pictures, 84 x 84 pixels of 96 x 96, a larger U-Net, batch 136, bfloat16, compiled.""",
 }
-DEFAULT, LEROBOTS = "input skip, velocity, γ = 0", "diffusion, epsilon"
 CANDIDATES = [f"{network}, γ = 0" for network in ("input skip, velocity", "velocity", "epsilon", "sample")]
 SCORES = {"success": ("success, %", 100, ".0f"), "jerk": ("squared jerk", 1, ".3g")}
 EQUAL, SHIFTED, CALIBRATED, WARM = STEPS
@@ -29,6 +30,10 @@ COMPARED = (
     ((2, CALIBRATED), (2, EQUAL)), ((3, CALIBRATED), (3, EQUAL)), ((3, CALIBRATED), (3, SHIFTED)),
     ((3, CALIBRATED), (10, EQUAL)), ((3, WARM), (3, CALIBRATED)),
 )  # fmt: skip
+
+DEFAULT = (DEFAULT_EVALUATIONS, CALIBRATED)
+# What LeRobot offers, with its evaluations.
+RIVALS = (("diffusion, epsilon", 100), ("diffusion, epsilon", 10), ("diffusion, sample", 100), ("act", 1))
 
 RULE = """\
 The rule was fixed before the trainings: each candidate acts in 3 evaluations with calibrated steps, and is ranked by
@@ -46,14 +51,22 @@ def tasks_page(tables: dict[str, pd.DataFrame]) -> str:
     parts = ["# Benchmark: tasks", INTRODUCTION, "    python -m eval.benchmark.report"]
     parts += _choice(tables)
     for name, episodes in tables.items():
-        trained = episodes[episodes["step"] == episodes["step"].max()]
-        parts += [f"## {TASKS_SHOWN[name]}", *filter(None, [NOTES.get(name)]), _sizes(episodes)]
-        parts += [_scores(trained, score) for score in SCORES]
-        parts += _against_lerobots(trained)
-        parts += ["Differences, paired (**bold**: the interval excludes 0):", _differences(trained)]
-        if episodes["step"].nunique() > 1:
-            parts += ["Success in % over the training, with the most evaluations:", _curve(episodes)]
+        for n, rows in sorted(episodes.groupby("demonstrations"), reverse=True):
+            parts += [f"## {TASKS_SHOWN[name]}, {n} demonstrations", *filter(None, [NOTES.get(name)]), *_task(rows)]
     return page(*parts)
+
+
+def _task(episodes: pd.DataFrame) -> list[str]:
+    """The section of one task and number of demonstrations."""
+    trained = episodes[episodes["step"] == episodes["step"].max()]
+    groups = _groups(trained)
+    parts = [_sizes(trained), *(_scores(groups, score) for score in SCORES)]
+    parts += ["Ways to lay the steps, paired differences (**bold**: the interval excludes 0):", _laid(groups)]
+    if rivals := _rivals(groups):
+        parts += ["As `cdp` acts by default, 3 calibrated, minus LeRobot's policies with their evaluations:", rivals]
+    if episodes["step"].nunique() > 1:
+        parts += ["Success in % over the training, with the most evaluations:", _curve(episodes)]
+    return parts
 
 
 INTRODUCTION = """\
@@ -84,30 +97,30 @@ def _choice(tables: dict[str, pd.DataFrame]) -> list[str]:
 
 
 def _sizes(episodes: pd.DataFrame) -> str:
-    seeds, starts, steps = episodes["seed"].nunique(), episodes["start"].nunique(), episodes["step"].max()
-    text = f"Training seeds: {seeds}. Start states: {starts}. Training steps: {steps:,}."
-    return text if seeds > 1 else f"{text} With one seed the intervals know nothing of how trainings differ."
+    seeds = episodes.groupby("policy", observed=True)["seed"].nunique()
+    fewer = [f", {n} of {policy}" for policy, n in seeds.items() if n < seeds.max()]
+    starts, steps = episodes["start"].nunique(), episodes["step"].max()
+    text = f"Training seeds: {seeds.max()}{''.join(fewer)}. Start states: {starts}. Training steps: {steps:,}."
+    return text if seeds.max() > 1 else f"{text} With one seed the intervals know nothing of how trainings differ."
 
 
 def _groups(episodes: pd.DataFrame) -> dict[tuple, pd.DataFrame]:
-    """Rows by policy, number of demonstrations, evaluations and how their steps are laid."""
-    keys = ["policy", "demonstrations", "evaluations", "laid"]
-    return dict(iter(episodes.groupby(keys, observed=True, sort=False)))
+    """Rows by policy, evaluations and how their steps are laid."""
+    return dict(iter(episodes.groupby(["policy", "evaluations", "laid"], observed=True)))
 
 
-def _policies(groups: dict[tuple, pd.DataFrame]) -> list[tuple[str, int]]:
-    return sorted({key[:2] for key in groups}, key=lambda key: (-key[1], key[0]))
+def _policies(groups: dict[tuple, pd.DataFrame]) -> list[str]:
+    return sorted({policy for policy, *_ in groups})
 
 
-def _scores(episodes: pd.DataFrame, score: str) -> str:
-    groups = _groups(episodes)
-    columns = sorted({key[2:] for key in groups}, key=lambda key: (key[0], STEPS.index(key[1])))
+def _scores(groups: dict[tuple, pd.DataFrame], score: str) -> str:
+    columns = sorted({key[1:] for key in groups}, key=lambda key: (key[0], STEPS.index(key[1])))
     name, unit, form = SCORES[score]
     body = [
-        (policy, str(n), *(_mean(groups.get((policy, n, *column)), score, unit, form) for column in columns))
-        for policy, n in _policies(groups)
+        (policy, *(_mean(groups.get((policy, *column)), score, unit, form) for column in columns))
+        for policy in _policies(groups)
     ]
-    return table((name, "demonstrations", *map(_title, columns)), body)
+    return table((name, *map(_title, columns)), body)
 
 
 def _title(column: tuple[int, str]) -> str:
@@ -119,48 +132,50 @@ def _mean(rows: pd.DataFrame | None, score: str, unit: float, form: str) -> str:
     return "–" if rows is None else (mean(rows, score) * unit).text(form)
 
 
-def _differences(episodes: pd.DataFrame) -> str:
-    groups, body = _groups(episodes), []
-    for policy, n in _policies(groups):
+def _laid(groups: dict[tuple, pd.DataFrame]) -> str:
+    pairs = {f"{_title(ours)} − {_title(theirs)}": (ours, theirs) for ours, theirs in COMPARED}
+    return _differences(
+        groups,
+        [*pairs],
+        lambda policy: [
+            (groups.get((policy, *ours)), groups.get((policy, *theirs))) for ours, theirs in pairs.values()
+        ],
+    )
+
+
+def _rivals(groups: dict[tuple, pd.DataFrame]) -> str:
+    present = [(rival, n) for rival, n in RIVALS if (rival, n, EQUAL) in groups]
+    heads = [f"− {rival}, {n}" for rival, n in present]
+    return present and _differences(
+        groups,
+        heads,
+        lambda policy: [(groups.get((policy, *DEFAULT)), groups[rival, n, EQUAL]) for rival, n in present],
+    )
+
+
+def _differences(groups: dict[tuple, pd.DataFrame], heads: list[str], pairs: Callable[[str], list[tuple]]) -> str:
+    """A row for each policy and score: the differences of `pairs` of it, one under each of `heads`."""
+    body = []
+    for policy in _policies(groups):
         for score, (name, unit, form) in SCORES.items():
-            pairs = [[groups.get((policy, n, *column)) for column in pair] for pair in COMPARED]
-            texts = [_difference(*pair, score, unit, form) for pair in pairs]
+            texts = [_difference(*pair, score, unit, form) for pair in pairs(policy)]
             if {*texts} != {"–"}:
-                body.append((policy, str(n), name, *texts))
-    heads = [f"{_title(ours)} − {_title(theirs)}" for ours, theirs in COMPARED]
-    return table(("policy", "demonstrations", "of", *heads), body)
+                body.append((policy, name, *texts))
+    return table(("policy", "of", *heads), body)
 
 
 def _difference(ours: pd.DataFrame | None, theirs: pd.DataFrame | None, score: str, unit: float, form: str) -> str:
-    if ours is None or theirs is None:
-        return "–"
-    found = difference(ours, theirs, score) * unit
-    return f"**{found.text('+' + form)}**" if found.excludes_0 else found.text("+" + form)
-
-
-def _against_lerobots(episodes: pd.DataFrame) -> list[str]:
-    """The default minus LeRobot's `diffusion`, where both are there."""
-    groups, body = _groups(episodes), []
-    for n in sorted({n for _, n in _policies(groups)}, reverse=True):
-        ours = groups.get((DEFAULT, n, DEFAULT_EVALUATIONS, CALIBRATED))
-        theirs = [groups.get((LEROBOTS, n, evaluations, EQUAL)) for evaluations in (10, 100)]
-        for score, (name, unit, form) in SCORES.items():
-            texts = [_difference(ours, each, score, unit, form) for each in theirs]
-            if {*texts} != {"–"}:
-                body.append((str(n), name, *texts))
-    if not body:
-        return []
-    text = f"{DEFAULT}, in {DEFAULT_EVALUATIONS} calibrated evaluations, minus {LEROBOTS}, LeRobot's:"
-    return [text, table(("demonstrations", "of", "− 10 of DDIM", "− 100 of DDPM"), body)]
+    found = None if ours is None or theirs is None else difference(ours, theirs, score)
+    return marked(found and found * unit, "+" + form)
 
 
 def _curve(episodes: pd.DataFrame) -> str:
     most = episodes.loc[episodes["policy"].str.contains("γ = 0"), "evaluations"].max()
     chosen = episodes[(episodes["laid"] == EQUAL) & episodes["evaluations"].isin((1, most))]
-    groups = dict(iter(chosen.groupby(["policy", "demonstrations", "step"], observed=True, sort=False)))
-    steps = sorted({key[2] for key in groups})
+    groups = dict(iter(chosen.groupby(["policy", "step"], observed=True)))
+    steps = sorted(chosen["step"].unique())
     body = [
-        (policy, str(n), *(_mean(groups.get((policy, n, step)), "success", 100, ".0f") for step in steps))
-        for policy, n in _policies(groups)
+        (policy, *(_mean(groups.get((policy, step)), "success", 100, ".0f") for step in steps))
+        for policy in _policies(groups)
     ]
-    return table(("policy", "demonstrations", *(f"{step:,} steps" for step in steps)), body)
+    return table(("policy", *(f"{step:,} steps" for step in steps)), body)

@@ -1,6 +1,5 @@
 """What is done for one cell, in this process or another: not in `__main__`, which other processes do not import."""
 
-import logging
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -12,39 +11,35 @@ from lerobot.utils.import_utils import register_third_party_plugins
 from eval.policies import chunk_latency, load_policy
 from eval.provenance import provenance
 from lerobot_cdp.checkpoints.files import read_json, write_json
-from lerobot_cdp.errors import SettingError
 from lerobot_cdp.policy.calibration import calibrate_policy
 
 from .cells import Cell, Evaluation
+from .jobs import succeeds
 from .observations import training_observations
 from .rollouts import run_episodes
 from .tasks import TASKS
 from .training import checkpoint, train
 
-__all__ = ["acting_policy", "run_cell"]
+__all__ = ["CALIBRATION", "OBSERVATIONS", "acting_policy", "run_cell"]
 
-OBSERVATIONS = 256  # that steps are calibrated on
+CALIBRATION = "calibration.json"  # beside a policy: its steps
+OBSERVATIONS = 256  # that they are calibrated on
 
 
 def run_cell(folder: Path, datasets_dir: Path | None, cell: Cell, evaluations: list[Evaluation]) -> bool:
-    """Do what is missing of one cell and return whether it succeeded: an error must not stop the others."""
-    try:
-        register_third_party_plugins()  # in every process: this is how LeRobot finds the type `cdp`
-        folder = folder / cell.name
-        for evaluation in evaluations:
-            path = folder / f"{evaluation.name}.json"
-            if path.exists():
-                continue
-            if not checkpoint(folder, cell).exists():
-                train(cell, datasets_dir, folder)
-            write_json(path, evaluate(cell, evaluation, checkpoint(folder, cell, evaluation.step), datasets_dir))
-    except SettingError as error:
-        logging.error("cell %s failed: %s", cell.name, error)
-        return False
-    except Exception:
-        logging.exception("cell %s failed", cell.name)
-        return False
-    return True
+    """Do what is missing of one cell and return whether it succeeded."""
+    return succeeds(f"cell {cell.name}", _do_missing, folder / cell.name, datasets_dir, cell, evaluations)
+
+
+def _do_missing(folder: Path, datasets_dir: Path | None, cell: Cell, evaluations: list[Evaluation]) -> None:
+    register_third_party_plugins()  # in every process: this is how LeRobot finds the type `cdp`
+    for evaluation in evaluations:
+        path = folder / f"{evaluation.name}.json"
+        if path.exists():
+            continue
+        if not checkpoint(folder, cell).exists():
+            train(cell, datasets_dir, folder)
+        write_json(path, evaluate(cell, evaluation, checkpoint(folder, cell, evaluation.step), datasets_dir))
 
 
 def evaluate(cell: Cell, evaluation: Evaluation, folder: Path, datasets_dir: Path | None) -> dict:
@@ -87,7 +82,7 @@ def _calibrated(cell: Cell, folder: Path, datasets_dir: Path | None) -> dict:
     Returns:
         `settings` of its steps, and the level of its `warm_start`.
     """
-    known = folder / "calibration.json"
+    known = folder / CALIBRATION
     if "warm_start" not in read_json(known):
         policy, preprocessor, _ = load_policy(folder, {"timestep_spacing": "shifted"})
         observations = training_observations(cell, policy, preprocessor, datasets_dir, OBSERVATIONS)

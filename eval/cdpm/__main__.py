@@ -9,14 +9,10 @@ What is done already is skipped: a killed run goes on. In `output_dir`: a JSON f
 `cdpm.parquet`, a row per episode.
 """
 
-import re
-import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import draccus
 import pandas as pd
-from lerobot.utils.import_utils import register_third_party_plugins
 from tqdm import tqdm
 
 from eval.benchmark.cells import Cell, Evaluation
@@ -26,10 +22,11 @@ from eval.benchmark.rollouts import run_episodes
 from eval.benchmark.tasks import TASKS
 from eval.benchmark.training import checkpoint
 from eval.benchmark.work import evaluate
+from eval.command import found_by, run_command
 from eval.policies import load_policy
 from eval.provenance import provenance
 from lerobot_cdp.checkpoints.files import read_json, write_json
-from lerobot_cdp.errors import SettingError, require
+from lerobot_cdp.errors import require
 
 from .sampler import ContractiveSubVP
 from .table import page_section, summary
@@ -80,17 +77,12 @@ def _cells(cfg: CDPMConfig) -> list[Cell]:
     require(cfg.grid in GRIDS, "grid", f"one of {sorted(GRIDS)}", cfg.grid)
     require(cfg.starts >= 1, "starts", "at least 1", cfg.starts)
     require(cfg.evaluations and min(cfg.evaluations) >= 1, "evaluations", "numbers of at least 1", cfg.evaluations)
-    try:
-        wanted = re.compile(cfg.filter)
-    except re.error as error:
-        raise SettingError(f"`filter` must be a regular expression. Got {cfg.filter!r}: {error}.") from error
     found = [
         cell
-        for cell in GRIDS[cfg.grid].cells
+        for cell in found_by(cfg.filter, {cell.name: cell for cell in GRIDS[cfg.grid].cells})
         if cell.type == "cdp"
         and cell.settings["prediction_type"] in ("epsilon", "sample")
         and cell.settings["contraction"]["weight"] == 0
-        and wanted.search(cell.name)
         and _checkpoint(cell, cfg).exists()
     ]
     must = f"of policies that `python -m eval.benchmark --grid={cfg.grid}` trained, and found by `filter`"
@@ -140,8 +132,4 @@ def _rows(cell: Cell, evaluation: Evaluation, result: dict) -> list[dict]:
 
 
 if __name__ == "__main__":
-    try:
-        register_third_party_plugins()  # this is how LeRobot finds the type `cdp`
-        run(draccus.parse(CDPMConfig))
-    except SettingError as error:
-        sys.exit(f"cdpm: {error}")
+    run_command("cdpm", run, CDPMConfig)

@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from eval.benchmark.intervals import difference, mean
+from eval.benchmark.intervals import difference, marked, mean
 from eval.benchmark.markdown import table as markdown
 
 __all__ = ["page_section", "summary"]
@@ -22,12 +22,10 @@ def page_section(table: pd.DataFrame) -> str:
         solvers = dict(iter(rows.groupby("solver", sort=False)))
         for solver, own in solvers.items():
             gain = None if solver == "ddim" or "ddim" not in solvers else difference(own, solvers["ddim"], "reward")
-            text = "–" if gain is None else gain.text()
-            bold = f"**{text}**" if gain is not None and gain.excludes_0 else text
             scores = (
                 f"{100 * own['success'].mean():.0f}",
                 mean(own, "reward").text(),
-                bold,
+                marked(gain, ".2f"),
                 f"{own['jerk'].mean():.3g}",
             )
             body.append((policy, str(demonstrations), str(n), solver, *scores))

@@ -7,23 +7,21 @@ starts; all are compared with the first. `results_dir` then holds `fixed_noise_<
 which `python -m eval.fixed_noise.report` makes the page. Start states that are done are skipped.
 """
 
-import sys
 from dataclasses import dataclass, field
 from itertools import repeat
 from pathlib import Path
 
-import draccus
 import pandas as pd
 import torch
-from lerobot.utils.import_utils import register_third_party_plugins
 from torch import Tensor
 from tqdm import tqdm
 
 from eval.benchmark.results import write_table
 from eval.benchmark.rollouts import roll_out
 from eval.benchmark.tasks import TASKS
-from eval.policies import load_policy, planned_from, policy_name
-from lerobot_cdp.errors import SettingError, require
+from eval.command import run_command
+from eval.policies import load_policy, planned_from, policy_name, require_checkpoints
+from lerobot_cdp.errors import require
 
 from .report import noise_table
 
@@ -60,10 +58,7 @@ class FixedNoiseConfig:
         require(self.task in TASKS, "task", f"one of {sorted(TASKS)}", self.task)
         require(self.noises >= 2, "noises", "at least 2", self.noises)
         require(self.starts >= 1, "starts", "at least 1", self.starts)
-        require(self.checkpoints, "checkpoints", "a list of folders", self.checkpoints)
-        for folder in self.checkpoints:
-            is_checkpoint = (Path(folder) / "config.json").exists()
-            require(is_checkpoint, "checkpoints", "folders that hold a config.json", str(folder))
+        require_checkpoints(self.checkpoints)
 
 
 def run(cfg: FixedNoiseConfig) -> pd.DataFrame:
@@ -110,8 +105,4 @@ def fixed_noises(n: int, shape: tuple[int, ...]) -> Tensor:
 
 
 if __name__ == "__main__":
-    try:
-        register_third_party_plugins()
-        run(draccus.parse(FixedNoiseConfig))
-    except SettingError as error:
-        sys.exit(f"fixed_noise: {error}")
+    run_command("fixed_noise", run, FixedNoiseConfig)

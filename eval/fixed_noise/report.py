@@ -4,50 +4,16 @@ python -m eval.fixed_noise.report                                         docs/f
 python -m eval.fixed_noise.report --results_dir=outputs/fixed_noise --output_dir=outputs/report
 """
 
-import sys
-from dataclasses import dataclass
-from pathlib import Path
-
-import draccus
 import numpy as np
 import pandas as pd
 
-from eval.benchmark.intervals import Interval
+from eval.benchmark.intervals import Interval, marked
 from eval.benchmark.markdown import page, table
-from lerobot_cdp.checkpoints.files import write_text
-from lerobot_cdp.errors import SettingError, require
+from eval.pages import page_command
 
 from .matrix import by_chance, gap_difference, gap_interval, worst_difference, worst_interval
 
-__all__ = ["ReportConfig", "noise_page", "noise_table", "report"]
-
-PREFIX = "fixed_noise_"
-
-
-@dataclass
-class ReportConfig:
-    """Settings of the report.
-
-    Args:
-        results_dir: Folder of the tables.
-        output_dir: Where the page goes.
-    """
-
-    results_dir: Path = Path("eval/results")
-    output_dir: Path = Path("docs")
-
-
-def report(cfg: ReportConfig) -> Path:
-    """Write the page and return it.
-
-    Raises:
-        SettingError: if there is no table.
-    """
-    files = sorted(cfg.results_dir.glob(f"{PREFIX}*.parquet"))
-    require(files, "results_dir", f"with a table {PREFIX}….parquet", str(cfg.results_dir))
-    path = cfg.output_dir / "fixed_noise.md"
-    write_text(path, noise_page({file.stem.removeprefix(PREFIX): pd.read_parquet(file) for file in files}))
-    return path
+__all__ = ["noise_page", "noise_table"]
 
 
 def noise_page(tables: dict[str, pd.DataFrame]) -> str:
@@ -84,20 +50,12 @@ def _cells(success: np.ndarray, first: np.ndarray | None) -> list[str]:
     own += [_text(find(success)) for find in (gap_interval, by_chance, worst_interval)]
     if first is None:
         return [*own, "", ""]
-    return own + [_signed(find(success, first)) for find in (gap_difference, worst_difference)]
+    return own + [marked(find(success, first) * 100, "+.0f") for find in (gap_difference, worst_difference)]
 
 
 def _text(found: Interval) -> str:
     return (found * 100).text(".0f")
 
 
-def _signed(found: Interval) -> str:
-    text = (found * 100).text("+.0f")
-    return f"**{text}**" if found.excludes_0 else text
-
-
 if __name__ == "__main__":
-    try:
-        print(report(draccus.parse(ReportConfig)))
-    except SettingError as error:
-        sys.exit(f"fixed_noise: {error}")
+    page_command("fixed_noise", noise_page)

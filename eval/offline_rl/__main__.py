@@ -9,17 +9,13 @@ In `results_dir`: `data/`, made by the first run that needs it; `<grid>/` with a
 Needs `pip install -e '.[offline-rl]'`.
 """
 
-import re
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-import draccus
-from tqdm import tqdm
-
-from eval.benchmark.jobs import run_side_by_side
+from eval.benchmark.jobs import run_all
 from eval.benchmark.results import write_table
-from lerobot_cdp.errors import SettingError, require
+from eval.command import found_by, run_command
+from lerobot_cdp.errors import require
 
 from .grids import GRIDS, Acting, Cell, Grid
 from .record import load_or_record
@@ -55,19 +51,18 @@ def run(cfg: OfflineRLConfig) -> bool:
     folder, data_dir = cfg.results_dir / cfg.grid, cfg.results_dir / "data"
     for task in dict.fromkeys(cell.task for cell in cells):
         load_or_record(TASKS[task], data_dir)
-    outcomes = []
+    all_done = True
     # Controls that need another policy's spread come when all are trained.
     for title, controls in (("policies", False), ("controls", True)):
         ways = {cell: _ways(folder, grid, cell, controls) for cell in cells}
         tasks = [(folder, data_dir, grid, cell, chosen) for cell, chosen in ways.items() if chosen]
-        done = run_side_by_side(run_cell, tasks, cfg.jobs)
-        outcomes += tqdm(done, total=len(tasks), desc=f"{cfg.grid}: {title}", unit="policy")
+        all_done &= run_all(run_cell, tasks, cfg.jobs, f"{cfg.grid}: {title}")
     table = collect(folder, grid)
     if len(table):
         path = cfg.results_dir / f"{cfg.grid}.parquet"
         write_table(table, path)
         print(f"{summary(table)}\n\n{path}\nNext: python -m eval.offline_rl.page --results_dir={cfg.results_dir}")
-    return all(outcomes)
+    return all_done
 
 
 def _ways(folder: Path, grid: Grid, cell: Cell, controls: bool) -> list[Acting]:
@@ -78,18 +73,9 @@ def _ways(folder: Path, grid: Grid, cell: Cell, controls: bool) -> list[Acting]:
 def _chosen(cfg: OfflineRLConfig) -> tuple[Grid, list[Cell]]:
     require(cfg.grid in GRIDS, "grid", f"one of {sorted(GRIDS)}", cfg.grid)
     require(cfg.jobs >= 1, "jobs", "at least 1", cfg.jobs)
-    try:
-        wanted = re.compile(cfg.filter)
-    except re.error as error:
-        raise SettingError(f"`filter` must be a regular expression. Got {cfg.filter!r}: {error}.") from error
     grid = GRIDS[cfg.grid]
-    cells = [cell for cell in grid.cells if wanted.search(cell.name)]
-    require(cells, "filter", f"found in a name like {grid.cells[0].name}", cfg.filter)
-    return grid, cells
+    return grid, found_by(cfg.filter, {cell.name: cell for cell in grid.cells})
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(0 if run(draccus.parse(OfflineRLConfig)) else 1)
-    except SettingError as error:
-        sys.exit(f"offline_rl: {error}")
+    run_command("offline_rl", run, OfflineRLConfig)

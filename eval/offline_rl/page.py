@@ -4,21 +4,19 @@ python -m eval.offline_rl.page                                       from eval/r
 python -m eval.offline_rl.page --results_dir=outputs/offline_rl --output_dir=outputs/report
 """
 
-import sys
-from dataclasses import dataclass
 from pathlib import Path
 
-import draccus
 import pandas as pd
 
-from eval.benchmark.intervals import difference, mean
+from eval.benchmark.intervals import difference, marked, mean
 from eval.benchmark.markdown import page, table
+from eval.command import run_command
+from eval.pages import PageConfig
 from lerobot_cdp.checkpoints.files import write_text
-from lerobot_cdp.errors import SettingError
 
 from .grids import CHOSEN, EDP
 
-__all__ = ["PageConfig", "make_page"]
+__all__ = ["make_page"]
 
 SHOWN = {
     "mujoco": ("offline_rl_mujoco", "Gymnasium MuJoCo, data by SAC"),
@@ -26,21 +24,8 @@ SHOWN = {
 }
 
 
-@dataclass
-class PageConfig:
-    """Settings of the page.
-
-    Args:
-        results_dir: Folder of the tables, `mujoco.parquet` and `ogbench.parquet`, or with `offline_rl_` before it.
-        output_dir: Where the page goes.
-    """
-
-    results_dir: Path = Path("eval/results")
-    output_dir: Path = Path("docs")
-
-
 def make_page(cfg: PageConfig) -> Path:
-    """Write the page and return it."""
+    """Write the page of `mujoco.parquet` and `ogbench.parquet`, or with `offline_rl_` before it, and return it."""
     parts = ["# Offline reinforcement learning with a critic", INTRODUCTION, COMMANDS]
     for grid, (name, title) in SHOWN.items():
         found = [path for stem in (name, grid) if (path := cfg.results_dir / f"{stem}.parquet").exists()]
@@ -93,16 +78,11 @@ def _table(rows: pd.DataFrame) -> str:
 
 def _cells(own: pd.DataFrame, plain: pd.DataFrame | None) -> tuple[str, ...]:
     gain = None if plain is None or own is plain else difference(own, plain, "score")
-    text = "–" if gain is None else gain.text(".1f")
     spread, contracting = (own.groupby("seed")[name].first().mean() for name in ("spread", "contracting"))
     jerks = f"{own['jerk'].mean():.3g}"
     score = mean(own, "score").text(".1f")
-    bold = f"**{text}**" if gain is not None and gain.excludes_0 else text
-    return score, bold, jerks, f"{spread:.3f}", f"{100 * contracting:.0f}"
+    return score, marked(gain, ".1f"), jerks, f"{spread:.3f}", f"{100 * contracting:.0f}"
 
 
 if __name__ == "__main__":
-    try:
-        print(make_page(draccus.parse(PageConfig)))
-    except SettingError as error:
-        sys.exit(f"offline_rl: {error}")
+    run_command("offline_rl", lambda cfg: print(make_page(cfg)), PageConfig)

@@ -1,14 +1,13 @@
 """What is done for one cell, in this process or another."""
 
-import logging
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
 
+from eval.benchmark.jobs import succeeds
 from eval.provenance import provenance
 from lerobot_cdp.checkpoints.files import read_json, write_json
-from lerobot_cdp.errors import SettingError
 
 from .acting import Actor
 from .grids import Acting, Cell, Grid, digest, readable
@@ -21,25 +20,20 @@ __all__ = ["evaluation_path", "run_cell"]
 
 
 def run_cell(folder: Path, data_dir: Path, grid: Grid, cell: Cell, ways: list[Acting]) -> bool:
-    """Train a cell and score it in these `ways`, what is missing of it. Returns whether it succeeded: an error must not
-    stop the others."""
-    try:
-        missing = [acting for acting in ways if not evaluation_path(folder, grid, cell, acting).exists()]
-        trained = is_trained(folder / cell.name)
-        if trained and not missing:
-            return True
-        transitions = load_or_record(TASKS[cell.task], data_dir)
-        if not trained:
-            train(cell, transitions, folder / cell.name)
-        for acting in missing:
-            write_json(evaluation_path(folder, grid, cell, acting), _evaluate(folder, grid, cell, acting, transitions))
-    except SettingError as error:
-        logging.error("cell %s failed: %s", cell.name, error)
-        return False
-    except Exception:
-        logging.exception("cell %s failed", cell.name)
-        return False
-    return True
+    """Train a cell and score it in these `ways`, what is missing of it. Returns whether it succeeded."""
+    return succeeds(f"cell {cell.name}", _do_missing, folder, data_dir, grid, cell, ways)
+
+
+def _do_missing(folder: Path, data_dir: Path, grid: Grid, cell: Cell, ways: list[Acting]) -> None:
+    missing = [acting for acting in ways if not evaluation_path(folder, grid, cell, acting).exists()]
+    trained = is_trained(folder / cell.name)
+    if trained and not missing:
+        return
+    transitions = load_or_record(TASKS[cell.task], data_dir)
+    if not trained:
+        train(cell, transitions, folder / cell.name)
+    for acting in missing:
+        write_json(evaluation_path(folder, grid, cell, acting), _evaluate(folder, grid, cell, acting, transitions))
 
 
 def evaluation_path(folder: Path, grid: Grid, cell: Cell, acting: Acting) -> Path:

@@ -11,19 +11,15 @@ In `results_dir`: `<grid>/` with a folder for each policy, and `one_action_<grid
 `python -m eval.one_action.report` makes the page. What is done already is skipped: a killed run goes on where it was.
 """
 
-import re
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import draccus
-from tqdm import tqdm
-
 from eval.benchmark.cells import Cell, Grid
-from eval.benchmark.jobs import run_side_by_side
+from eval.benchmark.jobs import run_all
 from eval.benchmark.results import collect, write_table
 from eval.benchmark.work import run_cell
-from lerobot_cdp.errors import SettingError, require
+from eval.command import found_by, run_command
+from lerobot_cdp.errors import require
 
 from .controls import controlled, finished, run_controls
 from .grids import GRIDS
@@ -64,10 +60,8 @@ def run(cfg: OneActionConfig) -> bool:
     policies = [(folder, cfg.datasets_dir, cell, grid.scored(cell)) for cell in chosen]
     names = {cell.name for cell in chosen}
     pairs = [(folder, cfg.datasets_dir, *each) for each in controlled(grid) if {each[0].name, each[1].name} <= names]
-    outcomes = tqdm(run_side_by_side(run_cell, policies, cfg.jobs), total=len(policies), desc="policies", unit="policy")
-    all_done = all([*outcomes])
-    outcomes = tqdm(run_side_by_side(run_controls, pairs, cfg.jobs), total=len(pairs), desc="controls", unit="control")
-    all_done = all([*outcomes]) and all_done
+    all_done = run_all(run_cell, policies, cfg.jobs, "policies")
+    all_done &= run_all(run_controls, pairs, cfg.jobs, "controls", unit="control")
     table = collect(folder, grid, finished(folder, grid))
     if len(table):
         fresh = f"_seed{cfg.first_seed}" if cfg.first_seed else ""
@@ -80,12 +74,7 @@ def run(cfg: OneActionConfig) -> bool:
 
 def _chosen(cfg: OneActionConfig, grid: Grid) -> list[Cell]:
     """The policies that the filter finds, a training seed of all before the next one."""
-    try:
-        wanted = re.compile(cfg.filter)
-    except re.error as error:
-        raise SettingError(f"`filter` must be a regular expression. Got {cfg.filter!r}: {error}.") from error
-    chosen = [cell for cell in grid.cells if wanted.search(cell.name)]
-    require(chosen, "filter", f"found in a name like {grid.cells[0].name}", cfg.filter)
+    chosen = found_by(cfg.filter, {cell.name: cell for cell in grid.cells})
     return sorted(chosen, key=lambda cell: cell.seed)
 
 
@@ -100,7 +89,4 @@ def _grid(cfg: OneActionConfig) -> Grid:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(0 if run(draccus.parse(OneActionConfig)) else 1)
-    except SettingError as error:
-        sys.exit(f"one_action: {error}")
+    run_command("one_action", run, OneActionConfig)

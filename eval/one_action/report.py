@@ -4,54 +4,21 @@ python -m eval.one_action.report                                         docs/on
 python -m eval.one_action.report --results_dir=outputs/one_action --output_dir=outputs/report
 """
 
-import sys
-from dataclasses import dataclass
-from pathlib import Path
-
-import draccus
 import pandas as pd
 
-from eval.benchmark.intervals import Interval, difference, mean
+from eval.benchmark.intervals import Interval, difference, marked, mean
 from eval.benchmark.markdown import page, table
-from lerobot_cdp.checkpoints.files import write_text
-from lerobot_cdp.errors import SettingError, require
+from eval.pages import page_command
 
 from .controls import control_name
 from .grids import COLD, GRIDS, PLAIN
 
-__all__ = ["ReportConfig", "one_action_page", "report"]
+__all__ = ["one_action_page"]
 
-PREFIX = "one_action_"
 TASKS = {"so101": "SO-101 pick and place", "pusht": "PushT from keypoints"}
 NETWORKS = {"mlp": "MLP of three blocks of 512", "dit": "transformer of two blocks of 128, chunks of 8 actions"}
 # PushT is seldom solved with one action per inference; SO-101 has no reward but its success.
 SCORES = {"so101": ("success", "success, %", 100, ".0f"), "pusht": ("reward", "reward", 1, ".3f")}
-
-
-@dataclass
-class ReportConfig:
-    """Settings of the report.
-
-    Args:
-        results_dir: Folder of the tables.
-        output_dir: Where the page goes.
-    """
-
-    results_dir: Path = Path("eval/results")
-    output_dir: Path = Path("docs")
-
-
-def report(cfg: ReportConfig) -> Path:
-    """Write the page and return it.
-
-    Raises:
-        SettingError: if there is no table.
-    """
-    files = sorted(cfg.results_dir.glob(f"{PREFIX}*.parquet"))
-    require(files, "results_dir", f"with a table {PREFIX}….parquet", str(cfg.results_dir))
-    path = cfg.output_dir / "one_action.md"
-    write_text(path, one_action_page({file.stem.removeprefix(PREFIX): pd.read_parquet(file) for file in files}))
-    return path
 
 
 def one_action_page(tables: dict[str, pd.DataFrame]) -> str:
@@ -147,7 +114,7 @@ def scores_table(name: str, episodes: pd.DataFrame, n: int) -> str:
         scores = [_mean(rows, score, unit, form), _mean(rows, "jerk", 1, ".3g"), _mean(cold, score, unit, form)]
         differences = ["", "", "", ""]
         if policy != PLAIN:
-            over, shaking, without = (_signed(gain, form) for gain in gains(name, episodes, policy, n))
+            over, shaking, without = (marked(gain, f"+{form}") for gain in gains(name, episodes, policy, n))
             differences = [over, shaking, _mean(noisy, "jerk", 1, ".3g"), without]
         body.append((policy, *scores, *differences))
     return table(head, body)
@@ -157,15 +124,5 @@ def _mean(rows: pd.DataFrame, score: str, unit: float, form: str) -> str:
     return (mean(rows, score) * unit).text(form) if len(rows) else "–"
 
 
-def _signed(gain: Interval | None, form: str) -> str:
-    if gain is None:
-        return "–"
-    text = gain.text("+" + form)
-    return f"**{text}**" if gain.excludes_0 else text
-
-
 if __name__ == "__main__":
-    try:
-        print(report(draccus.parse(ReportConfig)))
-    except SettingError as error:
-        sys.exit(f"one_action: {error}")
+    page_command("one_action", one_action_page)

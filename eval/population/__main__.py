@@ -8,18 +8,15 @@ looks for them: that has only to score them then, and to train what is not `cdp`
 `datasets_dir`. A killed run goes on where it was.
 """
 
-import re
-import sys
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
-import draccus
 import torch
-from lerobot.utils.import_utils import register_third_party_plugins
 
 from eval.benchmark.cells import Cell
 from eval.benchmark.grids import GRIDS
+from eval.command import found_by, run_command
 from lerobot_cdp.errors import SettingError, first_line, require
 
 from .training import architecture, check_trainable, is_done, train
@@ -61,20 +58,10 @@ def run(cfg: PopulationConfig) -> None:
 
 def _chosen(cfg: PopulationConfig) -> list[Cell]:
     require(cfg.grid in GRIDS, "grid", f"one of {sorted(GRIDS)}", cfg.grid)
-    try:
-        wanted = re.compile(cfg.filter)
-    except re.error as error:
-        raise SettingError(f"`filter` must be a regular expression. Got {cfg.filter!r}: {error}.") from error
     cells = [cell for cell in GRIDS[cfg.grid].cells if cell.type == "cdp"]
     require(cells, "grid", "one with policies of type cdp", cfg.grid)
-    chosen = [cell for cell in cells if wanted.search(cell.name)]
-    require(chosen, "filter", f"found in a name like {cells[0].name}", cfg.filter)
-    return chosen
+    return found_by(cfg.filter, {cell.name: cell for cell in cells})
 
 
 if __name__ == "__main__":
-    try:
-        register_third_party_plugins()  # this is how LeRobot finds the type `cdp`
-        run(draccus.parse(PopulationConfig))
-    except SettingError as error:
-        sys.exit(f"population: {error}")
+    run_command("population", run, PopulationConfig)

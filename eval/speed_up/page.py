@@ -4,22 +4,15 @@ python -m eval.speed_up.page                                       docs/ from ev
 python -m eval.speed_up.page --results_dir=outputs/speed_up --output_dir=outputs/report
 """
 
-import sys
-from dataclasses import dataclass
-from pathlib import Path
-
-import draccus
 import pandas as pd
 
-from eval.benchmark.intervals import difference, mean
+from eval.benchmark.intervals import difference, marked, mean
 from eval.benchmark.markdown import page, table
-from lerobot_cdp.checkpoints.files import write_text
-from lerobot_cdp.errors import SettingError, require
+from eval.pages import page_command
 
-__all__ = ["PageConfig", "speed_up_page", "write_page"]
+__all__ = ["speed_up_page"]
 
 TASKS = {"pusht": "PushT from keypoints", "so101": "SO-101 pick and place", "aloha": "ALOHA cube transfer"}
-PREFIX = "speed_up_"
 SCORES = {"success": ("success, %", 100, ".0f"), "jerk": ("squared jerk", 1, ".3g")}
 TEACHER, UNIFORM = "diffusion", "uniform DDIM"
 INTRODUCTION = """\
@@ -29,44 +22,18 @@ unseen start states. Brackets: bootstrap 95 % intervals over training seeds and 
 and **bold** where the interval excludes 0."""
 
 
-@dataclass
-class PageConfig:
-    """Settings of the page.
-
-    Args:
-        results_dir: Folder of the tables.
-        output_dir: Where the page goes.
-    """
-
-    results_dir: Path = Path("eval/results")
-    output_dir: Path = Path("docs")
-
-
-def write_page(config: PageConfig) -> Path:
-    """Write the page and return it.
-
-    Raises:
-        SettingError: if there is no table.
-    """
-    found = {name: config.results_dir / f"{PREFIX}{name}.parquet" for name in TASKS}
-    tables = {name: pd.read_parquet(path) for name, path in found.items() if path.exists()}
-    require(tables, "results_dir", f"with a table {PREFIX}GRID.parquet", str(config.results_dir))
-    path = config.output_dir / "benchmark_speed_up.md"
-    write_text(path, speed_up_page(tables))
-    return path
-
-
 def speed_up_page(tables: dict[str, pd.DataFrame]) -> str:
     """The page in Markdown.
 
     Args:
         tables: By the name of the grid.
     """
+    order = [*TASKS, *tables]
     parts = ["# Benchmark: speeding up", INTRODUCTION, "    python -m eval.speed_up.page"]
-    for name, episodes in tables.items():
+    for name, episodes in sorted(tables.items(), key=lambda item: order.index(item[0])):
         for demonstrations in sorted(episodes["demonstrations"].unique(), reverse=True):
             rows = _named(episodes[episodes["demonstrations"] == demonstrations])
-            parts += [f"## {TASKS[name]}, {demonstrations} demonstrations", _sizes(rows), _scores(rows)]
+            parts += [f"## {TASKS.get(name, name)}, {demonstrations} demonstrations", _sizes(rows), _scores(rows)]
             parts += ["Differences to the teacher with 100 steps, and to uniform DDIM with as many evaluations:"]
             parts += [_differences(rows), _sides(rows)]
     return page(*parts)
@@ -96,7 +63,7 @@ def _scores(rows: pd.DataFrame) -> str:
     for (policy, n), group in _groups(rows).items():
         cells = [(mean(group, score) * unit).text(form) for score, (_, unit, form) in SCORES.items()]
         minutes = group["speed_up_s"].mean() / 60
-        cost = "–" if pd.isna(minutes) else f"{minutes:.0f}"
+        cost = "–" if pd.isna(minutes) else "< 1" if minutes < 1 else f"{minutes:.0f}"
         body.append((policy, str(n), *cells, f"{1000 * group['chunk_s'].median():.1f}", cost))
     heads = tuple(name for name, _, _ in SCORES.values())
     return table(("policy", "evaluations", *heads, "ms of a chunk", "minutes to make"), body)
@@ -118,10 +85,7 @@ def _differences(rows: pd.DataFrame) -> str:
 
 def _difference(group: pd.DataFrame, other: pd.DataFrame | None, score: str, unit: float, form: str) -> str:
     found = None if other is None else difference(group, other, score)
-    if found is None:
-        return "–"
-    text = (found * unit).text("+" + form)
-    return f"**{text}**" if found.excludes_0 else text
+    return marked(found and found * unit, f"+{form}")
 
 
 def _sides(rows: pd.DataFrame) -> str:
@@ -138,7 +102,4 @@ def _sides(rows: pd.DataFrame) -> str:
 
 
 if __name__ == "__main__":
-    try:
-        print(write_page(draccus.parse(PageConfig)))
-    except SettingError as error:
-        sys.exit(f"speed_up: {error}")
+    page_command("speed_up", speed_up_page, "benchmark_speed_up")

@@ -363,6 +363,7 @@ def test_loading_without_a_network(settings, hub, monkeypatch):
     address = "http://127.0.0.1:9"
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", address)
     monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", address + "/{repo_id}/{filename}")
+    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda _: None)  # between its tries
     with pytest.raises(FileNotFoundError, match=f"^No checkpoint at '{REPO}': {address} cannot be reached: check the"):
         CDPPolicy.from_pretrained(REPO)
 

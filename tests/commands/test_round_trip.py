@@ -12,6 +12,7 @@ from huggingface_hub import ModelCard, RepoCard
 from lerobot.configs import PreTrainedConfig
 from lerobot.datasets import LeRobotDataset
 from lerobot.policies import make_pre_post_processors
+from lerobot.scripts import lerobot_eval
 
 from lerobot_cdp.policy.modeling_cdp import CDPPolicy
 from tests.conftest import make_observation
@@ -120,12 +121,13 @@ def test_the_same_actions_from_a_revision(fresh, monkeypatch):
         repository.branches["main"] = pushed
 
 
-def test_lerobot_eval_pulls_the_policy(trained, tmp_path):
+def test_lerobot_eval_pulls_the_policy(fresh, tmp_path, monkeypatch):
     arguments = (
         "--policy.device=cpu", "--env.type=so101_pick_place", "--env.episode_length=3", "--eval.n_episodes=1",
-        "--eval.batch_size=1", "--eval.use_async_envs=false", "--output_dir=eval",
+        "--eval.batch_size=1", "--eval.use_async_envs=false", f"--output_dir={tmp_path / 'eval'}",
     )  # fmt: skip
-    run(trained[0], tmp_path, "lerobot-eval", f"--policy.path={POLICY}", *arguments)
+    monkeypatch.setattr(sys, "argv", ["lerobot-eval", f"--policy.path={POLICY}", *arguments])
+    lerobot_eval.eval_main()
     info = json.loads((tmp_path / "eval" / "eval_info.json").read_text())
     assert info["overall"]["n_episodes"] == 1
 

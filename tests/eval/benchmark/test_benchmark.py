@@ -2,8 +2,6 @@
 
 import json
 import logging
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -73,6 +71,8 @@ def test_a_filter_chooses_evaluations(tiny):
 
 
 def test_steps_are_laid_in_every_way(tiny, monkeypatch):
+    monkeypatch.setattr("lerobot_cdp.diffusion.calibration.SHIFTS", (0.3, 1.0))  # a search is not what is tested
+    monkeypatch.setattr("lerobot_cdp.policy.calibration.REFERENCE_STEPS", 20)
     grid = replace(GRIDS["tiny"], policies={3: [VELOCITY]}, steps_laid=STEPS[1:], curve=(2,))
     monkeypatch.setitem(GRIDS, "tiny", grid)
     assert run(tiny)
@@ -233,12 +233,9 @@ def test_a_checkpoint_is_lerobots(tiny):
     assert postprocessor(policy.select_action(preprocessor(OBSERVATION))).shape == (1, 2)
 
 
-def test_the_command_works_in_several_processes(tmp_path):
-    """As far as they can without a dataset."""
-    command = [sys.executable, "-m", "eval.benchmark", "--jobs=2", "--filter=γ_0-52", f"--results_dir={tmp_path}"]
-    command += [f"--datasets_dir={tmp_path}"]
+def test_a_cell_runs_in_a_process_of_its_own(tmp_path, capfd):
+    """As far as it can without a dataset."""
     (tmp_path / "pusht_keypoints").touch()
-    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[3], check=False)
-    assert done.returncode == 1
-    assert done.stderr.count("cell epsilon_γ_0-52") == done.stderr.count("cell velocity_γ_0-52") == 1
-    assert "a process was killed" not in done.stderr
+    assert not run(BenchmarkConfig("quick", tmp_path, tmp_path, "^epsilon_γ_0-52", jobs=2))
+    errors = capfd.readouterr().err
+    assert errors.count("cell epsilon_γ_0-52") == 1 and "a process was killed" not in errors

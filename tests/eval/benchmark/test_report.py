@@ -8,7 +8,8 @@ import pytest
 from matplotlib.figure import Figure
 
 from eval.benchmark.figure import spread
-from eval.benchmark.report import ReportConfig, report
+from eval.benchmark.report import report
+from eval.pages import PageConfig
 from lerobot_cdp.errors import SettingError
 
 ROOT = Path(__file__).parents[3]
@@ -16,7 +17,7 @@ LONG = ROOT / "eval" / "results" / "pusht_long.parquet"
 
 
 def test_the_committed_pages_are_those_of_the_committed_tables(tmp_path):
-    written = report(ReportConfig(ROOT / "eval" / "results", tmp_path))
+    written = report(PageConfig(ROOT / "eval" / "results", tmp_path))
     assert [path.name for path in written] == ["benchmark.md", "benchmark.png"]
     assert (tmp_path / "benchmark.md").read_text() == (ROOT / "docs" / "benchmark.md").read_text()
     assert (tmp_path / "benchmark.png").read_bytes()[:4] == b"\x89PNG"
@@ -51,47 +52,53 @@ def made_up(gain: float, n: int, laid: str = "equal", step: int = 10_000, seeds:
 
 
 def test_ways_to_lay_steps_are_compared(tmp_path):
-    parts = [made_up(0.5, 10), made_up(0.25, 10, step=1000)]
+    parts = [made_up(0.5, 10), made_up(0.25, 10, step=1000), made_up(0.1, 1, seeds=2).assign(policy="act")]
     for n in (2, 3):
         parts += [made_up(0.1 * n, n), made_up(0.1 * n + 0.05, n, "shifted"), made_up(0.5, n, "calibrated")]
     pd.concat(parts).to_parquet(tmp_path / "pusht.parquet")
-    assert report(ReportConfig(tmp_path, tmp_path / "docs")) == [tmp_path / "docs" / "benchmark_tasks.md"]
+    assert report(PageConfig(tmp_path, tmp_path / "docs")) == [tmp_path / "docs" / "benchmark_tasks.md"]
     text = (tmp_path / "docs" / "benchmark_tasks.md").read_text()
-    assert "Training seeds: 3. Start states: 20." in text
-    heads = "2 | 2, shifted | 2, calibrated | 3 | 3, shifted | 3, calibrated | 10"
-    assert f"| success, % | demonstrations | {heads} |" in text
-    (scores,) = (line for line in text.splitlines() if line.startswith("| velocity, γ = 0 | 52 | 20 ["))
-    found = [cell.split(" [")[0].strip() for cell in scores.split("|")[3:-1]]
-    assert found == ["20", "25", "50", "30", "35", "50", "50"]
-    (differences,) = (line for line in text.splitlines() if line.startswith("| velocity, γ = 0 | 52 | success, % |"))
-    found = [cell.strip() for cell in differences.split("|")[4:-1]]
-    assert [cell.strip("*").split(" [")[0] for cell in found] == ["+30", "+20", "+15", "+0", "–"]
-    assert found[0].startswith("**") and not found[-2].startswith("**")
+    assert "## PushT from keypoints, 52 demonstrations" in text
+    assert "Training seeds: 3, 2 of act. Start states: 20." in text
+    heads = "1 | 2 | 2, shifted | 2, calibrated | 3 | 3, shifted | 3, calibrated | 10"
+    assert f"| success, % | {heads} |" in text
+    assert cells(text, "success, %", "velocity, γ = 0") == ["–", "20", "25", "50", "30", "35", "50", "50"]
+    laid, rivals = text.split("Ways to lay the steps")[1].split("minus LeRobot's")
+    found = [cell.strip() for cell in laid.split("| velocity, γ = 0 | success, % |")[1].splitlines()[0].split("|")]
+    assert [cell.strip("*").split(" [")[0] for cell in found[:-1]] == ["+30", "+20", "+15", "+0", "–"]
+    assert found[0].startswith("**") and not found[-3].startswith("**")
+    assert "| policy | of | − act, 1 |" in rivals and "| velocity, γ = 0 | success, % | **+40 [" in rivals
     curve = text.split("over the training")[1]
-    assert "| 1,000 steps | 10,000 steps |" in curve and "| velocity, γ = 0 | 52 | 25 [" in curve
+    assert "| 1,000 steps | 10,000 steps |" in curve and "| velocity, γ = 0 | 25 [" in curve
 
 
-def test_the_default_is_compared_with_lerobots_from_the_camera(tmp_path):
-    """Of one training seed, which the page says; tasks without both have no such table."""
+def cells(text: str, score: str, policy: str) -> list[str]:
+    """The means in the row of a policy."""
+    rows = text.split(f"| {score} |")[1].splitlines()
+    (row,) = (line for line in rows[: rows.index("")] if line.startswith(f"| {policy} |"))
+    return [cell.split(" [")[0].strip() for cell in row.split("|")[2:-1]]
+
+
+def test_policies_with_a_camera(tmp_path):
+    """Of one training seed, which the page says; what they are compared with is on it too."""
     ours = [made_up(0.6, 3, "calibrated", 6000, seeds=1), made_up(0.4, 3, step=6000, seeds=1)]
     theirs = [made_up(gain, n, step=6000, seeds=1) for n, gain in ((10, 0.5), (100, 0.2))]
     parts = [part.assign(policy="input skip, velocity, γ = 0") for part in ours]
     parts += [part.assign(policy="diffusion, epsilon") for part in theirs]
     pd.concat(parts).to_parquet(tmp_path / "pusht_camera.parquet")
     made_up(0.5, 10).to_parquet(tmp_path / "so101.parquet")
-    report(ReportConfig(tmp_path, tmp_path / "docs"))
+    report(PageConfig(tmp_path, tmp_path / "docs"))
     other, section = (tmp_path / "docs" / "benchmark_tasks.md").read_text().split("## PushT from the camera, on a CPU")
     assert "Training seeds: 1. Start states: 20. Training steps: 6,000. With one seed" in section
     assert "two of the four stages" in section
-    gains = section.split("minus diffusion, epsilon")[1]
-    (line,) = (line for line in gains.splitlines() if line.startswith("| 52 | success, % |"))
-    assert [cell.strip(" *").split(" [")[0] for cell in line.split("|")[3:-1]] == ["+10", "+40"]
-    assert "minus diffusion" not in other and "With one seed" not in other
+    (gains,) = (line for line in section.split("minus LeRobot's")[1].splitlines() if "| success, % |" in line)
+    assert [cell.strip(" *").split(" [")[0] for cell in gains.split("|")[3:-1]] == ["+40", "+10"]
+    assert "With one seed" not in other and "stages" not in other
 
 
 def test_without_tables(tmp_path):
     with pytest.raises(SettingError, match=r"`results_dir` must be with a table of \['pusht_long', 'pusht', .* Got"):
-        report(ReportConfig(tmp_path, tmp_path))
+        report(PageConfig(tmp_path, tmp_path))
 
 
 @pytest.mark.parametrize("values", [[0.5, 0.51, 0.52, 0.1], [0.2, 0.2, 0.2, 0.2], [0.9, 0.1, 0.5, 0.3]])

@@ -9,10 +9,11 @@ from eval.offline_rl import grids, training
 from eval.offline_rl.__main__ import OfflineRLConfig, run
 from eval.offline_rl.grids import BC, EDP, Cell, Grid, contractive
 from eval.offline_rl.learner import Learner
-from eval.offline_rl.page import PageConfig, make_page
+from eval.offline_rl.page import make_page
 from eval.offline_rl.tasks import TASKS, Task
 from eval.offline_rl.training import load, train
 from eval.offline_rl.transitions import Transitions, write_arrays
+from eval.pages import PageConfig
 from lerobot_cdp.errors import SettingError
 
 from .conftest import SMALL, bandit

@@ -11,8 +11,7 @@ from eval.benchmark.training import policy_config
 from eval.one_action import controls as module
 from eval.one_action.controls import control_name, controlled, controls, finished, run_controls
 from eval.one_action.grids import COLD, GRIDS, PLAIN
-from eval.one_action.report import ReportConfig, one_action_page, report
-from lerobot_cdp.errors import SettingError
+from eval.one_action.report import one_action_page
 
 GRID = GRIDS["so101"]
 
@@ -115,8 +114,3 @@ def test_the_page_names_the_gains_that_survive_all_controls():
     means = [cell.split("[")[0].strip(" *") for cell in line.split("|")[2:-1]]
     assert means == ["80", "0.1", "75", "+40", "+30", "0.1", "+35"]
     assert one_action_page({"so101": made_up().query("policy != @BETTER and policy != @CALM")}).count("None: no") == 1
-
-
-def test_a_folder_without_tables(tmp_path):
-    with pytest.raises(SettingError, match="^`results_dir` must be with a table one_action_"):
-        report(ReportConfig(tmp_path, tmp_path))

@@ -1,6 +1,8 @@
 """Teachers as LeRobot's own, sides of plans, and a page of what was found."""
 
 import json
+import re
+from contextlib import suppress
 from dataclasses import replace
 
 import numpy as np
@@ -103,6 +105,7 @@ def tiny(datasets_dir, tmp_path, monkeypatch):
     make = students.speed_up
     monkeypatch.setattr("lerobot_cdp.diffusion.calibration.SHIFTS", (0.3, 1.0))
     monkeypatch.setattr("lerobot_cdp.diffusion.calibration.STARTS", (0.8, 1.0))
+    monkeypatch.setattr("lerobot_cdp.policy.calibration.REFERENCE_STEPS", 20)
     monkeypatch.setattr(students, "speed_up", quickly)
     monkeypatch.setattr(
         students, "teachers_evaluations", lambda *a: [e for e in teachers_evaluations(*a) if e.evaluations < 100]
@@ -121,8 +124,31 @@ def test_a_run_makes_scores_and_resumes(tiny, monkeypatch, capsys):
     monkeypatch.setattr(students, "evaluate", lambda *_: pytest.fail("scored again"))
     assert run(tiny)
     assert capsys.readouterr().out.endswith("speed_up_tiny.parquet\n")
-    with pytest.raises(SettingError, match="^`filter` must be found in a name like TEACHER/distil-0. Got 'nothing'"):
+    with pytest.raises(SettingError, match="^`filter` must be found in a name like .*/calibrate. Got 'nothing'"):
         run(replace(tiny, filter="nothing"))
+    with pytest.raises(SettingError, match="^`filter` must be a regular expression. Got '.'"):
+        run(replace(tiny, filter="("))
+
+
+def test_the_time_of_all_runs_of_a_training_is_noted_but_not_that_of_one_that_was_deleted(tmp_path, monkeypatch):
+    cell = teachers(GRIDS["pusht"])[0]
+    seconds, own, work = iter((0, 10, 0, 5, 0, 7)), tmp_path / "own", tmp_path / "own" / "checkpoint.training"
+    monkeypatch.setattr(students.time, "perf_counter", lambda: next(seconds))
+
+    def killed(config):
+        work.mkdir(parents=True)
+        raise KeyboardInterrupt
+
+    def made(config):
+        work.rmdir() if work.exists() else None
+
+    noted = []
+    for command in (killed, made, made):
+        monkeypatch.setattr(students, "speed_up", command)
+        with suppress(KeyboardInterrupt):
+            students._make(STUDENTS[1], cell, tmp_path, own, tmp_path, 2, None, 0)
+        noted.append(json.loads((own / students.COST).read_text())["seconds"])
+    assert noted == [10, 15, 7]
 
 
 def test_the_page_compares_pairs():
@@ -137,7 +163,8 @@ def test_the_page_compares_pairs():
                  "speed_up_s": 600.0 if "distil" in policy else np.nan, "two_sided": 5.0, "kept": 0.9, "between": 0.1}
                 for start in range(60)
             ]  # fmt: skip
-    text = speed_up_page({"pusht": pd.DataFrame(rows)})
+    episodes = pd.DataFrame(rows)
+    text = speed_up_page({"pusht": episodes})
     lines = {tuple(line.split(" | ")[:2]): line for line in text.splitlines() if line.startswith("| ")}
     assert "## PushT from keypoints, 52 demonstrations" in text
     distilled = [line for line in text.splitlines() if line.startswith("| distil")]
@@ -146,3 +173,5 @@ def test_the_page_compares_pairs():
     to_teacher, to_uniform, jerk_to_teacher, jerk_to_uniform = differences.split(" | ")[2:]
     assert to_teacher == "+0 [+0, +0]" and to_uniform.startswith("**+") and jerk_to_teacher.startswith("**−100")
     assert jerk_to_uniform.startswith("+0") and sides == "| distil, γ = 0 | 1 | 5 | 90 | 10 |"
+    of_three = speed_up_page({"quick": episodes, "aloha": episodes, "pusht": episodes})
+    assert re.findall("^## (.*), 52", of_three, re.M) == ["PushT from keypoints", "ALOHA cube transfer", "quick"]

@@ -1,17 +1,21 @@
 """Steps without a formula and the oracle: against brute force, closed forms, and a policy of the benchmark."""
 
+import re
 from itertools import product
 
 import numpy as np
 import pytest
 import torch
 
+from eval.benchmark.grids import GRIDS
 from eval.steps import measure as measure_module
+from eval.steps.__main__ import StepsConfig, run
 from eval.steps.free import quantile_levels, search
 from eval.steps.measure import FEW, Observations, measure, solver_at
 from eval.steps.oracle import evaluations_needed
 from lerobot_cdp.diffusion.grid import Warp, levels
 from lerobot_cdp.diffusion.sampler import sample, with_steps
+from lerobot_cdp.errors import SettingError
 from lerobot_cdp.policy.build import make_solver
 from lerobot_cdp.policy.modeling_cdp import CDPPolicy
 from tests.closed_forms import PREDICTIONS
@@ -21,14 +25,14 @@ from tests.conftest import make_config
 @pytest.mark.parametrize("target", [0.3, 0.5, 0.62])
 def test_the_oracle_is_the_best_of_all_choices(target, seed):
     """Up to mixing: never more than the best whole choice, nor less than what a linear programme allows."""
-    errors = np.sort(np.random.default_rng(seed).uniform(size=(4, 5)), axis=0)[::-1].copy()
+    errors = np.sort(np.random.default_rng(seed).uniform(size=(4, 4)), axis=0)[::-1].copy()
     target = max(target, errors[-1].mean())
     choices = [
-        (np.mean(c), np.mean([errors[n - 1, i] for i, n in enumerate(c)])) for c in product(range(1, 5), repeat=5)
+        (np.mean(c), np.mean([errors[n - 1, i] for i, n in enumerate(c)])) for c in product(range(1, 5), repeat=4)
     ]
     best = min(n for n, error in choices if error <= target + 1e-12)
     needed = evaluations_needed(errors, target)
-    assert best - 3 / 5 < needed <= best + 1e-9  # mixing saves less than a step of one sample
+    assert best - 3 / 4 < needed <= best + 1e-9  # mixing saves less than a step of one sample
     hull = (
         min(  # of two choices, mixed so that the target is met
             n + (m - n) * (error - target) / (error - smaller)
@@ -71,7 +75,7 @@ def test_a_search_finds_the_least_error(seed):
 
 @pytest.mark.parametrize("prediction", PREDICTIONS)
 def test_steps_at_the_levels_of_a_warp_are_those_of_the_warp(prediction):
-    config = make_config(prediction_type=prediction, horizon=8, n_action_steps=4)
+    config = make_config(prediction_type=prediction, backbone="mlp", horizon=8, n_action_steps=4)
     warp = Warp(0.5, 0.8)
     with_warp = make_solver(config, warp)
     at = solver_at(with_warp, levels(4, warp))
@@ -91,7 +95,7 @@ def test_what_is_measured_of_a_policy(prediction, monkeypatch):
     monkeypatch.setattr(measure_module, "FEW", (2,))
     monkeypatch.setattr(measure_module, "COUNTS", (1, 2, 3))
     torch.manual_seed(0)
-    model = CDPPolicy(make_config(prediction_type=prediction)).eval().acting_model
+    model = CDPPolicy(make_config(prediction_type=prediction, backbone="mlp")).eval().acting_model
     found = measure(model, torch.randn(8, model.encoder.condition_dim))
     assert found["errors"].keys() == {
         "equal", "equal from the start", "default", "calibrated", "closed form", "search"
@@ -99,3 +103,11 @@ def test_what_is_measured_of_a_policy(prediction, monkeypatch):
     assert {*found["errors"]["calibrated"]} == {1, 2, 3} and {*found["errors"]["search"]} == {2}
     assert 1 == found["needed"][1] <= found["needed"][2] <= 2
     assert 2 in found["levels"] and len(FEW) == 3
+
+
+def test_a_wrong_filter_is_told_in_a_line(monkeypatch, tmp_path):
+    cell = GRIDS["pusht"].cells[0]
+    monkeypatch.setattr("eval.steps.__main__._trained", lambda folder: [("pusht", cell)])
+    for wrong, message in (("(", "a regular expression"), ("nothing", f"found in a name like pusht/{cell.name}")):
+        with pytest.raises(SettingError, match=f"^`filter` must be {re.escape(message)}. Got "):
+            run(StepsConfig(tmp_path, filter=wrong))
