@@ -30,7 +30,6 @@ COMPARED = (
     ((2, CALIBRATED), (2, EQUAL)), ((3, CALIBRATED), (3, EQUAL)), ((3, CALIBRATED), (3, SHIFTED)),
     ((3, CALIBRATED), (10, EQUAL)), ((3, WARM), (3, CALIBRATED)),
 )  # fmt: skip
-
 DEFAULT = (DEFAULT_EVALUATIONS, CALIBRATED)
 # What LeRobot offers, with its evaluations.
 RIVALS = (("diffusion, epsilon", 100), ("diffusion, epsilon", 10), ("diffusion, sample", 100), ("act", 1))
@@ -52,7 +51,7 @@ def tasks_page(tables: dict[str, pd.DataFrame]) -> str:
     parts += _choice(tables)
     for name, episodes in tables.items():
         for n, rows in sorted(episodes.groupby("demonstrations"), reverse=True):
-            parts += [f"## {TASKS_SHOWN[name]}, {n} demonstrations", *filter(None, [NOTES.get(name)]), *_task(rows)]
+            parts += [f"## {TASKS_SHOWN[name]}, {n} demonstrations", NOTES.get(name, ""), *_task(rows)]
     return page(*parts)
 
 
@@ -98,10 +97,12 @@ def _choice(tables: dict[str, pd.DataFrame]) -> list[str]:
 
 def _sizes(episodes: pd.DataFrame) -> str:
     seeds = episodes.groupby("policy", observed=True)["seed"].nunique()
-    fewer = [f", {n} of {policy}" for policy, n in seeds.items() if n < seeds.max()]
+    fewer = [f"{n} of {policy}" for policy, n in seeds.items() if n < seeds.max()]
     starts, steps = episodes["start"].nunique(), episodes["step"].max()
-    text = f"Training seeds: {seeds.max()}{''.join(fewer)}. Start states: {starts}. Training steps: {steps:,}."
-    return text if seeds.max() > 1 else f"{text} With one seed the intervals know nothing of how trainings differ."
+    text = (
+        f"Training seeds: {', '.join([str(seeds.max()), *fewer])}. Start states: {starts}. Training steps: {steps:,}."
+    )
+    return text if seeds.min() > 1 else f"{text} Intervals of one seed know nothing of how trainings differ."
 
 
 def _groups(episodes: pd.DataFrame) -> dict[tuple, pd.DataFrame]:
