@@ -32,7 +32,7 @@ class Cell:
         share: Of the transitions of these demonstrations, in (0, 1]: a random part, drawn by `seed`.
         precision: Of the training, as accelerate calls it: `no` (single), or `bf16`, quicker on CPUs that know it; the
             penalty is computed in single precision. `eval.population` has one of its own.
-        compiled: Whether the U-Net and the ResNet are compiled for the training, which takes a GPU a minute. Give a
+        compiled: Whether the U-Net and the ResNet are compiled for the training, which takes a while. Give a
             `batch_size` that divides an epoch: they would be compiled again for a smaller last batch.
     """
 
