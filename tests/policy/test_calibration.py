@@ -179,7 +179,7 @@ def test_a_level_that_was_not_measured_is_said(tmp_path, caplog):
     assert "`warm_start` = auto was not measured on this policy: it begins at the noise level 0.5." in caplog.text
 
 
-@pytest.mark.parametrize("steps,expected", [(1, 0.5), (60, 0.7)])
+@pytest.mark.parametrize("steps,expected", [(1, 0.6), (60, 0.85)])
 def test_the_level_is_that_of_the_steps_in_use(steps, expected):
     """Of Gaussian data an error e ends as α² s² e / (α² s² + σ²) after one step, and as the root of that after many."""
     laid = {"timestep_shift": 1.0, "num_inference_steps": steps, "clip_sample": False}
