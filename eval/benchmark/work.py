@@ -20,9 +20,10 @@ from .rollouts import run_episodes
 from .tasks import TASKS
 from .training import checkpoint, train
 
-__all__ = ["acting_policy", "run_cell"]
+__all__ = ["CALIBRATION", "OBSERVATIONS", "acting_policy", "run_cell"]
 
-OBSERVATIONS = 256  # that steps are calibrated on
+CALIBRATION = "calibration.json"  # beside a policy: its steps
+OBSERVATIONS = 256  # that they are calibrated on
 
 
 def run_cell(folder: Path, datasets_dir: Path | None, cell: Cell, evaluations: list[Evaluation]) -> bool:
@@ -81,7 +82,7 @@ def _calibrated(cell: Cell, folder: Path, datasets_dir: Path | None) -> dict:
     Returns:
         `settings` of its steps, and the level of its `warm_start`.
     """
-    known = folder / "calibration.json"
+    known = folder / CALIBRATION
     if "warm_start" not in read_json(known):
         policy, preprocessor, _ = load_policy(folder, {"timestep_spacing": "shifted"})
         observations = training_observations(cell, policy, preprocessor, datasets_dir, OBSERVATIONS)

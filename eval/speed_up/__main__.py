@@ -7,22 +7,20 @@ Teachers are the `epsilon` policies of `eval.benchmark`, found in `benchmark_dir
 each evaluation, and the table of all, `speed_up_GRID.parquet`, of which `eval.speed_up.page` makes a page.
 """
 
-import re
-import sys
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
-import draccus
 import pandas as pd
-from lerobot.utils.import_utils import register_third_party_plugins
 from tqdm import tqdm
 
 from eval.benchmark.cells import Cell
 from eval.benchmark.grids import GRIDS
 from eval.benchmark.results import COLUMNS, episode_rows, write_table
 from eval.benchmark.training import checkpoint
+from eval.command import found_by, run_command
 from lerobot_cdp.checkpoints.files import read_json
-from lerobot_cdp.errors import SettingError, require
+from lerobot_cdp.errors import require
 
 from .students import (
     COST,
@@ -71,12 +69,9 @@ class SpeedUpRun:
 
 def run(config: SpeedUpRun) -> bool:
     """Do what is missing and write the table. Returns whether all is done."""
-    register_third_party_plugins()
     grid, results = GRIDS[config.grid], config.results_dir / config.grid
-    chosen = [(cell, students) for cell in teachers(grid) if (students := _chosen(config, cell))]
-    require(chosen, "filter", "found in a name like TEACHER/distil-0", config.filter)
     all_done = True
-    for cell, students in tqdm(chosen, desc=config.grid, unit="teacher"):
+    for cell, students in tqdm(_chosen(config), desc=config.grid, unit="teacher"):
         folders = (config.benchmark_dir / config.grid, results, config.datasets_dir)
         training = {"steps": config.steps, "num_workers": config.num_workers}
         all_done &= run_teacher(*folders, cell, grid, students, config.evaluations, **training)
@@ -89,10 +84,16 @@ def run(config: SpeedUpRun) -> bool:
     return all_done
 
 
-def _chosen(config: SpeedUpRun, cell: Cell) -> list[Student]:
-    """The students of a teacher that the filter finds, after the one that stands for the teacher in comparisons."""
-    found = [student for student in STUDENTS if re.search(config.filter, f"{cell.name}/{student.name}")]
-    return found and [STUDENTS[0], *(student for student in found if student is not STUDENTS[0])]
+def _chosen(config: SpeedUpRun) -> list[tuple[Cell, list[Student]]]:
+    """By teacher, the students that the filter finds, after the one that stands for the teacher in comparisons."""
+    found = {
+        f"{cell.name}/{student.name}": (cell, student) for cell in teachers(GRIDS[config.grid]) for student in STUDENTS
+    }
+    chosen = []
+    for cell, pairs in groupby(found_by(config.filter, found), lambda pair: pair[0]):
+        students = [student for _, student in pairs]
+        chosen.append((cell, [STUDENTS[0], *(student for student in students if student is not STUDENTS[0])]))
+    return chosen
 
 
 def collect(config: SpeedUpRun) -> pd.DataFrame:
@@ -122,7 +123,4 @@ def _students_rows(config: SpeedUpRun, cell: Cell, student: Student, training: d
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(0 if run(draccus.parse(SpeedUpRun)) else 1)
-    except SettingError as error:
-        sys.exit(f"speed_up: {error}")
+    run_command("speed_up", run, SpeedUpRun)

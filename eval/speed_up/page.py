@@ -63,7 +63,7 @@ def _scores(rows: pd.DataFrame) -> str:
     for (policy, n), group in _groups(rows).items():
         cells = [(mean(group, score) * unit).text(form) for score, (_, unit, form) in SCORES.items()]
         minutes = group["speed_up_s"].mean() / 60
-        cost = "–" if pd.isna(minutes) else f"{minutes:.0f}"
+        cost = "–" if pd.isna(minutes) else "< 1" if minutes < 1 else f"{minutes:.0f}"
         body.append((policy, str(n), *cells, f"{1000 * group['chunk_s'].median():.1f}", cost))
     heads = tuple(name for name, _, _ in SCORES.values())
     return table(("policy", "evaluations", *heads, "ms of a chunk", "minutes to make"), body)

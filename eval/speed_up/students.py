@@ -135,10 +135,10 @@ def _make(
     steps: int | None,
     num_workers: int,
 ) -> None:
-    """Run the command; a training that was killed goes on. Its wall time is noted, without what a kill has lost."""
+    """Run the command, and note its wall time; of a training that was ended and goes on, that of all its runs."""
     if (folder / "checkpoint").exists():
         return
-    task, start = TASKS[cell.task], time.perf_counter()
+    task = TASKS[cell.task]
     root = task.root(datasets_dir)
     dataset = DatasetSource(task.repo_id, root and Path(root), list(range(cell.demonstrations)))
     config = SpeedUpConfig(
@@ -146,9 +146,13 @@ def _make(
         student.contraction_weight, None if student.strength == "calibrate" else steps,
         num_workers=num_workers, seed=cell.seed,
     )  # fmt: skip
-    speed_up(config)
-    before = read_json(folder / COST).get("seconds", 0.0)
-    write_json(folder / COST, {"seconds": before + time.perf_counter() - start})
+    # Of a checkpoint that was made before, and deleted since, it says nothing.
+    before = read_json(folder / COST).get("seconds", 0.0) if config.work_dir.exists() else 0.0
+    start = time.perf_counter()
+    try:
+        speed_up(config)
+    finally:
+        write_json(folder / COST, {"seconds": before + time.perf_counter() - start})
 
 
 @torch.no_grad()

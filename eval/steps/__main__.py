@@ -8,15 +8,11 @@ docs/benchmark_steps.md.
 """
 
 import logging
-import re
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import draccus
 import pandas as pd
-from lerobot.utils.import_utils import register_third_party_plugins
 from tqdm import tqdm
 
 from eval.benchmark.cells import Cell
@@ -25,10 +21,11 @@ from eval.benchmark.observations import training_observations
 from eval.benchmark.results import write_table
 from eval.benchmark.tasks_page import TASKS_SHOWN
 from eval.benchmark.training import checkpoint
+from eval.command import found_by, run_command
 from eval.policies import load_policy
 from eval.provenance import provenance
 from lerobot_cdp.checkpoints.files import read_json, write_json
-from lerobot_cdp.errors import SettingError, require
+from lerobot_cdp.errors import require
 
 from .measure import measure
 
@@ -56,11 +53,11 @@ def run(cfg: StepsConfig) -> Path:
     """Measure what is missing, and write the table.
 
     Raises:
-        SettingError: if there are no trained policies.
+        SettingError: if there are no trained policies, or the filter finds none.
     """
     trained = [*_trained(cfg.results_dir)]
     require(trained, "results_dir", "with policies that `eval.benchmark` has trained", str(cfg.results_dir))
-    wanted = [(grid, cell) for grid, cell in trained if re.search(cfg.filter, f"{grid}/{cell.name}")]
+    wanted = found_by(cfg.filter, {f"{grid}/{cell.name}": (grid, cell) for grid, cell in trained})
     for grid, cell in tqdm(wanted, desc="steps", unit="policy"):
         folder = cfg.results_dir / grid / cell.name
         if not (folder / "steps.json").exists():
@@ -103,9 +100,5 @@ def _rows(grid: str, cell: Cell, folder: Path) -> list[dict]:
 
 
 if __name__ == "__main__":
-    register_third_party_plugins()
     logging.getLogger().setLevel(logging.WARNING)
-    try:
-        print(run(draccus.parse(StepsConfig)))
-    except SettingError as error:
-        sys.exit(f"steps: {error}")
+    run_command("steps", lambda cfg: print(run(cfg)), StepsConfig)

@@ -28,8 +28,12 @@ class CheckpointSource:
     path: str
 
 
-def checkpoint_folder(source: CheckpointSource) -> Path:
+def checkpoint_folder(source: CheckpointSource, setting: str = "policy.path") -> Path:
     """The folder of a checkpoint, downloaded if need be.
+
+    Args:
+        source: the checkpoint.
+        setting: the name of what says so, for the error.
 
     Raises:
         SettingError: if there is none, or its processors have steps that are neither LeRobot's nor registered.
@@ -45,7 +49,7 @@ def checkpoint_folder(source: CheckpointSource) -> Path:
         downloaded = Path(snapshot_download(source.path, allow_patterns=["*.json", "*.safetensors"]))
     except HUB_ERRORS as error:
         raise SettingError(
-            f"`policy.path` must be the folder of a checkpoint, or its name on the Hub. Got {source.path!r} "
+            f"`{setting}` must be the folder of a checkpoint, or its name on the Hub. Got {source.path!r} "
             f"({explain(error, source.path)})."
         ) from error
     for file in downloaded.glob("*.safetensors"):

@@ -12,6 +12,7 @@ steps crowd closer.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 from torch import Tensor
 from tqdm import tqdm
@@ -64,20 +65,15 @@ def calibrate(
         free: numbers of the warp that are searched.
         counts: numbers n of steps.
     """
-    found: dict[Warp, dict[int, float]] = {}
 
+    @cache
     def errors(warp: Warp) -> dict[int, float]:
-        if warp not in found:
-            found[warp] = {n: distance(solve(warp, n), reference) for n in counts}
-        return found[warp]
+        return {n: distance(solve(warp, n), reference) for n in counts}
 
     def score(warp: Warp) -> float:
         return sum(math.log(max(e, 1e-12)) for e in errors(warp).values())
 
-    values_of = {"shift": SHIFTS, "start": STARTS}
-    names = ("shift", "start", "shift") if {*free} == {*values_of} else free
-    rounds = [(name, values_of[name]) for name in names]
-    best = first
+    rounds, best = _rounds(free), first
     with tqdm(total=sum(len(values) for _, values in rounds), desc="calibration", leave=False) as bar:
         for name, values in rounds:
             tried = [best]
@@ -87,3 +83,10 @@ def calibrate(
                 bar.update()
             best = min(tried, key=score)
     return Calibration(best, errors(best), errors(first))
+
+
+def _rounds(free: tuple[str, ...]) -> list[tuple[str, tuple[float, ...]]]:
+    """The numbers of the warp in the order in which they are searched, with what is tried."""
+    values_of = {"shift": SHIFTS, "start": STARTS}
+    names = ("shift", "start", "shift") if {*free} == {*values_of} else free
+    return [(name, values_of[name]) for name in names]

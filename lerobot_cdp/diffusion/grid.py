@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-__all__ = ["EQUAL", "Warp", "levels", "most_steps", "steps_below", "whole_timesteps"]
+__all__ = ["EQUAL", "Warp", "levels", "most_steps", "rest_from", "steps_below", "whole_timesteps"]
 
 
 class Warp(NamedTuple):
@@ -45,6 +45,16 @@ def steps_below(level: float, n: int, warp: Warp) -> int:
 def most_steps(warp: Warp, num_train_timesteps: int) -> int:
     """Whole timesteps from where sampling starts to the data: there are no more steps than these."""
     return int(warp.start * num_train_timesteps + 1e-9)  # a share of n / T must leave n
+
+
+def rest_from(level: float, n: int, warp: Warp, num_train_timesteps: int) -> tuple[Warp, int]:
+    """How the steps lie that a warm start at `level` takes of n, and how many these are.
+
+    It begins no higher than the steps from noise do, and leaves at least one whole timestep.
+    """
+    start = min(max(level, 1 / num_train_timesteps), warp.start)
+    rest = Warp(warp.shift, start)
+    return rest, min(steps_below(start, n, warp), most_steps(rest, num_train_timesteps))
 
 
 def whole_timesteps(n: int, warp: Warp, num_train_timesteps: int) -> np.ndarray:

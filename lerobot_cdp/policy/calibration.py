@@ -11,11 +11,12 @@ from ..acting.warm_start import least_level, memory
 from ..contraction.sharding import is_sharded, rank
 from ..diffusion.calibration import COUNTS, REFERENCE_STEPS, Calibration, calibrate
 from ..diffusion.encoder import stack_cameras
-from ..diffusion.grid import EQUAL, Warp, most_steps
+from ..diffusion.grid import EQUAL, Warp, rest_from
 from ..diffusion.sampler import sample, with_steps
 from ..errors import require
 from .build import make_solver
-from .configuration_cdp import LCM, SHIFTED, CDPConfig, StepCalibration
+from .configuration_cdp import AUTO, LCM, SHIFTED, CDPConfig, StepCalibration
+from .groups import WARM_START
 from .model import CDPDiffusionModel
 
 __all__ = [
@@ -23,19 +24,21 @@ __all__ = [
     "calibrate_in_training",
     "calibrate_policy",
     "executed",
+    "executed_rows",
     "many_steps",
+    "observations_for",
     "remember",
-    "warm_start_level",
+    "start_noise",
+    "warn_of_no_level",
 ]
 
 CALIBRATION_BATCH = 64  # observations of a training; a command takes more
-WARM_STEPS = 10  # solver steps in which what is left of an error is measured
 SETTLED = 1000  # updates; what a network has learned before changes too much
 
 
 @torch.no_grad()
 def calibrate_policy(model: CDPDiffusionModel, condition: Tensor, seed: int = 0) -> Calibration:
-    """Find the warp of a policy, and the level of its warm start; no random state is touched.
+    """Find the warp of a policy, where it is free, and the level of its warm start; no random state is touched.
 
     Args:
         model: the network that acts.
@@ -49,9 +52,11 @@ def calibrate_policy(model: CDPDiffusionModel, condition: Tensor, seed: int = 0)
     def solve(warp: Warp, n: int) -> Tensor:
         return executed(model, condition, n, warp, seed)
 
-    before = config.warp or config.default_warp
-    found = calibrate(solve, many_steps(model, condition, seed), before, _free(config), counts)
-    return replace(found, warm_start=warm_start_level(model, condition, found.warp.shift, seed))
+    found, free = Calibration(config.warp or config.found_warp, {}, {}), _free(config)
+    if free:
+        found = calibrate(solve, many_steps(model, condition, seed), found.warp, free, counts)
+    warp = found.warp if config.timestep_spacing == SHIFTED else EQUAL
+    return replace(found, warm_start=_warm_start_level(model, condition, warp, seed))
 
 
 def many_steps(model: CDPDiffusionModel, condition: Tensor, seed: int = 0) -> Tensor:
@@ -71,48 +76,60 @@ def executed(model: CDPDiffusionModel, condition: Tensor, n: int, warp: Warp | N
         seed: of the noise; no other random state is touched.
     """
     generator, solver = torch.Generator().manual_seed(seed), make_solver(model.config, warp)
-    noise = _noise(model, condition, generator)
+    noise = start_noise(model, condition, generator)
     chunks = sample(lambda x_t, t: model.backbone(x_t, t, condition), solver, noise, n)
-    return chunks[:, _executed_rows(model.config)]
+    return chunks[:, executed_rows(model.config)]
 
 
-def _noise(model: CDPDiffusionModel, condition: Tensor, generator: torch.Generator) -> Tensor:
+def start_noise(model: CDPDiffusionModel, condition: Tensor, generator: torch.Generator) -> Tensor:
+    """(B, horizon, A), by a generator on the CPU."""
     shape = (len(condition), model.config.horizon, *model.config.action_feature.shape)
     return torch.randn(shape, generator=generator).to(condition)
 
 
-def _executed_rows(config: CDPConfig) -> slice:
+def executed_rows(config: CDPConfig) -> slice:
+    """Of a chunk."""
     return slice(config.n_obs_steps - 1, config.n_obs_steps - 1 + config.n_action_steps)
 
 
 @torch.no_grad()
-def warm_start_level(model: CDPDiffusionModel, condition: Tensor, shift: float, seed: int = 0) -> float:
-    """The least noise level from which on errors of the last plan are forgotten; see `executed`."""
+def _warm_start_level(model: CDPDiffusionModel, condition: Tensor, warp: Warp, seed: int) -> float:
+    """The least noise level from which on errors of the last plan are forgotten, by the steps that are then taken.
+
+    Args:
+        model, condition, seed: see `executed`.
+        warp: how steps from noise are laid.
+    """
     config, most, generator = model.config, model.config.num_train_timesteps, torch.Generator().manual_seed(seed)
     condition = condition[:CALIBRATION_BATCH]
-    noise, twice = _noise(model, condition, generator), condition.repeat(2, 1)
+    noise, twice = start_noise(model, condition, generator), condition.repeat(2, 1)
     # A consistency policy ends in few steps; more of them do not come closer to anything.
-    few = config.num_inference_steps if config.is_consistency else None
-    many = few or min(REFERENCE_STEPS, most)
+    many = config.num_inference_steps if config.is_consistency else min(REFERENCE_STEPS, most)
     solver = make_solver(config, None if config.is_consistency else EQUAL)  # which was not taught above its start
     plans = sample(lambda x_t, t: model.backbone(x_t, t, condition), solver, noise, many)
 
     def left(level: float) -> float:
-        warp = Warp(shift, max(level, 1 / most))
-        solver, n = make_solver(config, warp), min(few or WARM_STEPS, most_steps(warp, most))
+        rest, n = rest_from(level, config.num_inference_steps, warp, most)
+        solver = make_solver(config, rest)
 
         def solve(x_t: Tensor) -> Tensor:
             chunks = sample(lambda x_t, t: model.backbone(x_t, t, twice), solver, x_t, n, is_noise=False)
-            return chunks[:, _executed_rows(config)]
+            return chunks[:, executed_rows(config)]
 
         timestep = with_steps(solver, n).timesteps[0]
         return memory(solve, model.process, plans, noise, timestep, generator).mean().item()
 
-    return least_level(left)
+    return min(least_level(left), warp.start)
 
 
 def _free(config: CDPConfig) -> tuple[str, ...]:
-    """The numbers that the user has not set; where sampling starts matters to noise prediction alone."""
+    """The numbers of the warp that are to be found: those that the user has not set.
+
+    Where sampling starts matters to noise prediction alone. A consistency policy has been taught where its first steps
+    lead; DDPM has no end to compare with.
+    """
+    if config.timestep_spacing != SHIFTED or config.noise_scheduler_type in ("DDPM", LCM):
+        return ()
     is_free = {
         "shift": config.timestep_shift is None,
         "start": config.first_timestep is None and config.prediction_type == "epsilon",
@@ -125,32 +142,64 @@ def remember(config: CDPConfig, found: Calibration, measured_on: str) -> None:
     config.calibration = StepCalibration(*found.warp, measured_on, found.warm_start)
 
 
+def observations_for(policy: PreTrainedPolicy, batch: dict[str, Tensor]) -> dict[str, Tensor] | None:
+    """The observations that a calibration after this update would take, copied: of a batch nothing else stays.
+
+    Args:
+        policy: in training.
+        batch: observations (B, n_obs_steps, …), normalised.
+
+    Returns:
+        The first CALIBRATION_BATCH of them; None where there will be no calibration.
+    """
+    if not _is_wanted(policy, int(policy.n_updates) + 1):
+        return None
+    return {key: batch[key][:CALIBRATION_BATCH].clone() for key in policy.config.observed_features}
+
+
+def _is_wanted(policy: PreTrainedPolicy, n_updates: int) -> bool:
+    """Whether a training lays the steps, or measures the warm start, when it saves after so many updates.
+
+    One process does it, for it is the one that saves. An adapter is saved by PEFT, which asks nobody.
+    """
+    config = policy.config
+    is_wanted = _free(config) or (config.warm_start == AUTO and config.noise_scheduler_type != "DDPM")
+    is_early = n_updates < SETTLED or config.num_train_timesteps < 2 * min(COUNTS)
+    return bool(is_wanted) and not (is_early or config.use_peft or rank())
+
+
 def calibrate_in_training(policy: PreTrainedPolicy, observations: dict[str, Tensor] | None) -> None:
     """Lay the steps of a policy that is being trained: not before it has settled, nor where the user has laid them.
 
-    One process does it, for it is the one that saves. Where weights are sharded none can: no process has them all.
+    Where weights are sharded it is left: no process has them all.
 
     Args:
-        policy: its config and its solvers are changed.
-        observations: (B, n_obs_steps, …) that it was trained on, normalised; None: there are none yet.
+        policy: its config is changed.
+        observations: see `observations_for`.
     """
-    config = policy.config
-    # A consistency policy has been taught where its first steps lead; DDPM has no end to compare with.
-    is_fixed = config.noise_scheduler_type in ("DDPM", LCM)
-    is_wanted = config.timestep_spacing == SHIFTED and _free(config) and not is_fixed
-    is_early = observations is None or policy.n_updates < SETTLED or config.num_train_timesteps < 2 * min(COUNTS)
-    if not is_wanted or is_early or rank() or is_sharded(policy.diffusion):
+    config, n_updates = policy.config, int(policy.n_updates)
+    if observations is None or not _is_wanted(policy, n_updates) or is_sharded(policy.diffusion):
         return
-    few = {key: value[:CALIBRATION_BATCH] for key, value in observations.items()}
-    n = len(next(iter(few.values())))
-    measured_on = f"{n} training observations after {int(policy.n_updates)} updates"
+    n = len(next(iter(observations.values())))
+    measured_on = f"{n} training observations after {n_updates} updates"
     if config.calibration and config.calibration.measured_on == measured_on:  # saved once more
         return
-    found = _calibrate_as_it_acts(policy.acting_model, few)
+    is_laid, found = not _free(config), _calibrate_as_it_acts(policy.acting_model, observations)
     remember(config, found, measured_on)
-    logging.info("Solver steps, calibrated: timestep_shift %g, first_timestep %g.", *found.warp)
-    for model in {policy.diffusion, policy.acting_model}:
-        model.lay_steps()
+    if is_laid:
+        logging.info("Warm start, measured: from the noise level %g on.", found.warm_start)
+    else:
+        logging.info("Solver steps, calibrated: timestep_shift %g, first_timestep %g.", *found.warp)
+
+
+def warn_of_no_level(config: CDPConfig) -> None:
+    """Say so where a warm start is to begin at a level that was never measured."""
+    if config.warm_start == AUTO and config.calibration is None:
+        logging.warning(
+            "`warm_start` = %s was not measured on this policy: it begins at the noise level %g. A training measures "
+            "it when it saves after %d updates, but not with DDPM, FSDP or PEFT; so does `lerobot_cdp.speed_up`.",
+            AUTO, WARM_START, SETTLED,
+        )  # fmt: skip
 
 
 @torch.no_grad()

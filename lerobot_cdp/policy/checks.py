@@ -1,11 +1,13 @@
 """One-line errors for batches that a policy cannot take."""
 
+import logging
+
 import torch
 from lerobot.utils.constants import ACTION, OBS_ENV_STATE, OBS_PREFIX, OBS_STATE
 from torch import Tensor
 
 from ..errors import SettingError
-from .configuration_cdp import CDPConfig
+from .configuration_cdp import LCM, CDPConfig
 
 __all__ = [
     "check_actions",
@@ -17,6 +19,7 @@ __all__ = [
     "check_same_batch",
     "check_units",
     "is_single",
+    "warn_of_solver",
     "with_axes",
 ]
 
@@ -66,6 +69,20 @@ def check_features(stored: dict, config: CDPConfig) -> None:
     ]
     if differ:
         raise ValueError(f"{'; '.join(differ)}: a checkpoint goes on with data of the sizes that it was trained on.")
+
+
+def warn_of_solver(stored: dict, config: CDPConfig) -> None:
+    """Say so where a network is used as what it was not trained to be: a consistency map, or not one.
+
+    Args:
+        stored: of the checkpoint's `config.json`; {} where there is none.
+        config: of the policy.
+    """
+    was, now = stored.get("noise_scheduler_type"), config.noise_scheduler_type
+    if was is None or (was == LCM) == config.is_consistency or config.teacher is not None:
+        return
+    trained = "a consistency policy" if was == LCM else "a diffusion policy"
+    logging.warning("`noise_scheduler_type` must be %s to act with %s as it was trained. Got %s.", was, trained, now)
 
 
 def check_observation(batch: dict[str, Tensor], config: CDPConfig, time_axis: bool) -> None:

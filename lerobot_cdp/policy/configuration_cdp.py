@@ -9,11 +9,11 @@ from lerobot.policies.diffusion.configuration_diffusion import DiffusionConfig
 from lerobot.policies.rtc import RTCConfig
 from lerobot.utils.constants import OBS_ENV_STATE, OBS_STATE
 
-from ..diffusion.grid import EQUAL, Warp, most_steps, steps_below
+from ..diffusion.grid import EQUAL, Warp, most_steps, rest_from
 from ..diffusion.picture import is_built_for_loading, map_size, most_stages, seen_size
 from ..errors import SettingError, require
 from .groups import WARM_START, ContractionConfig, StepCalibration, tuples_for_lists
-from .schema import SCHEMA_VERSION, SchemaVersion, check_version, in_todays_units
+from .schema import SCHEMA_VERSION, SchemaVersion, check_version, in_todays_units, warn_of_warm_start
 from .values import AUTO, CDP_RULES, RTC_RULES, check_values
 
 __all__ = ["AUTO", "SHIFTED", "CDPConfig", "ContractionConfig", "StepCalibration"]
@@ -205,6 +205,7 @@ class CDPConfig(DiffusionConfig):
             chunk_shape = self.action_feature and (self.horizon, *self.action_feature.shape)
             converted = in_todays_units(weight, self.contraction.loss, version, chunk_shape)
             self.contraction = replace(self.contraction, weight=converted)
+            warn_of_warm_start(self.warm_start, version)
         if self.backbone == "unet" and self.input_skip is None:
             self.input_skip = self.prediction_type == "velocity" and version == SCHEMA_VERSION
         self.schema_version = SCHEMA_VERSION  # what is written next is of today
@@ -284,6 +285,10 @@ class CDPConfig(DiffusionConfig):
         is_plain = self.contraction.weight == 0 or self.contraction.loss == "hinge"
         must_be = f"'hinge' with noise_scheduler_type = {LCM}"
         require(is_plain, "contraction.loss", must_be, self.contraction.loss)
+        must_be = (
+            f"below 1 with noise_scheduler_type = {LCM} and prediction_type = epsilon, which shows no action there"
+        )
+        require(not self.is_blind_at(self.warp.start), "first_timestep", must_be, self.warp.start)
 
     def _check_steps(self) -> None:
         """How the steps are laid."""
@@ -410,14 +415,23 @@ class CDPConfig(DiffusionConfig):
         """How the steps of a policy are laid that was not calibrated."""
         return WARPS[self.prediction_type]
 
+    def is_blind_at(self, start: float) -> bool:
+        """Whether x_t is nothing but noise at this share of the timesteps, and noise is all that is predicted."""
+        is_last = round(start * self.num_train_timesteps) == self.num_train_timesteps
+        return is_last and self.prediction_type == "epsilon" and not self.uses_betas
+
+    @property
+    def found_warp(self) -> Warp:
+        """The calibrated warp, or the default one."""
+        found = self.calibration
+        return Warp(found.timestep_shift, found.first_timestep) if found else self.default_warp
+
     @property
     def warp(self) -> Warp | None:
         """How the solver's steps are laid; None: by diffusers' `timestep_spacing`."""
         if self.timestep_spacing != SHIFTED:
             return None
-        found = self.default_warp
-        if self.calibration:
-            found = Warp(self.calibration.timestep_shift, self.calibration.first_timestep)
+        found = self.found_warp
         least = self.num_inference_steps / self.num_train_timesteps  # a start that nobody set gives way to many steps
         start = self.first_timestep or min(1.0, max(found.start, least))
         return Warp(self.timestep_shift or found.shift, start)
@@ -425,20 +439,18 @@ class CDPConfig(DiffusionConfig):
     @property
     def warm_warp(self) -> Warp | None:
         """How the steps of a warm start are laid, from its level on; None: there is none."""
-        level = self.warm_start
-        if level == AUTO:
-            level = self.calibration.warm_start if self.calibration else WARM_START
-        if level == 0:
-            return None
-        warp = self.warp or EQUAL
-        return Warp(warp.shift, min(max(level, 1 / self.num_train_timesteps), warp.start))
+        return self._warm_rest()[0] if self.warm_start != 0 else None
 
     @property
     def warm_steps(self) -> int:
         """Network evaluations of a chunk with a warm start."""
-        level = self.warm_warp.start
-        steps = steps_below(level, self.num_inference_steps, self.warp or EQUAL)
-        return min(steps, most_steps(self.warm_warp, self.num_train_timesteps))
+        return self._warm_rest()[1]
+
+    def _warm_rest(self) -> tuple[Warp, int]:
+        level = self.warm_start
+        if level == AUTO:
+            level = self.calibration.warm_start if self.calibration else WARM_START
+        return rest_from(level, self.num_inference_steps, self.warp or EQUAL, self.num_train_timesteps)
 
     @property
     def is_consistency(self) -> bool:

@@ -18,10 +18,12 @@ from dataclasses import dataclass
 
 import torch
 from draccus.utils import ParsingError
+from lerobot.configs import PreTrainedConfig
 from lerobot.policies import get_policy_class
 from lerobot.utils.constants import ACTION
 from torch import Tensor
 
+from ..checkpoints.folders import CheckpointSource, checkpoint_folder
 from ..contraction import ContractionPenalty, PenaltyValue, factor_loss, is_sharded
 from ..diffusion.consistency import Lesson, Network, consistency_map, trajectory_end
 from ..diffusion.grid import Warp, levels
@@ -31,14 +33,14 @@ from ..errors import SettingError, first_line, require
 from .configuration_cdp import CDPConfig
 from .model import CDPDiffusionModel
 
-__all__ = ["ConsistencyPenalty", "Lessons", "Teacher", "make_penalty"]
+__all__ = ["ConsistencyPenalty", "Lessons", "Teacher", "find_teacher", "make_penalty", "taught_end"]
 
 TEACHER_STEPS = 8  # of its ODE: a training step then costs about four of a diffusion policy's
 LEVELS = 20  # between noise and data, without a teacher
-# What teacher and student must have in common.
+# What teacher and student must have in common, besides their features.
 SAME = (
     "prediction_type", "num_train_timesteps", "beta_schedule", "beta_start", "beta_end", "n_obs_steps", "horizon",
-    "normalization_mapping",
+    "normalization_mapping", "resize_shape",
 )  # fmt: skip
 
 
@@ -63,21 +65,59 @@ class Lessons:
             condition: (B, C) features that it sees.
 
         Raises:
-            SettingError: if the teacher cannot be loaded, or is of another process than the student.
+            SettingError: if the teacher cannot be loaded, or is of another process or other features than the student.
         """
         if self.config.teacher is None:
             return own_lesson(student, batch[ACTION], condition)
         if self._teacher is None:
-            self._teacher = Teacher(_load(self.config.teacher), self.config)
+            self._teacher = Teacher(_load(self.config.teacher), student)
         return taught_lesson(student, self._teacher, batch, condition)
 
 
+def find_teacher(config: CDPConfig) -> None:
+    """See that the teacher of a student, if it has one, is there and fits, before a training begins.
+
+    Raises:
+        SettingError: as `Lessons.draw` does.
+    """
+    if config.teacher is not None:
+        check_teacher(_read(config.teacher, PreTrainedConfig), config)
+
+
 def _load(path: str) -> CDPDiffusionModel:
+    with torch.random.fork_rng(devices=[]):  # a resumed training goes on with its own random numbers
+        return _read(path, get_policy_class("cdp")).acting_model
+
+
+def _read(path: str, class_: type):
+    """What LeRobot's `from_pretrained` of a class makes of a teacher's checkpoint."""
+    folder = checkpoint_folder(CheckpointSource(path), "teacher")
     try:
-        with torch.random.fork_rng(devices=[]):  # a resumed training goes on with its own random numbers
-            return get_policy_class("cdp").from_pretrained(path).acting_model
+        return class_.from_pretrained(folder)
     except (OSError, ValueError, ParsingError) as error:
         raise SettingError(f"`teacher` must be a `cdp` checkpoint. Got {path!r}: {first_line(error)}") from error
+
+
+def check_teacher(teacher: PreTrainedConfig, student: CDPConfig) -> None:
+    """Check by its settings that a policy can teach a student.
+
+    Raises:
+        SettingError: if it is no diffusion policy of the student's process, sizes and features.
+    """
+    must_be = "a checkpoint of type 'cdp', which `lerobot_cdp.upgrade` makes of 'diffusion'"
+    require(isinstance(teacher, CDPConfig), "teacher", must_be, teacher.type)
+    require(not teacher.is_consistency, "teacher", "a policy that is no consistency policy", student.teacher)
+    for name in SAME:
+        own, theirs = getattr(student, name), getattr(teacher, name)
+        require(own == theirs, name, f"that of the teacher, {theirs!r}", own)
+    own, theirs = _shapes(student), _shapes(teacher)
+    is_ordered = [*student.image_features] == [*teacher.image_features]  # an encoder has its cameras in a row
+    require(own == theirs and is_ordered, "teacher", f"a policy with the features, in the order, of {own}", theirs)
+
+
+def _shapes(config: CDPConfig) -> dict[str, tuple[int, ...]]:
+    features = {**config.observed_features, **(config.output_features or {})}
+    return {name: tuple(feature.shape) for name, feature in features.items()}
 
 
 class Teacher:
@@ -85,28 +125,44 @@ class Teacher:
 
     Args:
         model: the network of it that acts.
-        config: of the student.
+        student: the network that is trained.
 
     Raises:
-        SettingError: if it is no diffusion policy of the student's process and sizes.
+        SettingError: see `check_teacher`.
     """
 
-    def __init__(self, model: CDPDiffusionModel, config: CDPConfig):
-        require(not model.config.is_consistency, "teacher", "a policy that is no consistency policy", config.teacher)
-        for name in SAME:
-            own, theirs = getattr(config, name), getattr(model.config, name)
-            require(own == theirs, name, f"that of the teacher, {theirs!r}", own)
+    def __init__(self, model: CDPDiffusionModel, student: CDPDiffusionModel):
+        check_teacher(model.config, student.config)
         self.model = model.eval().requires_grad_(False)
-        # Student and teacher see the same while both have the same encoder.
-        self.shares_encoder = config.freeze_vision_encoder or not config.image_features
+        self.shares_encoder = see_alike(student, model)
 
     def end(self, x_t: Tensor, timesteps: Tensor, condition: Tensor) -> Tensor:
         """Where its ODE ends from x_t, (B, T, A)."""
-        config = self.model.config
-        limit = config.clip_sample_range if config.clip_sample else None
-        shift = (config.warp or config.default_warp).shift
-        network = _network(self.model, condition)
-        return trajectory_end(network, self.model.process, x_t, timesteps, TEACHER_STEPS, shift, limit)
+        return _end(self.model, x_t, timesteps, condition)
+
+
+def see_alike(student: CDPDiffusionModel, teacher: CDPDiffusionModel) -> bool:
+    """Whether two encoders give the same features, now and as long as the student is trained."""
+    if not student.config.image_features:
+        return True  # vectors go in as they are
+    if not student.encoder.frozen or is_sharded(student) or student.config.crop_shape != teacher.config.crop_shape:
+        return False
+    own, theirs = student.encoder.state_dict(), teacher.encoder.state_dict()
+    return own.keys() == theirs.keys() and all(torch.equal(own[name], theirs[name].to(own[name])) for name in own)
+
+
+def _end(model: CDPDiffusionModel, x_t: Tensor, timesteps: Tensor, condition: Tensor) -> Tensor:
+    config = model.config
+    limit = config.clip_sample_range if config.clip_sample else None
+    shift = (config.warp or config.default_warp).shift
+    return trajectory_end(_network(model, condition), model.process, x_t, timesteps, TEACHER_STEPS, shift, limit)
+
+
+def taught_end(model: CDPDiffusionModel, condition: Tensor, noise: Tensor) -> Tensor:
+    """Where a policy, as a teacher, says that `noise` (B, T, A) ends."""
+    model.lay_steps()
+    start, begin = _start(model, len(noise), noise.device)
+    return _end(model, begin * noise, start, condition)
 
 
 def _network(model: CDPDiffusionModel, condition: Tensor) -> Network:
@@ -122,7 +178,7 @@ def taught_lesson(student: CDPDiffusionModel, teacher: Teacher, batch: dict[str,
     n = len(x_0) - quarter
     noised = process.draw_timesteps(quarter, student.config.warp.start, x_0.device)
     epsilon = torch.randn_like(x_0)
-    start, begin = _start(student, n, noised)
+    start, begin = _start(student, n, x_0.device)
     x_t = torch.cat([begin * epsilon[:n], process.add_noise(x_0[n:], epsilon[n:], noised)])
     timesteps = torch.cat([start, noised])
     end = teacher.end(x_t, timesteps, seen)
@@ -130,10 +186,10 @@ def taught_lesson(student: CDPDiffusionModel, teacher: Teacher, batch: dict[str,
     return Lesson(x_t, timesteps, end)
 
 
-def _start(student: CDPDiffusionModel, n: int, like: Tensor) -> tuple[Tensor, float]:
+def _start(model: CDPDiffusionModel, n: int, device: torch.device) -> tuple[Tensor, float]:
     """The timestep where sampling begins, n times, and what the noise there is multiplied by."""
-    solver = with_steps(student.solver, 1)
-    return like.new_full((n,), solver.timesteps[0].item()), solver.init_noise_sigma
+    solver = with_steps(model.solver, 1)
+    return solver.timesteps[:1].repeat(n).to(device), solver.init_noise_sigma
 
 
 def _on_the_way(student: CDPDiffusionModel, x_t: Tensor, start: Tensor, condition: Tensor) -> tuple[Tensor, Tensor]:
@@ -152,7 +208,7 @@ def _on_the_way(student: CDPDiffusionModel, x_t: Tensor, start: Tensor, conditio
 def own_lesson(student: CDPDiffusionModel, x_0: Tensor, condition: Tensor) -> Lesson:
     """Without a teacher, at demonstrations x_0 (B, T, A)."""
     process, config = student.process, student.config
-    start, begin = _start(student, 1, process.draw_timesteps(1, 1.0, x_0.device))
+    start, begin = _start(student, 1, x_0.device)
     shares = process.share_of(start) * torch.from_numpy(levels(LEVELS, Warp(1.0, 1.0))).to(x_0)
     level = torch.randint(LEVELS, (len(x_0),), device=x_0.device)
     epsilon = torch.randn_like(x_0)

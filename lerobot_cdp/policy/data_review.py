@@ -10,7 +10,7 @@ from lerobot.datasets import LeRobotDatasetMetadata
 from lerobot.utils.constants import ACTION, OBS_ENV_STATE, OBS_STATE
 
 from ..diffusion.picture import is_built_for_loading
-from ..errors import SettingError
+from ..errors import SettingError, require
 from .configuration_cdp import CDPConfig
 from .statistics import STILL, VECTORS, affine, unscale_still
 
@@ -29,12 +29,13 @@ def review_data(config: CDPConfig, meta: LeRobotDatasetMetadata) -> None:
         meta: of the dataset.
 
     Raises:
-        SettingError: if a vector is stored as whole numbers, of which LeRobot's normalisation makes NaN, or
-            `clip_sample` would cut off actions of the dataset.
+        SettingError: if a vector is stored as whole numbers, of which LeRobot's normalisation makes NaN,
+            `clip_sample` would cut off actions of the dataset, or an encoder is frozen that has learned nothing.
     """
     for key in VECTORS:
         if key in meta.features and not meta.features[key]["dtype"].startswith("float"):
             raise SettingError(f"`{key}` must be stored as float32 in the dataset. Got {meta.features[key]['dtype']}.")
+    _check_frozen(config)
     for warning in (*_unused(config), *_tasks(meta), *_statistics(meta)):
         logging.warning(warning)
     _check_clipping(config, meta)
@@ -92,6 +93,13 @@ def _check_clipping(config: CDPConfig, meta: LeRobotDatasetMetadata) -> None:
     if not is_built_for_loading():
         raise SettingError(problem)
     logging.warning("%s The checkpoint goes on as it was trained.", problem)
+
+
+def _check_frozen(config: CDPConfig) -> None:
+    has_learned = is_built_for_loading() or config.pretrained_backbone_weights is not None
+    is_blind = bool(config.freeze_vision_encoder and config.image_features and not has_learned)
+    must_be = "false without a checkpoint (policy.path) or pretrained_backbone_weights: the encoder would stay random"
+    require(not is_blind, "freeze_vision_encoder", must_be, config.freeze_vision_encoder)
 
 
 def _unused(config: CDPConfig) -> Iterator[str]:

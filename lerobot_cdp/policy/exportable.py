@@ -41,6 +41,7 @@ class ExportableSampler(nn.Module):
         require(solver in EXPORTABLE, "noise_scheduler_type", f"one of {list(EXPORTABLE)} in an export", solver)
         self.config, self.model = config, policy.acting_model
         require(not self.model.training, "policy", "in eval mode for an export", "one in training mode")
+        self.model.lay_steps()
         # Laid here: a graph has no place for what a scheduler works out on the way.
         self.scheduler = with_steps(self.model.solver, config.num_inference_steps)
         self.timesteps = self.scheduler.timesteps.tolist()

@@ -24,6 +24,8 @@ from .configuration_cdp import CDPConfig
 
 __all__ = ["CDPDiffusionModel", "Chunk", "DiffusionLoss"]
 
+# What a loaded policy may be told anew.
+OF_SOLVERS = ("noise_scheduler_type", "timestep_spacing", "clip_sample", "clip_sample_range", "warp", "warm_warp")
 CORNER = 0.03  # of the consistency loss: below, it is a square, above, a distance (pseudo-Huber)
 
 
@@ -66,9 +68,12 @@ class CDPDiffusionModel(nn.Module):
         self.lay_steps()
 
     def lay_steps(self) -> None:
-        """Make the solvers, as the config says by now."""
+        """Make the solvers as the config says by now, unless they are."""
+        laid = [getattr(self.config, name) for name in OF_SOLVERS]
+        if laid == getattr(self, "_laid", None):
+            return
+        warm, self._laid = self.config.warm_warp, laid
         self.solver = make_solver(self.config)
-        warm = self.config.warm_warp
         self.warm_solver = warm and make_solver(self.config, warm)
 
     def compute_loss(self, batch: dict[str, Tensor], condition: Tensor, lesson: Lesson | None = None) -> DiffusionLoss:
@@ -135,9 +140,10 @@ class CDPDiffusionModel(nn.Module):
     def _generate_actions(
         self, batch: dict[str, Tensor], noise: Tensor | None, prefix: Prefix | None, rest: Tensor | None
     ) -> Chunk:
+        self.lay_steps()
         condition = self.encoder(batch)
         start = self.config.sampling_temperature * self._noise(noise, condition)
-        is_warm = rest is not None and self.warm_solver is not None and self.config.warm_start != 0
+        is_warm = rest is not None and self.warm_solver is not None
         if is_warm:
             start = self._warm_start(rest, start)
         current = self.config.n_obs_steps - 1  # the chunk begins with the oldest observation
@@ -177,6 +183,7 @@ class CDPDiffusionModel(nn.Module):
             prefix: what the chunks are to agree with.
             is_warm: whether it is a warm start.
         """
+        self.lay_steps()
         if self.config.max_contraction_factor is None:
             return Chunk(self._solve(condition, start, generator, prefix, is_warm))
         starts = torch.cat([start, neighbour(start)])

@@ -39,7 +39,7 @@ from ..errors import explain
 from ..hub.card import Facts, make_card
 from ..hub.push import push_trained
 from .build import make_limits
-from .calibration import calibrate_in_training
+from .calibration import calibrate_in_training, observations_for, warn_of_no_level
 from .checks import (
     check_actions,
     check_chunk,
@@ -49,10 +49,11 @@ from .checks import (
     check_same_batch,
     check_units,
     is_single,
+    warn_of_solver,
     with_axes,
 )
 from .configuration_cdp import AUTO, CDPConfig
-from .consistency import Lessons, make_penalty
+from .consistency import Lessons, find_teacher, make_penalty
 from .data_review import note_data, review_data
 from .ema import EMA
 from .idle_settings import idle_settings, warn_of_no_penalty
@@ -102,6 +103,7 @@ class CDPPolicy(DiffusionPolicy):
             for warning in idle_settings(config):
                 logging.warning(warning)
             note_data(config, kwargs["dataset_meta"])
+            find_teacher(config)
         self.diffusion = CDPDiffusionModel(config)
         self.ema = EMA(self.diffusion, config.ema_decay) if config.ema_decay > 0 else None
         self.rate_control = RateControl() if config.contraction.weight == AUTO else None
@@ -111,7 +113,7 @@ class CDPPolicy(DiffusionPolicy):
         self.register_buffer("contraction_log", torch.zeros(len(CONTRACTION_LOG)))
         if config.compile_model:
             self._compile(config.compile_mode)
-        self._seen: dict[str, Tensor] | None = None  # the latest observations trained on
+        self._seen: dict[str, Tensor] | None = None  # the latest observations, for a calibration
         self._take_statistics(kwargs.get("dataset_stats") or {})
         self.reset()
 
@@ -156,7 +158,7 @@ class CDPPolicy(DiffusionPolicy):
         check_observation(batch, self.config, time_axis=True)
         check_actions(batch, self.config)
         if self.training:
-            self._seen = {key: batch[key] for key in self.config.observed_features}
+            self._seen = observations_for(self, batch)
         batch = stack_cameras(batch, self.config, time_axis=True)
         model = self.diffusion if self.training else self.acting_model
         condition = model.encoder(batch)
@@ -468,6 +470,7 @@ class CDPPolicy(DiffusionPolicy):
             hub = {name: kwargs[name] for name in HUB_OPTIONS & kwargs.keys()}
             statistics = read_statistics(source, **hub)
             check_statistics(statistics, config, action_range)
+            warn_of_no_level(config)
             if not kwargs.get("dataset_stats"):
                 policy._take_statistics(statistics.get(PROCESSORS[0], {}) | statistics.get(PROCESSORS[1], {}))
             return policy
@@ -479,7 +482,9 @@ class CDPPolicy(DiffusionPolicy):
     def _load_as_safetensor(cls, model: "CDPPolicy", model_file: str, map_location: str, strict: bool):
         file = Path(model_file)
         check_download(file)
-        check_features(read_json(file.with_name("config.json")), model.config)
+        stored = read_json(file.with_name("config.json"))
+        check_features(stored, model.config)
+        warn_of_solver(stored, model.config)
         load_complete(model, StoredWeights(file), file)
         return model
 

@@ -9,6 +9,7 @@ converts it in `in_todays_units`.
 | --- | --- |
 | 3 | `contraction.weight` of `contraction.loss` = jacobian: γ of before / d, d = horizon · action numbers |
 | 3 | `input_skip`, which was not there, is false before |
+| 3 | `warm_start`, a number: its steps are laid anew from there on; before, the steps from noise that lie below it |
 """
 
 import logging
@@ -16,10 +17,11 @@ from math import prod
 from typing import Any
 
 import draccus
+from lerobot.configs import parser
 
 from ..errors import SettingError
 
-__all__ = ["SCHEMA_VERSION", "SchemaVersion", "check_version", "in_todays_units"]
+__all__ = ["SCHEMA_VERSION", "SchemaVersion", "check_version", "in_todays_units", "warn_of_warm_start"]
 
 
 class SchemaVersion(int):
@@ -59,8 +61,10 @@ def _encode(version: SchemaVersion) -> int:
 def in_todays_units(weight: float | str, loss: str, version: int, chunk_shape: tuple[int, ...] | None) -> float | str:
     """What `contraction.weight` of an older checkpoint is today: up to version 2 `jacobian` was a mean over d² entries.
 
+    A weight that was given to the command is of today.
+
     Args:
-        weight: as stored.
+        weight: as stored, or as given.
         loss: `contraction.loss`.
         version: of the checkpoint.
         chunk_shape: (horizon, *action); None where the action is not known.
@@ -68,7 +72,7 @@ def in_todays_units(weight: float | str, loss: str, version: int, chunk_shape: t
     Raises:
         SettingError: if the weight needs converting and the action is not known.
     """
-    if version >= 3 or loss != "jacobian" or weight == 0:
+    if version >= 3 or loss != "jacobian" or weight == 0 or _is_given("contraction.weight"):
         return weight
     if chunk_shape is None:
         raise SettingError(f"`schema_version` must be 3 where no `output_features` are given. Got {int(version)}.")
@@ -83,3 +87,23 @@ def in_todays_units(weight: float | str, loss: str, version: int, chunk_shape: t
         weight, weight / d,
     )  # fmt: skip
     return weight / d
+
+
+def warn_of_warm_start(level: float | str, version: int) -> None:
+    """Say that a stored level does not act as in the version that it was saved by.
+
+    Args:
+        level: `warm_start`.
+        version: of the checkpoint.
+    """
+    if version < 3 and level not in (0, "auto") and not _is_given("warm_start"):
+        logging.warning(
+            "`warm_start` = %g now begins at this level, with steps laid anew; in the version it was saved by, at the "
+            "next lower one of the usual steps.", level,
+        )  # fmt: skip
+
+
+def _is_given(name: str) -> bool:
+    """Whether LeRobot's command was given a setting of the policy, besides the checkpoint: draccus merges the two."""
+    given = [*parser.get_yaml_overrides("policy"), *(parser.get_cli_overrides("policy") or [])]
+    return any(argument.partition("=")[0] == f"--{name}" for argument in given)

@@ -22,6 +22,7 @@ from ..hub.card import Origin
 from .measure import table
 from .settings import SpeedUpConfig
 from .stages import finish, prepare, trained
+from .training import steps_done
 
 __all__ = ["main", "speed_up"]
 
@@ -35,17 +36,25 @@ def speed_up(config: SpeedUpConfig) -> Origin:
         SettingError: if a setting does not fit the checkpoint or the dataset, or `output_dir` exists.
         ValueError: if the weights are not complete.
     """
+    _clear(config)
     require(not config.output_dir.exists(), "output_dir", "a folder that does not exist yet", str(config.output_dir))
     with ExitStack() as stack:
         work = _started(config) if config.trains else stack.enter_context(partial_folder(config.work_dir))
         start = prepare(config, work / "start")
-        print(start.announcement(config), flush=True)
+        print(start.announcement(config, steps_done(work)), flush=True)
         source = trained(config, start, work) if config.trains else start.checkpoint
         with written_whole(config.output_dir) as folder:
             origin = finish(config, start, source, folder)
-    if config.trains:
-        shutil.rmtree(work)
+    _clear(config)
     return origin
+
+
+def _clear(config: SpeedUpConfig) -> None:
+    """Remove the files of a training whose result is whole, be it of a run that was killed thereafter."""
+    origin = Origin.of(config.output_dir)
+    is_whole = origin is not None and origin.strength == config.strength
+    if is_whole and read_json(config.work_dir / SETTINGS) == _plain(asdict(config)):
+        shutil.rmtree(config.work_dir, ignore_errors=True)
 
 
 def _started(config: SpeedUpConfig):

@@ -7,10 +7,11 @@ from torch import Tensor
 
 from ..diffusion.calibration import distance
 from ..diffusion.grid import EQUAL
-from ..policy.calibration import executed, many_steps
+from ..policy.calibration import executed, executed_rows, many_steps, start_noise
+from ..policy.consistency import taught_end
 from ..policy.model import CDPDiffusionModel
 
-__all__ = ["Errors", "end_errors", "seconds_of_a_pass", "table"]
+__all__ = ["Errors", "end_errors", "errors_of_equal_steps", "seconds_of_a_pass", "table", "taught_error"]
 
 Errors = dict[str, dict[str, float]]  # by the number of evaluations, and by how they are laid
 PASSES = 3  # timed
@@ -37,6 +38,13 @@ def errors_of_equal_steps(
 ) -> dict[int, float]:
     """The same of steps that nobody has laid; see `end_errors`."""
     return {n: distance(executed(model, condition, n, EQUAL, seed), reference) for n in counts}
+
+
+@torch.no_grad()
+def taught_error(model: CDPDiffusionModel, condition: Tensor, seed: int, reference: Tensor) -> float:
+    """The same of what a student is taught at the noise, which no other solver of the policy betters."""
+    noise = start_noise(model, condition, torch.Generator().manual_seed(seed))
+    return distance(taught_end(model, condition, noise)[:, executed_rows(model.config)], reference)
 
 
 @torch.no_grad()

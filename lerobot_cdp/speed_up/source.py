@@ -15,8 +15,9 @@ from ..policy.configuration_cdp import SHIFTED, CDPConfig
 from ..policy.processor_cdp import add_action_check
 from ..upgrade import UpgradeConfig, upgrade
 
-__all__ = ["copy_checkpoint", "few_steps", "read_config", "write_as_cdp"]
+__all__ = ["copy_checkpoint", "few_steps", "known_as", "read_config", "write_as_cdp"]
 
+OF_A_TRAINING = ("pretrained_model", "last", "checkpoints")  # folders in it
 OF_A_CHECKPOINT = ("model*.safetensors", *(f"{name}*" for name in (*PROCESSORS, "train_config")))
 
 
@@ -39,6 +40,7 @@ def write_as_cdp(source: CheckpointSource, folder: Path, acting_only: bool) -> N
     config = read_config(found)
     if acting_only and config.ema_decay:
         export(ExportConfig(source, folder))
+        dataclasses.replace(config, pretrained_path=None)._save_pretrained(folder)  # the average begins anew
         return
     folder.mkdir(parents=True)
     dataclasses.replace(config, pretrained_path=None)._save_pretrained(folder)
@@ -65,6 +67,16 @@ def copy_checkpoint(source: Path, folder: Path) -> None:
     for pattern in OF_A_CHECKPOINT:
         for file in source.glob(pattern):
             shutil.copyfile(file, folder / file.name)
+
+
+def known_as(path: str) -> str:
+    """What to call a checkpoint where others read it: its path as it was given, but no path of this machine."""
+    folder = Path(path).expanduser()
+    if not folder.is_absolute():
+        return path
+    while folder.name in OF_A_TRAINING or folder.name.isdecimal():
+        folder = folder.parent
+    return folder.name
 
 
 def few_steps(config: CDPConfig, evaluations: int) -> CDPConfig:

@@ -7,23 +7,24 @@ from lerobot.datasets import LeRobotDatasetMetadata
 from torch import Tensor
 
 from ..checkpoints.files import read_json, write_json, write_text, written_whole
-from ..diffusion.calibration import Calibration
-from ..diffusion.grid import most_steps
 from ..hub.card import ORIGIN, DatasetFacts, Facts, Origin, make_card
-from ..policy.calibration import calibrate_policy, many_steps, remember, warm_start_level
-from ..policy.configuration_cdp import LCM, CDPConfig
-from ..policy.consistency import TEACHER_STEPS
+from ..policy.calibration import calibrate_policy, many_steps, remember
+from ..policy.configuration_cdp import LCM, CDPConfig, ContractionConfig
 from ..policy.modeling_cdp import CDPPolicy
 from ..report.data import load_policy
-from .measure import Errors, end_errors, errors_of_equal_steps, seconds_of_a_pass
+from .measure import Errors, end_errors, errors_of_equal_steps, seconds_of_a_pass, taught_error
 from .observations import of_dataset, of_statistics
 from .settings import STRENGTHS, SpeedUpConfig
-from .source import copy_checkpoint, few_steps, read_config, write_as_cdp
+from .source import copy_checkpoint, few_steps, known_as, read_config, write_as_cdp
 from .training import train
 
 __all__ = ["Start", "finish", "prepare", "trained"]
 
-CHECKPOINT, MEASURED = "pretrained_model", "measured.json"
+CHECKPOINT, MEASURED, TRAIN_CONFIG = "pretrained_model", "measured.json", "train_config.json"
+# Settings of the policy that are other ones in its training here than in the result.
+OF_THE_TRAINING = (
+    "freeze_vision_encoder", "contraction", "ema_decay", "optimizer_lr", "scheduler_name", "scheduler_warmup_steps",
+)  # fmt: skip
 EVERY, RANGE = 5, (0.7, 1.0)  # of the penalty: training updates, and the share of the timesteps
 EMA_DECAY = 0.98  # the average of a short training must not lag behind it
 N_CHECKPOINTS = 6  # of a training: a kill loses no more than the part since the last
@@ -36,7 +37,7 @@ class Start:
     Attributes:
         checkpoint: Its folder.
         errors: Of few steps, see `measure`.
-        teacher_error: Of as many steps as a teacher takes.
+        teacher_error: Of what it teaches as a teacher.
         pass_s: Seconds of the network on a batch.
         measured_on: In words.
     """
@@ -47,14 +48,15 @@ class Start:
     pass_s: float
     measured_on: str
 
-    def announcement(self, config: SpeedUpConfig) -> str:
-        """What the strength costs, and what is to be expected of it."""
+    def announcement(self, config: SpeedUpConfig, done: int = 0) -> str:
+        """What the strength costs after `done` training steps, and what is to be expected of it."""
         chosen, n = STRENGTHS[config.strength], str(config.evaluations)
         now = ", ".join(f"{error:.3f} with {name} steps" for name, error in self.errors[n].items())
         lines = [f"{config.strength}: {chosen.does}"]
         if chosen.steps:
-            minutes = max(1, round(config.steps * chosen.passes * self.pass_s / 60))
-            lines += [f"cost: {config.steps} training steps, about {minutes} min here if data load as fast"]
+            left, of = config.steps - done, f" of {config.steps}" if done else ""
+            minutes = max(1, round(left * chosen.passes * self.pass_s / 60))
+            lines += [f"cost: {left}{of} training steps, about {minutes} min here if data load as fast"]
         lines += [f"error of {n} evaluations at {self.measured_on}: {now}"]
         if config.strength == "distil":
             lines += [f"expect less than that, but not less than {self.teacher_error:.3f}, the error of what is taught"]
@@ -85,11 +87,9 @@ def _calibrated(config: SpeedUpConfig, settings: CDPConfig, checkpoint: Path) ->
     reference, counts = many_steps(model, condition, config.seed), config.counts
     arguments = (model, condition, counts, config.seed, reference)
     equal, calibrated = errors_of_equal_steps(*arguments), end_errors(*arguments)
-    taught = min(TEACHER_STEPS, most_steps(settings.warp, settings.num_train_timesteps))
-    (teacher_error,) = end_errors(model, condition, [taught], config.seed, reference).values()
     return {
         "errors": {str(n): {"equal": equal[n], "calibrated": calibrated[n]} for n in counts},
-        "teacher_error": teacher_error,
+        "teacher_error": taught_error(model, condition, config.seed, reference),
         "pass_s": seconds_of_a_pass(model, condition, config.batch_size),
         "measured_on": measured_on,
     }
@@ -129,6 +129,8 @@ def _arguments(config: SpeedUpConfig, start: Start) -> list[str]:
     }  # fmt: skip
     if config.strength == "distil":
         policy |= {"noise_scheduler_type": LCM, "teacher": start.checkpoint.resolve()}
+        if settings.is_blind_at(settings.warp.start):
+            policy["first_timestep"] = settings.default_warp.start
     dataset = {name: value for name, value in asdict(config.dataset).items() if value is not None}
     training = {
         "batch_size": config.batch_size, "num_workers": config.num_workers, "seed": config.seed,
@@ -148,14 +150,30 @@ def finish(config: SpeedUpConfig, start: Start, source: Path, folder: Path) -> O
     if config.trains:
         settings.pretrained_path = source
         errors = _with_result(config, settings, start)
+        settings = replace(settings, **_untouched(settings, read_config(start.checkpoint)))
     settings = replace(settings, pretrained_path=None, teacher=None, repo_id=None, push_to_hub=False)
     settings._save_pretrained(folder)
     copy_checkpoint(source, folder)
-    origin = Origin(config.policy.path, config.strength, config.evaluations, start.measured_on, errors)
+    if config.trains:
+        _note_training(folder)
+    origin = Origin(known_as(config.policy.path), config.strength, config.evaluations, start.measured_on, errors)
     write_json(folder / ORIGIN, asdict(origin))
-    facts = Facts(settings, read_json(folder / "train_config.json"), _dataset_facts(config), origin=origin)
+    facts = Facts(settings, read_json(folder / TRAIN_CONFIG), _dataset_facts(config), origin=origin)
     write_text(folder / "README.md", str(make_card(facts)))
     return origin
+
+
+def _untouched(settings: CDPConfig, before: CDPConfig) -> dict[str, object]:
+    """What the training was told for itself alone, as it was before; of a consistency policy the penalty is another."""
+    was = {name: getattr(before, name) for name in OF_THE_TRAINING}
+    return was | ({"contraction": ContractionConfig()} if settings.is_consistency else {})
+
+
+def _note_training(folder: Path) -> None:
+    """Let `train_config.json` tell how the training was, but name none of its folders, which are removed."""
+    known = read_json(folder / TRAIN_CONFIG)
+    known["policy"] |= {"pretrained_path": None, "teacher": None}
+    write_json(folder / TRAIN_CONFIG, known | {"output_dir": None, "resume": False})
 
 
 def _with_result(config: SpeedUpConfig, settings: CDPConfig, start: Start) -> Errors:
@@ -163,21 +181,23 @@ def _with_result(config: SpeedUpConfig, settings: CDPConfig, start: Start) -> Er
 
     A copy that was distilled is compared with its teacher, a policy that was trained on with itself.
     """
-    policy, condition, measured_on = _observed(config, settings, start.checkpoint)
-    reference = None
-    if config.strength == "distil":
-        warp, teacher = settings.warp, read_config(start.checkpoint)
-        teacher.pretrained_path = start.checkpoint
-        reference = many_steps(load_policy(teacher)[0].acting_model, condition, config.seed)
-        model = policy.acting_model
-        found = Calibration(warp, {}, {}, warm_start_level(model, condition, warp.shift, config.seed))
-    else:
+    if not settings.is_consistency:
         settings.timestep_shift = settings.first_timestep = None
-        found = calibrate_policy(policy.acting_model, condition, config.seed)
+    policy, condition, measured_on = _observed(config, settings, start.checkpoint)
+    reference = _teachers_actions(config, start) if settings.is_consistency else None
+    found = calibrate_policy(policy.acting_model, condition, config.seed)
     settings.timestep_shift = settings.first_timestep = None
     remember(settings, found, measured_on)
     result = end_errors(policy.acting_model, condition, config.counts, config.seed, reference)
     return {n: of | {config.strength: result[int(n)]} for n, of in start.errors.items()}
+
+
+def _teachers_actions(config: SpeedUpConfig, start: Start) -> Tensor:
+    """Where the teacher ends that sees the same observations, by an encoder of its own."""
+    settings = read_config(start.checkpoint)
+    settings.pretrained_path = start.checkpoint
+    teacher, condition, _ = _observed(config, settings, start.checkpoint)
+    return many_steps(teacher.acting_model, condition, config.seed)
 
 
 def _dataset_facts(config: SpeedUpConfig) -> DatasetFacts | None:

@@ -13,7 +13,7 @@ from ..checkpoints.folders import last_checkpoint
 from ..errors import SettingError
 from ..resume import ResumeConfig, resume_command
 
-__all__ = ["TRAINING", "train"]
+__all__ = ["TRAINING", "steps_done", "train"]
 
 TRAINING = "training"  # folder of the run
 LOG = "training.log"
@@ -33,17 +33,22 @@ def train(folder: Path, arguments: list[str], steps: int, title: str) -> Path:
     Raises:
         SettingError: if the training fails, with the last line that it printed.
     """
-    run = folder / TRAINING
-    last = last_checkpoint(run)
-    if last is not None and int(last.resolve().parent.name) >= steps:
-        return last
-    if last is None:
+    run, done = folder / TRAINING, steps_done(folder)
+    if done >= steps:
+        return last_checkpoint(run)
+    if done == 0:
         shutil.rmtree(run, ignore_errors=True)  # killed before its first checkpoint was whole
         words = [f"--output_dir={run}", f"--steps={steps}", *arguments]
     else:
         words = shlex.split(resume_command(ResumeConfig(run)))[1:]
     _run_behind_a_bar(words, folder / LOG, title)
     return last_checkpoint(run)
+
+
+def steps_done(folder: Path) -> int:
+    """Training steps up to the last checkpoint of `train`."""
+    last = last_checkpoint(folder / TRAINING)
+    return 0 if last is None else int(last.resolve().parent.name)
 
 
 def _run_behind_a_bar(words: list[str], log: Path, title: str) -> None:

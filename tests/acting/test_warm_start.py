@@ -127,6 +127,17 @@ def test_the_second_chunk_starts_from_the_rest_of_the_first():
     assert len(calls) == 10
 
 
+def test_a_level_that_is_set_later_acts():
+    policy, calls = make_policy(n_action_steps=6)
+    for level, expected in ((0.0, 10 + 10), (0.3, 10 + 3), (0.5, 10 + 5), (0.0, 10 + 10)):
+        policy.config.warm_start = level
+        policy.reset()
+        calls.clear()
+        for seed in range(7):
+            policy.select_action(make_observation(policy.config, 1, None, seed))
+        assert len(calls) == expected
+
+
 def test_auto_is_the_level_that_was_found():
     policy, _ = make_policy(warm_start="auto", n_action_steps=6)
     assert policy.config.warm_warp == Warp(1.0, 0.5) and policy.config.warm_steps == 5

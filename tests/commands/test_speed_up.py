@@ -3,23 +3,30 @@
 import json
 import shutil
 import sys
+from dataclasses import asdict, replace
 
 import pytest
 import torch
+from lerobot.configs.train import TrainPipelineConfig
 from lerobot.datasets import LeRobotDatasetMetadata
 from lerobot.policies import make_policy, make_policy_config, make_pre_post_processors
 from lerobot.scripts import lerobot_train
 from safetensors.torch import load_file
 
+from lerobot_cdp.checkpoints.files import write_json
 from lerobot_cdp.checkpoints.folders import CheckpointSource
 from lerobot_cdp.errors import SettingError
 from lerobot_cdp.hub.card import ORIGIN, Origin
+from lerobot_cdp.policy.calibration import many_steps
+from lerobot_cdp.policy.configuration_cdp import CDPConfig, ContractionConfig
 from lerobot_cdp.policy.modeling_cdp import CDPPolicy
 from lerobot_cdp.report.data import DatasetSource, load_policy
 from lerobot_cdp.speed_up import __main__ as command_module
-from lerobot_cdp.speed_up import training
+from lerobot_cdp.speed_up import stages, training
 from lerobot_cdp.speed_up.__main__ import speed_up
+from lerobot_cdp.speed_up.measure import end_errors
 from lerobot_cdp.speed_up.settings import SpeedUpConfig
+from lerobot_cdp.speed_up.source import known_as
 
 TINY = {
     "horizon": 8, "n_action_steps": 4, "down_dims": [8, 16], "n_groups": 4, "num_train_timesteps": 10, "device": "cpu",
@@ -148,30 +155,112 @@ def test_pictures_need_a_dataset(filmed, tmp_path):
 
 @pytest.mark.parametrize("policy_type", ["diffusion", "cdp"])
 def test_a_distilled_copy_is_a_consistency_policy_with_a_card(saved, run, policy_type, tmp_path):
-    folder = saved(policy_type)
+    own = {"optimizer_lr": 3e-4, "scheduler_name": "linear", "scheduler_warmup_steps": 7}
+    averaged = {"ema_decay": 0.99} if policy_type == "cdp" else {}
+    folder = saved(policy_type, **own, **averaged)
     before = {file: file.read_bytes() for file in folder.iterdir()}
     origin, copy = run(folder, strength="distil", evaluations=2, **SHORT)
     config = copy.config
     assert config.is_consistency and config.teacher is None and config.num_inference_steps == 2
-    assert config.contraction.weight == 0 and copy.n_updates > 0 and config.freeze_vision_encoder
+    assert {name: getattr(config, name) for name in own} == own and not config.freeze_vision_encoder
+    assert copy.n_updates > 0 and config.ema_decay == averaged.get("ema_decay", 0.999)
     assert config.timestep_shift is None and config.calibration.measured_on == "6 observations of local/tiny"
     assert {file: file.read_bytes() for file in folder.iterdir()} == before
     assert acts(tmp_path / "copy").isfinite().all() and not (tmp_path / "copy.training").exists()
     assert origin.errors["2"].keys() == {"equal", "calibrated", "distil"}
     card = (tmp_path / "copy" / "README.md").read_text()
-    assert f"Made from `{folder}`" in card and "--strength=distil --evaluations=2" in card
+    assert f"Made from `{policy_type}`" in card and "--strength=distil --evaluations=2" in card
+    assert str(tmp_path) not in card + (tmp_path / "copy" / ORIGIN).read_text()
     assert f"| 2 | {' | '.join(f'{e:.3f}' for e in origin.errors['2'].values())} |" in card
     assert Origin.of(tmp_path / "copy") == origin
 
 
-def test_a_repaired_copy_was_trained_with_the_penalty_and_calibrated(saved, run):
+def test_a_repaired_copy_was_trained_with_the_penalty_and_calibrated(saved, run, tmp_path):
     origin, copy = run(saved("diffusion"), strength="repair", contraction_weight=0.5, **SHORT)
     config = copy.config
     assert not config.is_consistency and config.noise_scheduler_type == "DDIM"
-    contraction = config.contraction
-    assert (contraction.weight, contraction.timestep_range, contraction.start) == (0.5, (0.7, 1.0), 0)
-    assert copy.contraction_log.any() and config.optimizer_lr == pytest.approx(0.2 * 1e-4)
+    assert config.contraction.weight == 0 and config.optimizer_lr == 1e-4 and not config.freeze_vision_encoder
+    training = json.loads((tmp_path / "copy" / "train_config.json").read_text())
+    contraction, lr = training["policy"]["contraction"], training["policy"]["optimizer_lr"]
+    assert (contraction["weight"], contraction["timestep_range"], contraction["start"]) == (0.5, [0.7, 1.0], 0)
+    assert copy.contraction_log.any() and lr == training["optimizer"]["lr"] == pytest.approx(0.2 * 1e-4)
     assert config.calibration is not None and config.timestep_shift is None and "repair" in origin.errors["1"]
+    assert str(tmp_path / "copy.training") not in json.dumps(training) and training["steps"] == 4
+    assert TrainPipelineConfig.from_pretrained(tmp_path / "copy").policy.contraction.weight == 0.5
+
+
+def test_the_penalty_of_before_is_kept_unless_another_kind_belongs_to_the_copy():
+    before = CDPConfig(contraction=ContractionConfig(0.1, "jacobian", start=3))
+    trained = {"contraction": ContractionConfig(0.03), "freeze_vision_encoder": True}
+    repaired, student = CDPConfig(**trained), CDPConfig(**trained, noise_scheduler_type="LCM")
+    assert replace(repaired, **stages._untouched(repaired, before)) == before
+    assert replace(student, **stages._untouched(student, before)).contraction == ContractionConfig()
+
+
+def test_a_copy_is_compared_with_what_its_teacher_sees(saved, tmp_path, monkeypatch):
+    """Both see the same observations, each by its own encoder."""
+    settings = {"prediction_type": "velocity", "num_inference_steps": 2}
+    folder = saved("cdp", noise_scheduler_type="LCM", **settings)
+    student = CDPPolicy.from_pretrained(folder)
+    teacher = CDPPolicy.from_pretrained(saved("cdp", **settings))
+    seen = {name: torch.randn(5, student.diffusion.encoder.condition_dim) for name in ("student", "teacher")}
+
+    def observed(config, settings, checkpoint):
+        name, policy = ("student", student) if settings.is_consistency else ("teacher", teacher)
+        return policy, seen[name], "noise"
+
+    monkeypatch.setattr(stages, "_observed", observed)
+    start = stages.Start(folder, {"1": {}, "2": {}, "3": {}}, 0.0, 0.0, "noise")
+    config = SpeedUpConfig(CheckpointSource("x"), tmp_path, "distil", dataset=DatasetSource("x"))
+    errors = stages._with_result(config, student.config, start)
+    ends = many_steps(teacher.acting_model, seen["teacher"])
+    expected = end_errors(student.acting_model, seen["student"], [1, 2, 3], 0, ends)
+    assert {n: of["distil"] for n, of in errors.items()} == {str(n): error for n, error in expected.items()}
+
+
+def test_a_student_of_noise_prediction_begins_where_there_is_an_action_to_see(saved, tmp_path):
+    source = DatasetSource("local/tiny")
+    for start, expected in ((0.9, 0.9), (1.0, 0.84)):
+        found = {"timestep_shift": 0.4, "first_timestep": start, "measured_on": "a test"}
+        folder = saved("cdp", prediction_type="epsilon", calibration=found)
+        begun = stages.Start(folder, {}, 0.0, 0.0, "a test")
+        config = SpeedUpConfig(CheckpointSource("x"), tmp_path, "distil", dataset=source)
+        assert f"--policy.first_timestep={expected}" in stages._arguments(config, begun)
+
+
+def test_what_a_training_costs_is_what_is_left_of_it(tmp_path):
+    config = SpeedUpConfig(CheckpointSource("x"), tmp_path, "distil", dataset=DatasetSource("x"))
+    start = stages.Start(tmp_path, {"3": {"equal": 0.2}}, 0.1, 60 / 13, "a test")  # a minute each
+    assert "\ncost: 2000 training steps, about 2000 min here" in start.announcement(config)
+    assert "\ncost: 500 of 2000 training steps, about 500 min here" in start.announcement(config, 1500)
+
+
+@pytest.mark.parametrize("other", [None, "strength", "settings"])
+def test_files_of_a_training_whose_result_is_whole_are_removed(tmp_path, other):
+    source, checkpoint = DatasetSource("x"), CheckpointSource("x")
+    config = SpeedUpConfig(checkpoint, tmp_path / "copy", "repair", dataset=source)
+    begun = SpeedUpConfig(checkpoint, tmp_path / "copy", "repair", dataset=source, seed=int(other == "settings"))
+    command_module._started(begun)
+    (tmp_path / "copy").mkdir()
+    made_by = "calibrate" if other == "strength" else "repair"
+    write_json(tmp_path / "copy" / ORIGIN, asdict(Origin("x", made_by, 3, "a test", {})))
+    with pytest.raises(SettingError, match="^`output_dir` must be a folder that does not exist yet"):
+        speed_up(config)
+    assert config.work_dir.exists() == (other is not None)
+
+
+@pytest.mark.parametrize(
+    "path,name",
+    [
+        ("USER/NAME", "USER/NAME"),
+        ("outputs/train/pusht", "outputs/train/pusht"),
+        ("/data/me/train/pusht", "pusht"),
+        ("/data/me/train/pusht/checkpoints/010000/pretrained_model", "pusht"),
+        ("~/train/pusht/checkpoints/last/pretrained_model/", "pusht"),
+    ],
+)
+def test_a_checkpoint_is_named_without_the_folders_of_this_machine(path, name):
+    assert known_as(path) == name
 
 
 def test_a_training_that_was_killed_goes_on(saved, run, tmp_path, monkeypatch):

@@ -10,6 +10,7 @@ from lerobot_cdp.diffusion.grid import Warp
 from lerobot_cdp.policy.calibration import SETTLED, calibrate_policy, remember
 from lerobot_cdp.policy.configuration_cdp import WARPS, StepCalibration
 from lerobot_cdp.policy.modeling_cdp import CDPPolicy
+from tests.closed_forms import gaussian, give_denoiser
 from tests.conftest import make_batch, make_config, make_observation
 
 FOUND = StepCalibration(0.25, 0.9, "a test")
@@ -141,8 +142,76 @@ def test_pictures_are_seen_as_by_the_network_that_acts(ema_decay, tmp_path, few_
 def test_a_warm_start_by_itself_begins_where_errors_are_forgotten(tmp_path, few_candidates):
     policy = trained(warm_start="auto", n_action_steps=6)
     policy.save_pretrained(tmp_path)
-    level = policy.config.calibration.warm_start
-    assert level in LEVELS and policy.config.warm_warp == (policy.config.calibration.timestep_shift, level)
+    found = policy.config.calibration
+    assert found.warm_start in (*LEVELS, found.first_timestep)
+    assert policy.config.warm_warp == (found.timestep_shift, found.warm_start)
     loaded = CDPPolicy.from_pretrained(tmp_path)
     for model in (policy.acting_model, loaded.acting_model):
+        model.lay_steps()
         assert model.warm_solver.warp == policy.config.warm_warp
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"timestep_shift": 0.5, "first_timestep": 0.9},
+        {"timestep_spacing": "trailing"},
+        {"noise_scheduler_type": "LCM", "num_inference_steps": 2},
+    ],
+)
+def test_where_nothing_else_is_free_the_level_is_measured_alone(settings, tmp_path, monkeypatch):
+    monkeypatch.setattr("lerobot_cdp.policy.calibration.calibrate", None)
+    policy = trained(warm_start="auto", **settings)
+    laid, known = policy.config.warp, policy.config.found_warp
+    policy.save_pretrained(tmp_path)
+    found = policy.config.calibration
+    assert policy.config.warp == laid and policy.config.found_warp == (laid or known)
+    assert found.warm_start in (*LEVELS, found.first_timestep) and f"after {SETTLED} updates" in found.measured_on
+
+
+def test_a_level_that_was_not_measured_is_said(tmp_path, caplog):
+    for settings in ({"warm_start": 0.3}, {"warm_start": "auto", "calibration": FOUND}):
+        CDPPolicy(make_config(**settings)).save_pretrained(tmp_path)
+        CDPPolicy.from_pretrained(tmp_path)
+    assert "`warm_start`" not in caplog.text
+    trained(warm_start="auto", noise_scheduler_type="DDPM").save_pretrained(tmp_path)
+    assert CDPPolicy.from_pretrained(tmp_path).config.calibration is None
+    assert "`warm_start` = auto was not measured on this policy: it begins at the noise level 0.5." in caplog.text
+
+
+@pytest.mark.parametrize("steps,expected", [(1, 0.5), (60, 0.7)])
+def test_the_level_is_that_of_the_steps_in_use(steps, expected):
+    """Of Gaussian data an error e ends as α² s² e / (α² s² + σ²) after one step, and as the root of that after many."""
+    laid = {"timestep_shift": 1.0, "num_inference_steps": steps, "clip_sample": False}
+    model = CDPPolicy(make_config(prediction_type="velocity", **laid)).eval().acting_model
+    give_denoiser(model, gaussian(0.0, 0.45))
+    assert calibrate_policy(model, torch.zeros(4, model.encoder.condition_dim)).warm_start == expected
+
+
+def test_no_level_is_above_the_start():
+    model = CDPPolicy(make_config(timestep_shift=0.4, first_timestep=0.6, clip_sample=False)).eval().acting_model
+    give_denoiser(model, lambda x_t, alpha, sigma: x_t / alpha)  # nothing is forgotten
+    assert calibrate_policy(model, torch.zeros(2, model.encoder.condition_dim)).warm_start == 0.6
+
+
+def test_of_a_batch_only_what_a_calibration_takes_is_kept():
+    policy = trained(SETTLED - 1)
+    batch = make_batch(policy.config, 70)
+    policy(batch)
+    for key in policy.config.observed_features:
+        kept = policy._seen[key]
+        assert torch.equal(kept, batch[key][:64]) and kept.untyped_storage().nbytes() == kept.nbytes
+    for settings in ({}, {"timestep_shift": 0.5, "first_timestep": 0.9}, {"use_peft": True}):
+        assert trained(SETTLED if settings else SETTLED - 2, **settings)._seen is None
+
+
+@pytest.mark.parametrize("settings", [{"timestep_shift": 0.2}, {"first_timestep": 0.7}, {"clip_sample": False}])
+def test_steps_of_a_loaded_policy_are_laid_as_it_is_told(settings):
+    policies = []
+    for built, told in ((settings, {}), ({}, settings)):
+        torch.manual_seed(0)
+        policies.append(CDPPolicy(make_config(num_inference_steps=3, **built)).eval())
+        for name, value in told.items():
+            setattr(policies[-1].config, name, value)
+    observed, noise = make_observation(policies[0].config, 2, 2), torch.randn(2, 16, 2)
+    assert torch.equal(*(policy.predict_action_chunk(observed, noise=noise) for policy in policies))

@@ -1,15 +1,21 @@
 """Consistency policies: modes are kept, lessons are what they say, the teacher stays outside, and the rest works."""
 
+from dataclasses import replace
+
 import pytest
 import torch
+from lerobot.datasets import LeRobotDatasetMetadata
+from lerobot.policies import make_policy as make_policy_of_lerobot
+from lerobot.policies import make_policy_config
 from safetensors.torch import load_file
 
 from lerobot_cdp.acting.monitor import contraction_factor
 from lerobot_cdp.diffusion.consistency import consistency_map
+from lerobot_cdp.diffusion.encoder import stack_cameras
 from lerobot_cdp.diffusion.sampler import follow, with_steps
 from lerobot_cdp.errors import SettingError
 from lerobot_cdp.policy.configuration_cdp import SOLVERS, ContractionConfig
-from lerobot_cdp.policy.consistency import Teacher, own_lesson, taught_lesson
+from lerobot_cdp.policy.consistency import Teacher, own_lesson, taught_end, taught_lesson
 from lerobot_cdp.policy.modeling_cdp import CDPPolicy
 from tests.closed_forms import gaussian, gaussian_end, give_denoiser, signal_and_noise
 from tests.conftest import make_batch, make_config, make_observation
@@ -45,7 +51,7 @@ def exact_teacher(student: CDPPolicy, denoiser) -> Teacher:
         settings = {"prediction_type": student.config.prediction_type}
     teacher = CDPPolicy(make_config(**settings))
     give_denoiser(teacher.acting_model, denoiser)
-    return Teacher(teacher.acting_model, student.config)
+    return Teacher(teacher.acting_model, student.diffusion)
 
 
 def train_toy(policy: CDPPolicy, steps: int) -> None:
@@ -191,7 +197,9 @@ def test_acting_needs_no_teacher_and_a_wrong_one_is_refused_in_a_line(teacher_fo
     policy.save_pretrained(tmp_path / "student")
     loaded = CDPPolicy.from_pretrained(tmp_path / "student")
     assert loaded.predict_action_chunk(make_observation(loaded.config, 2, 2)).isfinite().all()
-    with pytest.raises(SettingError, match="^`teacher` must be a `cdp` checkpoint. Got .*gone'"):
+    with pytest.raises(
+        SettingError, match="^`teacher` must be the folder of a checkpoint, or its name .* Got '.*gone'"
+    ):
         loaded.train()(make_batch(loaded.config))
     other = make_policy(teacher=str(teacher_folder), prediction_type="sample").train()
     with pytest.raises(SettingError, match="^`prediction_type` must be that of the teacher, 'epsilon'. Got 'sample'."):
@@ -199,6 +207,68 @@ def test_acting_needs_no_teacher_and_a_wrong_one_is_refused_in_a_line(teacher_fo
     student = make_policy(teacher=str(tmp_path / "student")).train()
     with pytest.raises(SettingError, match="^`teacher` must be a policy that is no consistency policy. Got .*student'"):
         student(make_batch(student.config))
+
+
+def test_a_training_looks_for_its_teacher_before_it_begins(teacher_folder, datasets_dir, tmp_path):
+    meta = LeRobotDatasetMetadata("local/tiny", datasets_dir / "tiny")
+    settings = {"horizon": 8, "n_action_steps": 4, "down_dims": [8, 16], "n_groups": 4, "device": "cpu"}
+    for teacher, message in (
+        (tmp_path / "gone", "`teacher` must be the folder of a checkpoint, or its name on the Hub. Got '.*gone'"),
+        (teacher_folder, "`prediction_type` must be that of the teacher, 'epsilon'. Got 'velocity'."),
+    ):
+        with pytest.raises(SettingError, match=f"^{message}"):
+            make_policy_of_lerobot(make_policy_config("cdp", **LCM, **settings, teacher=str(teacher)), ds_meta=meta)
+
+
+def test_a_teacher_may_be_the_folder_of_a_training(teacher_folder, tmp_path):
+    last = tmp_path / "training" / "checkpoints" / "last"
+    last.mkdir(parents=True)
+    teacher_folder.rename(last / "pretrained_model")
+    policy = make_policy(teacher=str(tmp_path / "training")).train()
+    assert policy(make_batch(policy.config))[0].isfinite()
+
+
+def test_a_teacher_has_the_features_of_its_student_in_their_order():
+    student = make_policy(images=True)
+    given = student.config.input_features
+    cameras = [name for name in given if "images" in name]
+    reversed_ = {name: given[name] for name in (*reversed(cameras), *given)}
+    fewer = {name: given[name] for name in given if name != cameras[0]}
+    for features in (reversed_, fewer):
+        teacher = CDPPolicy(make_config(images=True, input_features=features)).acting_model
+        with pytest.raises(
+            SettingError, match="^`teacher` must be a policy with the features, in the order, of .* Got"
+        ):
+            Teacher(teacher, student.diffusion)
+    actions = {"action": type(given[cameras[0]])(student.config.action_feature.type, (3,))}
+    with pytest.raises(SettingError, match="^`teacher` must be a policy with the features.*'action': .3,.}.$"):
+        Teacher(CDPPolicy(make_config(images=True, output_features=actions)).acting_model, student.diffusion)
+
+
+@pytest.mark.parametrize("is_frozen,is_same", [(True, True), (True, False), (False, True)])
+def test_a_teacher_sees_by_its_own_encoder_unless_both_are_the_same_for_good(is_frozen, is_same):
+    policy = make_policy(images=True, freeze_vision_encoder=is_frozen, teacher="given").train()
+    torch.manual_seed(0 if is_same else 1)
+    teacher = policy.lessons._teacher = Teacher(CDPPolicy(make_config(images=True)).acting_model, policy.diffusion)
+    batch, seen, end = make_batch(policy.config), [], teacher.end
+    teacher.end = lambda x_t, timesteps, condition: (seen.append(condition), end(x_t, timesteps, condition))[1]
+    with torch.no_grad():
+        policy(batch)
+        expected = teacher.model.encoder(stack_cameras(batch, policy.config, time_axis=True))
+    assert teacher.shares_encoder == (is_frozen and is_same)
+    assert torch.equal(seen[0], expected)
+
+
+@pytest.mark.parametrize("solver", ["DDIM", "DPMSolver++"])
+def test_what_is_taught_is_of_first_order_whatever_the_solver(solver):
+    policies = [make_policy(noise_scheduler_type=name) for name in (solver, "LCM")]
+    student, noise = policies[1].diffusion, torch.randn(3, 16, 2)
+    condition = torch.randn(3, student.encoder.condition_dim)
+    model = policies[0].acting_model
+    start = with_steps(student.solver, 1).timesteps.repeat(3)
+    with torch.no_grad():
+        expected = Teacher(model, student).end(noise * student.solver.init_noise_sigma, start, condition)
+        assert torch.equal(taught_end(model, condition, noise), expected)
 
 
 @pytest.mark.parametrize("own_encoder", [True, False])
@@ -211,7 +281,6 @@ def test_with_cameras_a_frozen_encoder_stays_as_it_is(own_encoder, tmp_path):
     before = {name: value.clone() for name, value in encoder.state_dict().items()}
     batch = make_batch(policy.config)
     policy(batch)[0].backward()
-    assert policy.lessons._teacher.shares_encoder != own_encoder
     moved = [name for name, value in encoder.state_dict().items() if not torch.equal(value, before[name])]
     learns = [name for name, p in encoder.named_parameters() if p.grad is not None]
     assert bool(moved) == bool(learns) == own_encoder
@@ -248,6 +317,30 @@ def test_its_gradient_reaches_the_network_and_zero_weight_costs_nothing(monkeypa
 
 
 # ---------------------------------------------------------------- acting
+
+
+def test_a_network_that_is_used_as_another_is_told(tmp_path, caplog):
+    for own, other in (("LCM", "DDIM"), ("DDIM", "LCM")):
+        policy = make_policy(noise_scheduler_type=own)
+        policy.save_pretrained(tmp_path / own)
+        for told, expected in ((own, False), (other, True)):
+            caplog.clear()
+            config = replace(policy.config, noise_scheduler_type=told)
+            CDPPolicy.from_pretrained(tmp_path / own, config=config)
+            assert (f"`noise_scheduler_type` must be {own} to act with" in caplog.text) == expected
+    caplog.clear()
+    CDPPolicy.from_pretrained(tmp_path / "DDIM", config=replace(config, noise_scheduler_type="LCM", teacher="given"))
+    assert not caplog.text  # which is to be trained
+
+
+def test_where_nothing_but_noise_is_no_noise_prediction_begins():
+    with pytest.raises(
+        SettingError, match="^`first_timestep` must be below 1 with noise_scheduler_type = LCM and .* Got 1"
+    ):
+        make_config(**LCM, first_timestep=1.0)
+    make_config(**LCM, first_timestep=1.0, beta_schedule="linear")
+    for prediction in ("sample", "velocity"):
+        make_config(**LCM, first_timestep=1.0, prediction_type=prediction)
 
 
 @pytest.mark.parametrize("prediction", SOLVERS)

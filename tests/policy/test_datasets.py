@@ -5,6 +5,7 @@ Every dataset is made here: a point walks to a goal.
 
 import copy
 import urllib.error
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from lerobot_cdp.diffusion.picture import built_for_loading
 from lerobot_cdp.errors import SettingError
 from lerobot_cdp.export import averaged_only
 from lerobot_cdp.policy.configuration_cdp import CDPConfig
+from lerobot_cdp.policy.data_review import review_data
 from lerobot_cdp.policy.modeling_cdp import CDPPolicy
 from tests.conftest import feature, make_batch, make_config, make_observation
 
@@ -103,6 +105,18 @@ def test_a_state_of_one_number_is_told_apart_from_a_stack_of_them(n_obs_steps):
 
 
 # ------------------------------------------------------------------ pictures
+
+
+def test_an_encoder_that_has_learned_nothing_is_not_frozen():
+    meta = SimpleNamespace(features={}, tasks=None, stats={})
+    frozen = make_config(images=True, freeze_vision_encoder=True)
+    with pytest.raises(SettingError, match="^`freeze_vision_encoder` must be false without a checkpoint .* Got True.$"):
+        review_data(frozen, meta)
+    with built_for_loading():
+        review_data(frozen, meta)
+    weights = {"pretrained_backbone_weights": "ResNet18_Weights.IMAGENET1K_V1", "use_group_norm": False}
+    for settings in ({"freeze_vision_encoder": False}, {"images": False}, weights):
+        review_data(make_config(**{"images": True, "freeze_vision_encoder": True} | settings), meta)
 
 
 @pytest.mark.parametrize(("size", "stages"), [(24, 2), (32, 3), (48, 4), (17, 2)])

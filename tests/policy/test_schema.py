@@ -65,6 +65,28 @@ def test_an_older_weight_of_the_papers_loss_is_converted_once(checkpoint, loss, 
     assert PreTrainedConfig.from_pretrained(folder).contraction == config.contraction
 
 
+def given(monkeypatch, folder, *settings: str):
+    monkeypatch.setattr("sys.argv", ["lerobot-eval", f"--policy.path={folder}", "--env.type=pusht", *settings])
+    return evaluated_policy()
+
+
+@pytest.mark.parametrize("weight", [["--policy.contraction.weight=0.25"], ["--policy.contraction.weight", "0.25"]])
+def test_a_weight_that_is_given_to_the_command_is_of_today(checkpoint, monkeypatch, caplog, weight):
+    folder = checkpoint(schema_version=2, contraction={"weight": 0.5, "loss": "jacobian"})
+    assert given(monkeypatch, folder, *weight).contraction.weight == 0.25 and "it is read as" not in caplog.text
+    assert given(monkeypatch, folder, "--policy.contraction.every=5").contraction.weight == 0.5 / 32
+
+
+def test_an_older_level_of_a_warm_start_is_warned_of(checkpoint, monkeypatch, caplog):
+    for version, level in ((3, 0.3), (2, 0.0)):
+        PreTrainedConfig.from_pretrained(checkpoint(schema_version=version, warm_start=level))
+    given(monkeypatch, checkpoint(schema_version=2, warm_start=0.3), "--policy.warm_start=auto")
+    given(monkeypatch, checkpoint(schema_version=2, warm_start=0.3), "--policy.warm_start=0.4")
+    assert "`warm_start`" not in caplog.text
+    assert given(monkeypatch, checkpoint(schema_version=2, warm_start=0.3)).warm_start == 0.3
+    assert "`warm_start` = 0.3 now begins at this level" in caplog.text
+
+
 def test_an_older_policy_trains_as_before(checkpoint, seed):
     """The penalty's term of an older checkpoint: its weight times the mean over the d² entries."""
     folder = checkpoint(schema_version=2, contraction={"weight": 0.5, "loss": "jacobian", "every": 1})

@@ -2,6 +2,7 @@
 
 import json
 import re
+from contextlib import suppress
 from dataclasses import replace
 
 import numpy as np
@@ -123,8 +124,31 @@ def test_a_run_makes_scores_and_resumes(tiny, monkeypatch, capsys):
     monkeypatch.setattr(students, "evaluate", lambda *_: pytest.fail("scored again"))
     assert run(tiny)
     assert capsys.readouterr().out.endswith("speed_up_tiny.parquet\n")
-    with pytest.raises(SettingError, match="^`filter` must be found in a name like TEACHER/distil-0. Got 'nothing'"):
+    with pytest.raises(SettingError, match="^`filter` must be found in a name like .*/calibrate. Got 'nothing'"):
         run(replace(tiny, filter="nothing"))
+    with pytest.raises(SettingError, match="^`filter` must be a regular expression. Got '.'"):
+        run(replace(tiny, filter="("))
+
+
+def test_the_time_of_all_runs_of_a_training_is_noted_but_not_that_of_one_that_was_deleted(tmp_path, monkeypatch):
+    cell = teachers(GRIDS["pusht"])[0]
+    seconds, own, work = iter((0, 10, 0, 5, 0, 7)), tmp_path / "own", tmp_path / "own" / "checkpoint.training"
+    monkeypatch.setattr(students.time, "perf_counter", lambda: next(seconds))
+
+    def killed(config):
+        work.mkdir(parents=True)
+        raise KeyboardInterrupt
+
+    def made(config):
+        work.rmdir() if work.exists() else None
+
+    noted = []
+    for command in (killed, made, made):
+        monkeypatch.setattr(students, "speed_up", command)
+        with suppress(KeyboardInterrupt):
+            students._make(STUDENTS[1], cell, tmp_path, own, tmp_path, 2, None, 0)
+        noted.append(json.loads((own / students.COST).read_text())["seconds"])
+    assert noted == [10, 15, 7]
 
 
 def test_the_page_compares_pairs():

@@ -1,17 +1,21 @@
 """Steps without a formula and the oracle: against brute force, closed forms, and a policy of the benchmark."""
 
+import re
 from itertools import product
 
 import numpy as np
 import pytest
 import torch
 
+from eval.benchmark.grids import GRIDS
 from eval.steps import measure as measure_module
+from eval.steps.__main__ import StepsConfig, run
 from eval.steps.free import quantile_levels, search
 from eval.steps.measure import FEW, Observations, measure, solver_at
 from eval.steps.oracle import evaluations_needed
 from lerobot_cdp.diffusion.grid import Warp, levels
 from lerobot_cdp.diffusion.sampler import sample, with_steps
+from lerobot_cdp.errors import SettingError
 from lerobot_cdp.policy.build import make_solver
 from lerobot_cdp.policy.modeling_cdp import CDPPolicy
 from tests.closed_forms import PREDICTIONS
@@ -99,3 +103,11 @@ def test_what_is_measured_of_a_policy(prediction, monkeypatch):
     assert {*found["errors"]["calibrated"]} == {1, 2, 3} and {*found["errors"]["search"]} == {2}
     assert 1 == found["needed"][1] <= found["needed"][2] <= 2
     assert 2 in found["levels"] and len(FEW) == 3
+
+
+def test_a_wrong_filter_is_told_in_a_line(monkeypatch, tmp_path):
+    cell = GRIDS["pusht"].cells[0]
+    monkeypatch.setattr("eval.steps.__main__._trained", lambda folder: [("pusht", cell)])
+    for wrong, message in (("(", "a regular expression"), ("nothing", f"found in a name like pusht/{cell.name}")):
+        with pytest.raises(SettingError, match=f"^`filter` must be {re.escape(message)}. Got "):
+            run(StepsConfig(tmp_path, filter=wrong))
