@@ -19,7 +19,7 @@ CREATE  = $(if $(UV),uv venv --quiet --python "$$python" $(VENV),"$$python" -m v
 INSTALL = $(if $(UV),uv pip install --quiet --python $(PY),$(PY) -m pip install -qq --no-compile)
 
 # These move an arm in real time, and run alone.
-REAL_TIME = tests/arm
+REAL_TIME = tests/arm/test_rollout.py tests/arm/test_torque_off.py tests/arm/test_twin.py
 # Minutes of starting processes, where a defect shows in the other tests first.
 WHOLE_PATH = tests/commands/test_whole_path.py
 

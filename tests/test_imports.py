@@ -14,6 +14,12 @@ PACKAGE = Path(lerobot_cdp.__file__).parent
 FLOORS = ("errors", "envs", "checkpoints", "contraction", "diffusion", "acting", "hub", "policy", "report", "arm")
 COMMANDS = {"speed_up"}  # that are packages
 OURS = {"lerobot_cdp", "lerobot_policy_cdp"}
+# A process that loads plugins knows the network camera: LeRobot's `robot_client` imports two others by itself.
+KNOWS_THE_CAMERA = """
+from importlib.util import find_spec
+from lerobot.cameras import CameraConfig
+assert find_spec('zmq') is None or 'zmq' in CameraConfig.get_known_choices()
+"""
 
 
 def added(before: str, then: str) -> set[str]:
@@ -38,7 +44,7 @@ def test_the_plugin_adds_little_to_what_lerobot_loads():
     """LeRobot imports every plugin before any command: no simulation, no plots, and the variables are the user's."""
     modules = added(
         "import lerobot.policies, lerobot.envs.configs\nos.environ.pop('MUJOCO_GL', None)",
-        "import lerobot_policy_cdp\nassert 'MUJOCO_GL' not in os.environ",
+        f"import lerobot_policy_cdp\nassert 'MUJOCO_GL' not in os.environ\n{KNOWS_THE_CAMERA}",
     )
     assert {"lerobot_policy_cdp", "lerobot_cdp.policy.configuration_cdp", "lerobot_cdp.envs"} <= modules
     camera = {name for name in modules if name.startswith(("lerobot.cameras", "zmq", "_cython"))}  # the network camera

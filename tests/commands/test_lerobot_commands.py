@@ -89,13 +89,3 @@ def test_a_bad_setting_is_named_on_the_command_line(tmp_path, monkeypatch, capsy
     with pytest.raises(SystemExit, match="[12]"):
         lerobot_train.main()
     assert message in capsys.readouterr().err[-500:]
-
-
-def test_a_process_that_loads_plugins_knows_the_network_camera():
-    """As LeRobot's `robot_client`, which imports two other cameras by itself."""
-    pytest.importorskip("zmq", reason="the extra `arm` is not installed")
-    code = (
-        "import lerobot_policy_cdp; from lerobot.cameras import CameraConfig; "
-        "assert 'zmq' in CameraConfig.get_known_choices()"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=300)

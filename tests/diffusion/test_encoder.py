@@ -20,7 +20,7 @@ def different_cameras(resize_shape=(36, 40), **settings):
 
 @pytest.mark.parametrize("separate", [True, False])
 @pytest.mark.parametrize("crop_ratio", [1.0, 0.8])
-def test_the_condition_is_lerobots(separate, crop_ratio, seed):
+def test_the_condition_is_lerobots(separate, crop_ratio):
     """On cameras of one size, which LeRobot takes; `resize` before stacking is the encoder's own."""
     settings = {"use_separate_rgb_encoder_per_camera": separate, "resize_shape": (16, 20), "crop_ratio": crop_ratio}
     theirs = DiffusionModel(make_config(DiffusionConfig, True, **settings)).eval()
@@ -68,7 +68,7 @@ def test_images_of_another_size_than_the_features(n_obs_steps):
 
 @pytest.mark.parametrize("stages", [1, 2, 3, 4])
 @pytest.mark.parametrize("crop_ratio", [1.0, 0.5])
-def test_fewer_stages_leave_a_finer_map(stages, crop_ratio, seed):
+def test_fewer_stages_leave_a_finer_map(stages, crop_ratio):
     """The first stages are those of the whole ResNet, and the softmax looks for places on the last one's map."""
     settings = {"resize_shape": (64, 128), "crop_ratio": crop_ratio, "use_group_norm": True}
     whole = RgbEncoder(make_config(images=True, **settings), 4).eval()

@@ -19,41 +19,48 @@ from lerobot_cdp.report.data import DatasetSource
 from lerobot_cdp.report.page import read_report, summary
 from tests.conftest import feature
 
-TINY = {"horizon": 8, "n_action_steps": 4, "down_dims": [8, 16], "n_groups": 4, "device": "cpu"}
+CHUNKS = {"horizon": 8, "n_action_steps": 4, "device": "cpu"}
+TINY = CHUNKS | {"down_dims": [8, 16], "n_groups": 4}
+MLP = CHUNKS | {"backbone": "mlp", "hidden_dim": 16, "num_layers": 1}
 
 
 @pytest.fixture(scope="module")
 def checkpoints(datasets_dir, tmp_path_factory):
     """Untrained checkpoints of both types, and of flow matching, as LeRobot saves them."""
     folder, meta = tmp_path_factory.mktemp("checkpoints"), LeRobotDatasetMetadata("local/tiny", datasets_dir / "tiny")
-    few_steps = {"num_inference_steps": 2}
+    few_steps, epsilon = {"num_inference_steps": 2}, {"prediction_type": "epsilon", "contraction": {"weight": 0.01}}
     policies = {
-        "cdp": ("cdp", few_steps | {"prediction_type": "epsilon", "contraction": {"weight": 0.01}}),
-        "diffusion": ("diffusion", {}),
+        "cdp": ("cdp", TINY | few_steps | epsilon),
+        "mlp": ("cdp", MLP | few_steps | epsilon),
+        "diffusion": ("diffusion", TINY),
+        "flow": ("cdp", TINY | few_steps | {"prediction_type": "velocity"}),
     }
-    policies["flow"] = ("cdp", few_steps | {"prediction_type": "velocity"})
-    for name, (policy_type, more) in policies.items():
+    for name, (policy_type, own) in policies.items():
         torch.manual_seed(0)
-        config = make_policy_config(policy_type, push_to_hub=False, **TINY, **more)
+        config = make_policy_config(policy_type, push_to_hub=False, **own)
         parts = make_policy(config, ds_meta=meta), *make_pre_post_processors(config, dataset_stats=meta.stats)
         for part in parts:
             part.save_pretrained(folder / name)
     return folder
 
 
-@pytest.fixture
-def settings(checkpoints, datasets_dir, tmp_path, monkeypatch):
-    """Settings of a small report on a checkpoint of a type, or another checkpoint, with some of them replaced."""
-    monkeypatch.setattr(plan, "REFERENCE_STEPS", 5)
-    monkeypatch.setattr(plan, "N_BINS", 2)
-    monkeypatch.setattr(plan, "ERROR_STEPS", (2, 3))
+def small(patch, checkpoints, datasets_dir):
+    """Makes settings of a small report on a checkpoint of a type, or another checkpoint, with some of them replaced."""
+    for name, value in (("REFERENCE_STEPS", 5), ("N_BINS", 2), ("ERROR_STEPS", (2, 3))):
+        patch.setattr(plan, name, value)
 
     def make(policy, **changed):
-        monkeypatch.setattr(sys, "argv", ["lerobot_cdp.report", f"--policy.path={checkpoints / policy}"])
+        patch.setattr(sys, "argv", ["lerobot_cdp.report", f"--policy.path={checkpoints / policy}"])
         given = {"dataset": DatasetSource("local/tiny", datasets_dir / "tiny"), "n_observations": 6}
-        return ContractionReportConfig(**(given | {"output_dir": tmp_path / policy} | changed))
+        return ContractionReportConfig(**given | changed)
 
     return make
+
+
+@pytest.fixture
+def settings(checkpoints, datasets_dir, tmp_path, monkeypatch):
+    make = small(monkeypatch, checkpoints, datasets_dir)
+    return lambda policy, **changed: make(policy, **{"output_dir": tmp_path / policy} | changed)
 
 
 @pytest.fixture
@@ -68,18 +75,18 @@ def command(datasets_dir, monkeypatch):
     return run
 
 
-@pytest.fixture
-def stock(settings, monkeypatch, tmp_path):
+@pytest.fixture(scope="module")
+def stock(checkpoints, datasets_dir, tmp_path_factory):
     """The file of a report of LeRobot's diffusion; without its page, which takes seconds."""
-    with monkeypatch.context() as patch:
+    file = tmp_path_factory.mktemp("stock") / "report.json"
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(command_module, "page", lambda *_: "")
-        report = make_report(settings("diffusion"))
-    file = tmp_path / "diffusion" / "report.json"
+        report = make_report(small(patch, checkpoints, datasets_dir)("diffusion", output_dir=file.parent))
     assert json.loads(file.read_text()) == report
     return file
 
 
-def test_report_beside_another(stock, command, checkpoints, tmp_path, monkeypatch):
+def test_report_beside_another(stock, settings, command, checkpoints, tmp_path, monkeypatch):
     bars = []
 
     class Bar(tqdm):
@@ -149,7 +156,7 @@ def check_page(text):
 def test_the_same_seed_gives_the_same_numbers(settings, monkeypatch):
     monkeypatch.setattr(command_module, "page", lambda *_: "")
     monkeypatch.setattr(data, "BATCH_SIZE", 4)  # two batches, the second one smaller
-    first, again, other = (make_report(settings("cdp", seed=seed))["measures"] for seed in (0, 0, 1))
+    first, again, other = (make_report(settings("mlp", seed=seed))["measures"] for seed in (0, 0, 1))
     assert first == again != other
 
 
