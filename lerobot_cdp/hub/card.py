@@ -20,9 +20,10 @@ from lerobot.configs import PreTrainedConfig
 from ..checkpoints.files import read_json
 from .push import check_repo_id
 
-__all__ = ["ORIGIN", "DatasetFacts", "Facts", "Origin", "TaskResult", "make_card"]
+__all__ = ["ORIGIN", "DatasetFacts", "Facts", "Origin", "TaskResult", "known_as", "make_card"]
 
 ORIGIN = "speed_up.json"  # in a checkpoint that another one was made into
+OF_A_TRAINING = ("pretrained_model", "last", "checkpoints")  # folders in it
 ROBOT, TASK, NAME = "ROBOT", "YOUR TASK", "USER/NAME"  # placeholders, where nothing is known
 TRAINING_SETTINGS = ("steps", "batch_size", "seed")
 POLICY_SETTINGS = (
@@ -174,6 +175,16 @@ def make_card(facts: Facts) -> ModelCard:
     )
 
 
+def known_as(path: str) -> str:
+    """What to call a checkpoint where others read it: its path as it was given, but no path of this machine."""
+    folder = Path(path).expanduser()
+    if not folder.is_absolute():
+        return path
+    while folder.name in OF_A_TRAINING or folder.name.isdecimal():
+        folder = folder.parent
+    return folder.name
+
+
 def _line(text: object) -> str:
     """In one line, which ends no block of the card."""
     return " ".join(str(text).split())
@@ -211,7 +222,7 @@ def _origin(origin: Origin) -> dict:
         _text(n): {_text(name): f"{float(error):.3f}" for name, error in of.items()} for n, of in origin.errors.items()
     }
     words = {name: _argument(getattr(origin, name)) for name in ("strength", "evaluations")}
-    names = {"policy": _code(origin.policy), "measured_on": _text(origin.measured_on)}
+    names = {"policy": _code(known_as(origin.policy)), "measured_on": _text(origin.measured_on)}
     return names | words | {"errors": errors, "columns": list(next(iter(errors.values()), {}))}
 
 

@@ -9,10 +9,11 @@ from lerobot.configs import NormalizationMode
 from lerobot.datasets import LeRobotDatasetMetadata
 from lerobot.utils.constants import ACTION, OBS_ENV_STATE, OBS_STATE
 
+from ..checkpoints.folders import PROCESSORS, CheckpointSource, checkpoint_folder
 from ..diffusion.picture import is_built_for_loading
 from ..errors import SettingError, require
 from .configuration_cdp import CDPConfig
-from .statistics import STILL, VECTORS, affine, unscale_still
+from .statistics import STILL, VECTORS, affine, read_statistics, unscale_still
 
 __all__ = ["note_data", "review_data"]
 
@@ -44,6 +45,8 @@ def review_data(config: CDPConfig, meta: LeRobotDatasetMetadata) -> None:
 def note_data(config: CDPConfig, meta: LeRobotDatasetMetadata) -> None:
     """Note in the config what is known of the data alone, and leave dimensions that never moved unscaled in the data.
 
+    What is not trained, a teacher or a frozen encoder, goes on to see data normalised as it has learned to.
+
     The statistics in `meta` are replaced, as LeRobot does with those of pictures: from there LeRobot takes them for the
     processors, of a new policy as of a fine-tuned one.
 
@@ -51,11 +54,26 @@ def note_data(config: CDPConfig, meta: LeRobotDatasetMetadata) -> None:
         config: with the dataset's features. Gets its `action_range` and `action_is_position`.
         meta: of the dataset.
     """
+    if meta.stats is not None:
+        meta.stats.update(_kept_statistics(config))
     if not {"min", "max"} <= (meta.stats or {}).get(ACTION, {}).keys():
         return
     meta.stats.update(unscale_still(meta.stats))
     config.action_range = _range(meta, ACTION).tolist()
     config.action_is_position = _is_position(meta)
+
+
+def _kept_statistics(config: CDPConfig) -> dict[str, dict[str, np.ndarray]]:
+    """Of a teacher all, of the checkpoint of a frozen encoder those of pictures."""
+    if config.teacher is not None:
+        source = checkpoint_folder(CheckpointSource(config.teacher), "teacher")
+        keys = {*config.observed_features, ACTION}
+    elif config.freeze_vision_encoder and config.pretrained_path is not None:
+        source, keys = config.pretrained_path, {*config.image_features}
+    else:
+        return {}
+    known = read_statistics(source).get(PROCESSORS[0], {})
+    return {key: {name: value.numpy() for name, value in known[key].items()} for key in keys & known.keys()}
 
 
 def _range(meta: LeRobotDatasetMetadata, key: str) -> np.ndarray:

@@ -102,8 +102,8 @@ class CDPPolicy(DiffusionPolicy):
             review_data(config, kwargs["dataset_meta"])
             for warning in idle_settings(config):
                 logging.warning(warning)
-            note_data(config, kwargs["dataset_meta"])
             find_teacher(config)
+            note_data(config, kwargs["dataset_meta"])
         self.diffusion = CDPDiffusionModel(config)
         self.ema = EMA(self.diffusion, config.ema_decay) if config.ema_decay > 0 else None
         self.rate_control = RateControl() if config.contraction.weight == AUTO else None

@@ -15,9 +15,8 @@ from ..policy.configuration_cdp import SHIFTED, CDPConfig
 from ..policy.processor_cdp import add_action_check
 from ..upgrade import UpgradeConfig, upgrade
 
-__all__ = ["copy_checkpoint", "few_steps", "known_as", "read_config", "write_as_cdp"]
+__all__ = ["copy_checkpoint", "few_steps", "read_config", "write_as_cdp"]
 
-OF_A_TRAINING = ("pretrained_model", "last", "checkpoints")  # folders in it
 OF_A_CHECKPOINT = ("model*.safetensors", *(f"{name}*" for name in (*PROCESSORS, "train_config")))
 
 
@@ -67,16 +66,6 @@ def copy_checkpoint(source: Path, folder: Path) -> None:
     for pattern in OF_A_CHECKPOINT:
         for file in source.glob(pattern):
             shutil.copyfile(file, folder / file.name)
-
-
-def known_as(path: str) -> str:
-    """What to call a checkpoint where others read it: its path as it was given, but no path of this machine."""
-    folder = Path(path).expanduser()
-    if not folder.is_absolute():
-        return path
-    while folder.name in OF_A_TRAINING or folder.name.isdecimal():
-        folder = folder.parent
-    return folder.name
 
 
 def few_steps(config: CDPConfig, evaluations: int) -> CDPConfig:

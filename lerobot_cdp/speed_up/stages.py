@@ -7,7 +7,7 @@ from lerobot.datasets import LeRobotDatasetMetadata
 from torch import Tensor
 
 from ..checkpoints.files import read_json, write_json, write_text, written_whole
-from ..hub.card import ORIGIN, DatasetFacts, Facts, Origin, make_card
+from ..hub.card import ORIGIN, DatasetFacts, Facts, Origin, known_as, make_card
 from ..policy.calibration import calibrate_policy, many_steps, remember
 from ..policy.configuration_cdp import LCM, CDPConfig, ContractionConfig
 from ..policy.modeling_cdp import CDPPolicy
@@ -15,7 +15,7 @@ from ..report.data import load_policy
 from .measure import Errors, end_errors, errors_of_equal_steps, seconds_of_a_pass, taught_error
 from .observations import of_dataset, of_statistics
 from .settings import STRENGTHS, SpeedUpConfig
-from .source import copy_checkpoint, few_steps, known_as, read_config, write_as_cdp
+from .source import copy_checkpoint, few_steps, read_config, write_as_cdp
 from .training import train
 
 __all__ = ["Start", "finish", "prepare", "trained"]

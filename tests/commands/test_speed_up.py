@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from lerobot_cdp.checkpoints.files import write_json
 from lerobot_cdp.checkpoints.folders import CheckpointSource
 from lerobot_cdp.errors import SettingError
-from lerobot_cdp.hub.card import ORIGIN, Origin
+from lerobot_cdp.hub.card import ORIGIN, Origin, known_as
 from lerobot_cdp.policy.calibration import many_steps
 from lerobot_cdp.policy.configuration_cdp import CDPConfig, ContractionConfig
 from lerobot_cdp.policy.modeling_cdp import CDPPolicy
@@ -26,7 +26,6 @@ from lerobot_cdp.speed_up import stages, training
 from lerobot_cdp.speed_up.__main__ import speed_up
 from lerobot_cdp.speed_up.measure import end_errors
 from lerobot_cdp.speed_up.settings import SpeedUpConfig
-from lerobot_cdp.speed_up.source import known_as
 
 TINY = {
     "horizon": 8, "n_action_steps": 4, "down_dims": [8, 16], "n_groups": 4, "num_train_timesteps": 10, "device": "cpu",

@@ -20,7 +20,7 @@ from lerobot_cdp.diffusion.picture import built_for_loading
 from lerobot_cdp.errors import SettingError
 from lerobot_cdp.export import averaged_only
 from lerobot_cdp.policy.configuration_cdp import CDPConfig
-from lerobot_cdp.policy.data_review import review_data
+from lerobot_cdp.policy.data_review import note_data, review_data
 from lerobot_cdp.policy.modeling_cdp import CDPPolicy
 from tests.conftest import feature, make_batch, make_config, make_observation
 
@@ -117,6 +117,30 @@ def test_an_encoder_that_has_learned_nothing_is_not_frozen():
     weights = {"pretrained_backbone_weights": "ResNet18_Weights.IMAGENET1K_V1", "use_group_norm": False}
     for settings in ({"freeze_vision_encoder": False}, {"images": False}, weights):
         review_data(make_config(**{"images": True, "freeze_vision_encoder": True} | settings), meta)
+
+
+def statistics(config, low: float) -> dict:
+    """Of a dataset whose vectors lie in [low, low + 1], and whose pictures have the mean `low`."""
+    features = config.input_features | config.output_features
+    pictures = {key: {"mean": np.full((3, 1, 1), low), "std": np.ones((3, 1, 1))} for key in config.image_features}
+    vectors = {key: {"min": np.full(ft.shape, low), "max": np.full(ft.shape, low + 1)} for key, ft in features.items()}
+    return vectors | pictures
+
+
+@pytest.mark.parametrize("untrained", ["teacher", "freeze_vision_encoder", None])
+def test_what_is_not_trained_sees_data_as_it_has_learned_to(untrained, tmp_path):
+    """LeRobot normalises by the statistics of the dataset at hand, also where a checkpoint is trained on."""
+    before = make_config(images=True)
+    for part in (CDPPolicy(before), *make_pre_post_processors(before, dataset_stats=statistics(before, 3.0))):
+        part.save_pretrained(tmp_path)
+    settings = {"teacher": str(tmp_path), "noise_scheduler_type": "LCM"} if untrained == "teacher" else {}
+    settings |= {untrained: True} if untrained == "freeze_vision_encoder" else {}
+    config = make_config(images=True, pretrained_path=tmp_path, **settings)
+    meta = SimpleNamespace(stats=statistics(config, 0.0), features={ACTION: {"shape": (2,)}, STATE: {"shape": (3,)}})
+    note_data(config, meta)
+    picture, vector = {"teacher": (3, 3), "freeze_vision_encoder": (3, 0), None: (0, 0)}[untrained]
+    assert all((meta.stats[key]["mean"] == picture).all() for key in config.image_features)
+    assert (meta.stats[STATE]["min"] == vector).all() and config.action_range == [[vector] * 2, [vector + 1] * 2]
 
 
 @pytest.mark.parametrize(("size", "stages"), [(24, 2), (32, 3), (48, 4), (17, 2)])
