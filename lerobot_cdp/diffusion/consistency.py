@@ -73,6 +73,7 @@ def trajectory_end(
     n_steps: int,
     shift: float = 1.0,
     limit: float | None = None,
+    noise: Tensor | None = None,
 ) -> Tensor:
     """Where the sampling ODE of a network ends from x_t, by first-order steps: DDIM, or Euler of flow matching.
 
@@ -84,6 +85,7 @@ def trajectory_end(
         n_steps: network evaluations.
         shift: how the steps lie between there and the data (see `grid`).
         limit: estimates of x_0 are clipped to ± this; None: not.
+        noise: ε of the first samples, where they are starts of a sampling (see `sampler.FromNoise`).
     """
     start = process.share_of(timesteps)
     grid = levels(n_steps, Warp(shift, 1.0)).tolist()
@@ -91,9 +93,18 @@ def trajectory_end(
         t = process.timesteps_at(level * start)
         x_0 = denoised(network, process, x_t, t)
         x_0 = x_0 if limit is None else x_0.clamp(-limit, limit)
+        if noise is not None and level == grid[0]:
+            x_t = _with_signal(process, x_t, x_0, noise, t)
         if below is not None:
             x_t = stepped(process, x_t, x_0, t, process.timesteps_at(below * start))
     return x_0
+
+
+def _with_signal(process: Process, x_t: Tensor, x_0: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+    n = len(noise)
+    full = process.add_noise(x_0[:n], noise, timesteps[:n])
+    is_below = expand(process.share_of(timesteps[:n]) < 1, full)
+    return torch.cat([torch.where(is_below, full, x_t[:n]), x_t[n:]])
 
 
 def stepped(process: Process, x_t: Tensor, x_0: Tensor, timesteps: Tensor, below: Tensor) -> Tensor:

@@ -30,8 +30,27 @@ from .grid import EQUAL, Warp, levels, whole_timesteps
 __all__ = ["FlowMatchEulerScheduler", "follow", "make_scheduler", "sample", "with_steps"]
 
 
-class FlowMatchEulerScheduler(FlowMatchEulerDiscreteScheduler):
-    """diffusers' Euler solver for flow matching, with two things changed.
+class FromNoise:
+    """Part of a solver that begins with noise alone, also at a timestep below T, where x_t holds signal as well.
+
+    There the first estimate gives the signal, and the first step goes on with
+
+        x_t = α_t x̂_0 + σ_t ε
+
+    Without it, x̂_0 would count as seen in x_t, and every later x_s would hold less of it than α_s. It makes no
+    difference to a solver of one step.
+    """
+
+    is_noise = True  # not x_t itself, as of a warm start
+
+    @property
+    def lacks_signal(self) -> bool:
+        """Whether the step to be taken is such a first one."""
+        return self.is_noise and not self.step_index and self.start < 1
+
+
+class FlowMatchEulerScheduler(FromNoise, FlowMatchEulerDiscreteScheduler):
+    """diffusers' Euler solver for flow matching, with three things changed. One is `FromNoise`.
 
     Its steps are those of `grid`: diffusers ends with a step of 1/T whatever n is, one evaluation that hardly moves.
     And it clips the estimate of x_0, and goes on with the velocity of the clipped one (diffusers' DDIM clips as well,
@@ -59,12 +78,20 @@ class FlowMatchEulerScheduler(FlowMatchEulerDiscreteScheduler):
         """Lay `num_inference_steps` steps."""
         super().set_timesteps(sigmas=levels(num_inference_steps, self.config.warp))
 
+    @property
+    def start(self) -> float:
+        return self.config.warp.start
+
     def step(self, model_output: Tensor, timestep: Tensor, sample: Tensor):
         """One step from x_t = `sample` (B, T, A) with the velocity `model_output` (B, T, A)."""
+        sigma = timestep / self.config.num_train_timesteps
         if self.config.clip_sample:
-            sigma = timestep / self.config.num_train_timesteps
             limit = self.config.clip_sample_range
             x_0 = (sample - sigma * model_output).clamp(-limit, limit)
+            model_output = (sample - x_0) / sigma
+        if self.lacks_signal:
+            x_0 = sample - sigma * model_output
+            sample = (1 - sigma) * x_0 + sample
             model_output = (sample - x_0) / sigma
         return super().step(model_output, timestep, sample)
 
@@ -87,10 +114,24 @@ class WarpedDDPMScheduler(Warped, DDPMScheduler):
     """diffusers' DDPM."""
 
 
-class WarpedDPMSolverScheduler(Warped, DPMSolverMultistepScheduler):
+class WarpedDPMSolverScheduler(FromNoise, Warped, DPMSolverMultistepScheduler):
     """diffusers' DPM-Solver++, which clips estimates of x_0 to any range."""
 
     limit: float | None = None
+
+    @property
+    def start(self) -> float:
+        return self.warp.start if self.warp else 1.0
+
+    def step(self, model_output: Tensor, timestep: int, sample: Tensor, **more: object):
+        """One step from x_t = `sample` (B, T, A) with the prediction `model_output` (B, T, A)."""
+        if self.lacks_signal:
+            self._init_step_index(timestep)
+            x_0, noise = self.convert_model_output(model_output, sample=sample), sample
+            alpha, sigma = self._sigma_to_alpha_sigma_t(self.sigmas[self.step_index])
+            sample = alpha * x_0 + sigma * noise
+            model_output = noise if self.config.prediction_type == "epsilon" else x_0
+        return super().step(model_output, timestep, sample, **more)
 
     def _threshold_sample(self, sample: Tensor) -> Tensor:
         return sample.clamp(-self.limit, self.limit)
@@ -235,8 +276,7 @@ def sample(
     """
     scheduler = with_steps(scheduler, num_inference_steps)
     x_t = noise * scheduler.init_noise_sigma if is_noise else noise
-    if isinstance(scheduler, Renoising):
-        scheduler.is_noise = is_noise
+    scheduler.is_noise = is_noise
     return follow(network, scheduler, scheduler.timesteps.tolist(), x_t, generator)
 
 

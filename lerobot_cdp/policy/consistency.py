@@ -136,9 +136,9 @@ class Teacher:
         self.model = model.eval().requires_grad_(False)
         self.shares_encoder = see_alike(student, model)
 
-    def end(self, x_t: Tensor, timesteps: Tensor, condition: Tensor) -> Tensor:
-        """Where its ODE ends from x_t, (B, T, A)."""
-        return _end(self.model, x_t, timesteps, condition)
+    def end(self, x_t: Tensor, timesteps: Tensor, condition: Tensor, noise: Tensor) -> Tensor:
+        """Where its ODE ends from x_t, (B, T, A); the first of them hold nothing but `noise`."""
+        return _end(self.model, x_t, timesteps, condition, noise)
 
 
 def see_alike(student: CDPDiffusionModel, teacher: CDPDiffusionModel) -> bool:
@@ -151,18 +151,19 @@ def see_alike(student: CDPDiffusionModel, teacher: CDPDiffusionModel) -> bool:
     return own.keys() == theirs.keys() and all(torch.equal(own[name], theirs[name].to(own[name])) for name in own)
 
 
-def _end(model: CDPDiffusionModel, x_t: Tensor, timesteps: Tensor, condition: Tensor) -> Tensor:
+def _end(model: CDPDiffusionModel, x_t: Tensor, timesteps: Tensor, condition: Tensor, noise: Tensor) -> Tensor:
     config = model.config
     limit = config.clip_sample_range if config.clip_sample else None
     shift = (config.warp or config.default_warp).shift
-    return trajectory_end(_network(model, condition), model.process, x_t, timesteps, TEACHER_STEPS, shift, limit)
+    network = _network(model, condition)
+    return trajectory_end(network, model.process, x_t, timesteps, TEACHER_STEPS, shift, limit, noise)
 
 
 def taught_end(model: CDPDiffusionModel, condition: Tensor, noise: Tensor) -> Tensor:
     """Where a policy, as a teacher, says that `noise` (B, T, A) ends."""
     model.lay_steps()
     start, begin = _start(model, len(noise), noise.device)
-    return _end(model, begin * noise, start, condition)
+    return _end(model, begin * noise, start, condition, noise)
 
 
 def _network(model: CDPDiffusionModel, condition: Tensor) -> Network:
@@ -181,7 +182,7 @@ def taught_lesson(student: CDPDiffusionModel, teacher: Teacher, batch: dict[str,
     start, begin = _start(student, n, x_0.device)
     x_t = torch.cat([begin * epsilon[:n], process.add_noise(x_0[n:], epsilon[n:], noised)])
     timesteps = torch.cat([start, noised])
-    end = teacher.end(x_t, timesteps, seen)
+    end = teacher.end(x_t, timesteps, seen, epsilon[:n])
     x_t[:quarter], timesteps[:quarter] = _on_the_way(student, x_t[:quarter], start[:quarter], condition[:quarter])
     return Lesson(x_t, timesteps, end)
 

@@ -49,14 +49,18 @@ def test_a_trajectory_ends_where_the_ode_does_from_wherever_it_begins(prediction
 @pytest.mark.parametrize("prediction", PREDICTIONS)
 @pytest.mark.parametrize("limit", [None, 0.5])
 def test_from_the_start_it_takes_the_steps_of_the_solver(prediction, limit):
-    """At one timestep for all, it is diffusers' own solver with as many steps."""
+    """At one timestep for all, it is diffusers' own solver with as many steps. Others do not begin with noise alone."""
     process = make_process(prediction, limit)
     network = as_network(gaussian(MEAN, STD), process)
     solver, noise = make_solver(SOLVER[prediction], prediction, limit, spacing=LAID), torch.randn(3, 4, 2)
     first = with_steps(solver, 5).timesteps[0]
     start = first.expand(3).to(torch.int64 if prediction != "velocity" else torch.float32)
-    found = trajectory_end(network, process, noise * solver.init_noise_sigma, start, 5, LAID.shift, limit)
-    torch.testing.assert_close(found, sample(network, solver, noise, 5), rtol=1e-3, atol=1e-4)
+    x_t = noise * solver.init_noise_sigma
+    found = trajectory_end(network, process, x_t, start, 5, LAID.shift, limit, noise[:2])
+    torch.testing.assert_close(found[:2], sample(network, solver, noise, 5)[:2], rtol=1e-3, atol=1e-4)
+    expected = sample(network, solver, x_t, 5, is_noise=False)[2:]
+    torch.testing.assert_close(found[2:], expected, rtol=1e-3, atol=1e-4)
+    assert limit or (found[:2] - sample(network, solver, x_t, 5, is_noise=False)[:2]).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("prediction", PREDICTIONS)
