@@ -12,7 +12,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from eval.benchmark.cells import Cell, Evaluation, lerobots
-from eval.benchmark.grids import EPSILON, GRIDS, VELOCITY
+from eval.benchmark.grids import EPSILON, GRIDS, SKIP
 from eval.benchmark.tasks import TASKS
 from eval.benchmark.training import checkpoint
 from eval.benchmark.work import acting_policy
@@ -70,12 +70,12 @@ def shown(seed: int) -> dict[str, tuple[Cell, Evaluation]]:
     cells = {
         cell.policy: cell for cell in GRIDS[GRID].cells if (cell.demonstrations, cell.seed) == (DEMONSTRATIONS, seed)
     }
-    epsilon, velocity = cells[EPSILON.label], cells[VELOCITY.label]
+    epsilon, ours = cells[EPSILON.label], cells[SKIP.label]
     equal = Evaluation("euler", EVALUATIONS, {"num_inference_steps": EVALUATIONS})
     return {
         "LeRobot's diffusion, 3 steps": (epsilon, lerobots(epsilon, "DDIM", EVALUATIONS)),
-        "cdp, velocity, 3 equal steps": (velocity, equal),
-        "cdp, velocity, 3 calibrated steps": (velocity, replace(equal, steps="calibrated")),
+        "cdp, 3 equal steps": (ours, equal),
+        "cdp, 3 calibrated steps": (ours, replace(equal, steps="calibrated")),
     }
 
 
