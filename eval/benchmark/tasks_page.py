@@ -72,7 +72,7 @@ INTRODUCTION = """\
 U-Nets with 2.3 million parameters, batch 64, no penalty, unseen start states. Columns: network
 evaluations per chunk, and how the solver's steps are laid: equal, shifted by the default, or
 [calibrated](contraction.md#where-the-solvers-steps-lie) on 256 training observations, or calibrated with a
-[warm start](contraction.md#warm-start), which takes fewer. `diffusion` is LeRobot's as it
+[warm start](contraction.md#warm-start), which may take fewer. `diffusion` is LeRobot's as it
 comes, out of the same training. Brackets: bootstrap 95 % intervals over training seeds and start states."""
 
 

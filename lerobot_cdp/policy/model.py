@@ -72,9 +72,9 @@ class CDPDiffusionModel(nn.Module):
         laid = [getattr(self.config, name) for name in OF_SOLVERS]
         if laid == getattr(self, "_laid", None):
             return
-        warm, self._laid = self.config.warm_warp, laid
-        self.solver = make_solver(self.config)
+        warm, self.solver = self.config.warm_warp, make_solver(self.config)
         self.warm_solver = warm and make_solver(self.config, warm)
+        self._laid = laid  # last: another thread that finds it finds the solvers too
 
     def compute_loss(self, batch: dict[str, Tensor], condition: Tensor, lesson: Lesson | None = None) -> DiffusionLoss:
         """Diffusion loss at random timesteps.
