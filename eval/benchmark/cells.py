@@ -10,9 +10,8 @@ from .stress import NO_STRESS, Stress
 __all__ = ["STEPS", "Cell", "Evaluation", "Grid", "Policy", "is_lerobots", "lerobots"]
 
 
-# Steps of a solver: equal; shifted by the default of the prediction type; calibrated on the training data; calibrated,
-# and from the second chunk on with a warm start, which takes fewer.
-STEPS = ("equal", "shifted", "calibrated", "warm")
+# Steps of a solver: equal; calibrated on the training data; calibrated, and from the second chunk on with a warm start.
+STEPS = ("equal", "calibrated", "warm")
 
 
 @dataclass(frozen=True)

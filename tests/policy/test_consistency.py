@@ -121,7 +121,10 @@ def test_what_a_teacher_teaches(prediction, seed):
     def end(x_t, timesteps):
         return gaussian_end(x_t.double(), *signal_and_noise(student.process, timesteps), 0.1, 0.3)
 
-    wanted = end(lesson.x_t[4:], lesson.timesteps[4:]).clamp(-1, 1)
+    x_t = lesson.x_t[4:].clone()
+    alpha, sigma = (value[0] for value in signal_and_noise(student.process, lesson.timesteps[4:12]))
+    x_t[:8] = alpha * gaussian(0.1, 0.3)(x_t[:8], alpha, sigma) + sigma * noise  # what noise alone lacks
+    wanted = end(x_t, lesson.timesteps[4:]).clamp(-1, 1)
     assert (lesson.end[4:] - wanted).abs().mean() < 0.05  # of the teacher's few steps
     # On the way: the second point of two steps, whose end is the teacher's from the noise.
     torch.manual_seed(5)
