@@ -48,7 +48,10 @@ def draw_modes(n: int) -> torch.Tensor:
 def exact_teacher(student: CDPPolicy, denoiser) -> Teacher:
     settings = {"prediction_type": student.config.prediction_type, "num_inference_steps": 3} | TINY
     if student.config.backbone != "mlp":
-        settings = {"prediction_type": student.config.prediction_type}
+        settings = {
+            "prediction_type": student.config.prediction_type,
+            "timestep_shift": 0.4,
+        }  # its steps suit a Gaussian
     teacher = CDPPolicy(make_config(**settings))
     give_denoiser(teacher.acting_model, denoiser)
     return Teacher(teacher.acting_model, student.diffusion)
