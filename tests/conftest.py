@@ -1,5 +1,7 @@
 """What the tests share: small configs, batches, and denoisers whose Jacobian is known."""
 
+import logging
+
 import numpy as np
 import pytest
 import torch
@@ -78,6 +80,16 @@ def symmetric_matrix(eigenvalues: torch.Tensor, seed: int) -> torch.Tensor:
     d = len(eigenvalues)
     q, _ = torch.linalg.qr(torch.randn(d, d, generator=generator, dtype=torch.float64))
     return q @ torch.diag(eigenvalues.double()) @ q.T
+
+
+@pytest.fixture(autouse=True)
+def logging_as_before():
+    """A command of LeRobot that runs in this process sets up the root logger for all that comes after it."""
+    root = logging.getLogger()
+    level, handlers = root.level, [*root.handlers]
+    yield
+    root.setLevel(level)
+    root.handlers[:] = handlers
 
 
 @pytest.fixture(params=SEEDS, ids=lambda s: f"seed{s}")

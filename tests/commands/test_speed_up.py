@@ -67,7 +67,6 @@ def run(datasets_dir, tmp_path, monkeypatch):
         monkeypatch.setattr(sys, "argv", ["lerobot-train", *words])
         lerobot_train.main()
 
-    monkeypatch.setattr(lerobot_train, "init_logging", lambda **_: None)  # it would change that of all tests after
     monkeypatch.setattr(training, "_run_behind_a_bar", train_here)
 
     def made(folder, dataset=True, **more):

@@ -121,7 +121,7 @@ def test_report_of_flow_matching_beside_diffusion(stock, settings, monkeypatch):
     monkeypatch.setattr(command_module, "page", lambda *_: "")
     report = make_report(settings("flow", compare=stock))
     assert report["settings"]["solver"] == "FlowMatchEuler"
-    assert report["settings"]["timestep_spacing"] == "shift 0.4 from 1"
+    assert report["settings"]["timestep_spacing"] == "shift 0.1 from 1"
     assert list(report["measures"]["solver_error"]["grids"]) == ["uniform", plan.LAID]
     rows = {name: numbers for name, _, *numbers in summary(report, read_report(stock))}
     assert all(rows["Error of 3 steps (trailing, uniform), median"])
