@@ -82,9 +82,9 @@ def symmetric_matrix(eigenvalues: torch.Tensor, seed: int) -> torch.Tensor:
     return q @ torch.diag(eigenvalues.double()) @ q.T
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def logging_as_before():
-    """A command of LeRobot that runs in this process sets up the root logger for all that comes after it."""
+    """A command of LeRobot that runs in this process sets up the root logger for all files of tests after it."""
     root = logging.getLogger()
     level, handlers = root.level, [*root.handlers]
     yield

@@ -127,7 +127,7 @@ def test_lerobot_eval_pulls_the_policy(fresh, tmp_path, monkeypatch):
         "--eval.batch_size=1", "--eval.use_async_envs=false", f"--output_dir={tmp_path / 'eval'}",
     )  # fmt: skip
     monkeypatch.setattr(sys, "argv", ["lerobot-eval", f"--policy.path={POLICY}", *arguments])
-    lerobot_eval.eval_main()
+    lerobot_eval.main()
     info = json.loads((tmp_path / "eval" / "eval_info.json").read_text())
     assert info["overall"]["n_episodes"] == 1
 
