@@ -17,7 +17,7 @@ from ..diffusion.process import Process
 __all__ = ["FORGOTTEN", "LEVELS", "least_level", "memory", "start_from"]
 
 LEVELS = tuple(k / 20 for k in range(1, 19))  # of the noise, as shares of the timesteps
-FORGOTTEN = 0.1  # what may be left of the guess; with 0.2, policies of PushT stand still too often
+FORGOTTEN = 0.1  # what may be left of the guess
 
 
 def start_from(rest: Tensor, noise: Tensor, process: Process, timestep: Tensor, current: int) -> Tensor:
