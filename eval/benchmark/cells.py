@@ -95,8 +95,6 @@ class Evaluation:
 def _name(readable: str, content: Cell | Evaluation) -> str:
     defaults = {own.name: own.default for own in fields(content)}
     named = {name: value for name, value in asdict(content).items() if getattr(content, name) != defaults[name]}
-    if "stress" in named and not named["stress"]["action_noise"]:
-        del named["stress"]["action_noise"]  # added later, where the others are named even if they are 0
     text = json.dumps(named, sort_keys=True)  # without defaults: a field that is added later renames nothing
     return re.sub(r"[^\w.+-]+", "_", readable) + "-" + hashlib.sha256(text.encode()).hexdigest()[:8]
 
@@ -130,10 +128,9 @@ class Grid:
         steps: Gradient steps.
         shared: Settings of `cdp` and `diffusion` in this grid: network, chunks, learning rate.
         evaluations: Of the network, per chunk; ACT needs 1.
-        steps_laid: Further ways to lay the solver's steps, of STEPS, in which `cdp` is scored; not the most of them.
+        steps_laid: Further ways to lay the solver's steps, of STEPS, in which `cdp` is scored, but not with the largest
+            number of evaluations.
         curve: Gradient steps after which policies are scored too, with the most evaluations.
-        stressed: Number of demonstrations whose policies are scored under `stresses` too, with the most evaluations.
-        stresses: What goes wrong then. ACT does not sample, so its samples do not err.
         temperatures: Further sampling temperatures at which `cdp` is scored, with the fewest evaluations.
         share, precision, compiled: As of `Cell`.
         batch_size, seeds, first_seed, starts, first_start: Of training and of scoring.
@@ -146,8 +143,6 @@ class Grid:
     evaluations: tuple[int, ...]
     steps_laid: tuple[str, ...] = ()
     curve: tuple[int, ...] = ()
-    stressed: int | None = None
-    stresses: tuple[Stress, ...] = ()
     temperatures: tuple[float, ...] = ()
     share: float = 1.0
     precision: str = "no"
@@ -189,11 +184,6 @@ class Grid:
             laid = [(e, steps) for e in few for steps in self.steps_laid if steps != "warm" or e is few[-1]]
             evaluations += [replace(e, steps=steps) for e, steps in laid] + colder
         evaluations += [replace(most, step=step) for step in self.curve]
-        evaluations += [
-            replace(most, stress=stress)
-            for stress in self.stresses
-            if cell.demonstrations == self.stressed and not (stress.sample_error and cell.type == "act")
-        ]
         if is_lerobots(cell):
             evaluations += [lerobots(cell, "DDIM", self.evaluations[-1]), lerobots(cell, "DDPM", 100)]
         return [replace(e, starts=self.starts, first_start=self.first_start) for e in evaluations]

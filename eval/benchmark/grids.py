@@ -3,9 +3,8 @@
 from lerobot.configs import NormalizationMode
 
 from .cells import STEPS, Grid, Policy
-from .stress import Stress
 
-__all__ = ["GRIDS", "without_penalty"]
+__all__ = ["GRIDS"]
 
 # LeRobot's `diffusion` leaves the environment state in pixels, which cripples it: all policies get it in [-1, 1].
 LOW_DIMENSIONAL = dict.fromkeys(("STATE", "ENV", "ACTION"), NormalizationMode.MIN_MAX)
@@ -36,18 +35,6 @@ def cdp(
     return Policy(", ".join(filter(None, names)), "cdp", OWN | settings, late)
 
 
-def diffusion(prediction: str, **more) -> Policy:
-    """LeRobot's, with normalised keypoints."""
-    return Policy(f"diffusion, {prediction}", "diffusion", NORMALIZED | {"prediction_type": prediction} | more)
-
-
-def without_penalty(label: str) -> str | None:
-    """The label of the policy that a `cdp` differs from by its penalty; None of others and of that policy itself."""
-    prediction = label.split(", ")[0]
-    plain = f"{prediction}, γ = 0"
-    return plain if prediction in ("epsilon", "sample", "velocity") and label != plain else None
-
-
 HIGH_NOISE, LOW_NOISE = (0.7, 1.0), (0.0, 0.1)
 EPSILON, SAMPLE, VELOCITY = cdp("epsilon"), cdp("sample"), cdp("velocity")
 SKIP = cdp("velocity", name="input skip", input_skip=True)
@@ -60,9 +47,8 @@ ACT_SIZE = {"dim_model": 128, "n_heads": 4, "dim_feedforward": 1216, "n_encoder_
 ACT = Policy("act", "act", ACT_SIZE | {"optimizer_lr": 3e-4, "normalization_mapping": ACT_NORMALIZED})
 
 CANDIDATES = [SKIP, VELOCITY, EPSILON, SAMPLE, ACT]
-BASIC = [diffusion("epsilon"), EPSILON, LATE_EPSILON, VELOCITY, LATE_VELOCITY]
-PLAIN = [diffusion("epsilon"), EPSILON, SAMPLE, VELOCITY]
-ON_GPU = [*PLAIN, cdp("epsilon", 0.03, HIGH_NOISE, late=True), cdp("velocity", 0.1)]
+BASIC = [EPSILON, LATE_EPSILON, VELOCITY, LATE_VELOCITY]
+ON_GPU = [EPSILON, SAMPLE, VELOCITY, cdp("epsilon", 0.03, HIGH_NOISE, late=True), cdp("velocity", 0.1)]
 
 # 2.3 M parameters: a step with 64 samples takes about 0.15 s on one CPU thread. LeRobot's learning rate of 1e-4 is for
 # 100,000 steps.
@@ -87,11 +73,6 @@ LONG_ENOUGH = {
     "steps": 10_000, "curve": (1000, 2000, 4000, 7000), "evaluations": (2, 3, 10),
     "steps_laid": STEPS[1:], "starts": 100, "first_start": 300_000,
 }  # fmt: skip
-STRESSES = (
-    Stress("observation noise", observation_noise=0.02),  # 5 of PushT's 512 pixels
-    Stress("action delay", action_delay=2),
-    Stress("score error", sample_error=0.2),
-)
 
 # Networks of about the size of the U-Net above, which trains three times as long.
 MLP = {"name": "mlp", "backbone": "mlp", "hidden_dim": 512, "num_layers": 3}
@@ -101,8 +82,7 @@ BACKBONES = [cdp(prediction, **network) for network in (MLP, DIT) for prediction
 GRIDS = {
     # 10,000 steps: 15 minutes on a CPU core for a policy of PushT.
     "pusht": Grid(
-        "pusht_keypoints", {206: CANDIDATES, 52: CANDIDATES}, shared=SMALL | PUSHT, stressed=52, stresses=STRESSES,
-        **LONG_ENOUGH,
+        "pusht_keypoints", {206: CANDIDATES, 52: CANDIDATES}, shared=SMALL | PUSHT, **LONG_ENOUGH,
     ),
     "so101": Grid("so101_pick_place", {75: CANDIDATES}, shared=SMALL | SO101, **LONG_ENOUGH),
     "aloha": Grid("aloha_transfer_cube", {100: CANDIDATES, 25: CANDIDATES}, shared=SMALL | ALOHA, **LONG_ENOUGH),

@@ -3,6 +3,7 @@
 import pandas as pd
 
 from .figure import figure
+from .grids import GRIDS
 from .intervals import Interval, difference, marked, mean
 from .markdown import page, table
 
@@ -53,9 +54,11 @@ def long_page(episodes: pd.DataFrame) -> tuple[str, bytes]:
 
 
 def _introduction(episodes: pd.DataFrame) -> str:
-    trained = episodes.loc[episodes["policy"] != DIFFUSION, ["policy", "demonstrations", "seed"]].drop_duplicates()
+    is_own = ~episodes["policy"].str.startswith("diffusion")  # that is another way to act of a policy of ours
+    trained = episodes.loc[is_own, ["policy", "demonstrations", "seed"]].drop_duplicates()
     return (
-        f"{len(trained)} policies, trained for 9,636 steps on human demonstrations of PushT from keypoints: "
+        f"{len(trained)} policies, trained for {GRIDS['pusht_long'].steps:,} steps on human demonstrations of PushT from "
+        f"keypoints on {' and '.join(map(str, episodes['machine'].unique()))}: "
         f"{trained['seed'].nunique()} training seeds, up to {episodes['start'].nunique()} unseen start states, the "
         f"same for all. All have LeRobot's U-Net with {episodes['parameters'].iloc[0] / 1e6:.1f} million parameters."
     )
@@ -74,9 +77,12 @@ def compare(episodes: pd.DataFrame, pair: tuple[str, str], demonstrations: int, 
 
 
 def _findings(warm: pd.DataFrame) -> str:
-    def points(ours: str, theirs: str, demonstrations: int, n: int) -> str:
+    """What the intervals say, whatever they are."""
+
+    def to(ours: str, theirs: str, demonstrations: int, n: int, name: str) -> str:
         found = compare(warm, (ours, theirs), demonstrations, n, "success")
-        return found.text(".0f").replace(" [", " points [")
+        place = "ahead of" if found.low > 0 else "behind" if found.high < 0 else "within noise of"
+        return f"{place} {name} ({marked(found, '+.0f')})"
 
     def share(policy: str, demonstrations: int, n: int) -> str:
         return f"{100 * rows_of(warm, policy, demonstrations, n)['success'].mean():.0f} %"
@@ -84,22 +90,24 @@ def _findings(warm: pd.DataFrame) -> str:
     def jerk(policy: str, demonstrations: int, n: int) -> str:
         return f"{rows_of(warm, policy, demonstrations, n)['jerk'].mean():,.0f}"
 
+    slow = "`diffusion` with 100"
     findings = f"""\
-- **With all demonstrations, velocity prediction (flow matching) succeeds most often.** With 10 evaluations it succeeds
-  in {share(VELOCITY, 206, 10)} of the episodes. It leads epsilon by {points(VELOCITY, EPSILON, 206, 10)}, sample
-  prediction by {points(VELOCITY, SAMPLE, 206, 10)}, and LeRobot's `diffusion` with 100 evaluations by
-  {points(VELOCITY, DIFFUSION, 206, 10)}. With 2 evaluations it is level with `diffusion`:
-  {share(VELOCITY, 206, 2)} and {share(DIFFUSION, 206, 100)}.
-- **With 52 demonstrations, velocity and epsilon are within noise of each other from 3 evaluations on; sample prediction
-  is behind.** At 10 evaluations velocity leads sample by {points(VELOCITY, SAMPLE, 52, 10)}, epsilon by
-  {points(EPSILON, SAMPLE, 52, 10)}. LeRobot's `diffusion` with 100 evaluations succeeds in {share(DIFFUSION, 52, 100)},
-  {points(DIFFUSION, VELOCITY, 52, 5)} more than velocity with 5.
-- **A late penalty makes noise prediction with few evaluations smoother.** At 2 evaluations the squared jerk falls from
-  {jerk(EPSILON, 206, 2)} to {jerk(LATE, 206, 2)}, with 52 demonstrations from {jerk(EPSILON, 52, 2)} to
-  {jerk(LATE, 52, 2)}. Velocity prediction has {jerk(VELOCITY, 206, 2)} and {jerk(VELOCITY, 52, 2)} without a penalty.
-- **A penalty raises success in one case only**: of epsilon with 52 demonstrations and 2 evaluations, by
-  {points(LATE, EPSILON, 52, 2)}. γ = 0.1 on all timesteps lowers that of velocity with all demonstrations, by
-  {points(VELOCITY, STRONG, 206, 10)} at 10 evaluations."""
+- **All demonstrations.** With 10 evaluations, velocity prediction (flow matching) succeeds in
+  {share(VELOCITY, 206, 10)} of the episodes. It is {to(VELOCITY, EPSILON, 206, 10, "epsilon")},
+  {to(VELOCITY, SAMPLE, 206, 10, "sample")}, and {to(VELOCITY, DIFFUSION, 206, 10, f"LeRobot's {slow}")}. With 2
+  evaluations it is {to(VELOCITY, DIFFUSION, 206, 2, slow)}.
+- **52 demonstrations.** With 10 evaluations, velocity is {to(VELOCITY, EPSILON, 52, 10, "epsilon")} and
+  {to(VELOCITY, SAMPLE, 52, 10, "sample")}; epsilon is {to(EPSILON, SAMPLE, 52, 10, "sample")}. LeRobot's {slow}
+  succeeds in {share(DIFFUSION, 52, 100)}; velocity is {to(VELOCITY, DIFFUSION, 52, 10, "it")}, with 5 evaluations
+  {to(VELOCITY, DIFFUSION, 52, 5, "it")}.
+- **A late penalty on noise prediction, 2 evaluations.** The squared jerk goes from {jerk(EPSILON, 206, 2)} to
+  {jerk(LATE, 206, 2)}, with 52 demonstrations from {jerk(EPSILON, 52, 2)} to {jerk(LATE, 52, 2)}. In success it is
+  {to(LATE, EPSILON, 206, 2, "no penalty")}, with 52 demonstrations {to(LATE, EPSILON, 52, 2, "no penalty")}. Velocity
+  prediction has a jerk of {jerk(VELOCITY, 206, 2)} and {jerk(VELOCITY, 52, 2)} without a penalty.
+- **A penalty on velocity.** With γ = 0.1 on all timesteps and 10 evaluations it is
+  {to(STRONG, VELOCITY, 206, 10, "no penalty")}, with 52 demonstrations {to(STRONG, VELOCITY, 52, 10, "no penalty")}.
+
+Brackets: the difference in points and its interval; **bold**: it excludes 0."""
     return findings.replace("\n  ", " ")  # numbers are longer or shorter than their names
 
 
@@ -150,13 +158,12 @@ METHOD = """\
 - **Intervals** are bootstrap 95 % intervals that resample both training seeds and start states; differences are paired
   by both. With three seeds they are somewhat too narrow, and among so many some exclude 0 by chance.
 - **Training.** Batch 128, Adam, learning rate 5e-4 with 300 steps of warm-up and a cosine decay; 52 demonstrations are
-  the first 52. The policies were trained side by side on one NVIDIA H200, as one network with an axis of policies.
-  `python -m eval.benchmark --grid=pusht_long` trains them one by one, but for those with a margin or noisy
+  the first 52. `python -m eval.population --grid=pusht_long` trains them side by side, as one network with an axis of
+  policies, and `python -m eval.benchmark --grid=pusht_long` scores them, except those with a margin or noisy
   observations.
 - **Sampling.** Equal DDIM or Euler steps (`timestep_spacing=trailing`) from averaged weights, chunks of 16 actions of
   which 8 are executed. `diffusion` is `epsilon, γ = 0` as LeRobot samples it: 100 steps of DDPM, without averaged
-  weights. It and 5 evaluations were scored from the first 50 start states, as was sampling from less noise; pairs are
-  made of starts that both have.
+  weights. Where two were not scored on the same start states, differences use those that both have.
 - **Penalties.** `hinge` on an eighth of the batch at every 10th step. *High noise*: on the 30 % of the timesteps with
   most noise, else on all. *Late*: from 70 % of the steps on. *Margin 0.5*: half of the fastest contraction is
   asked for, not none. *Noisy observations*: normal noise of 0.02 of half their range, in training only.

@@ -85,8 +85,7 @@ def roll_out(
             batch = [*seeds[first : first + n_envs]]
             # The policies draw their noise from the global generator: seeded here, it is the same for all.
             set_seed(batch[0])
-            with stressed(stress, policy, preprocessor, postprocessor) as processors:
-                data = rollout(env, policy, *env_processors, *processors, seeds=batch)
+            data = rollout(env, policy, *env_processors, *stressed(stress, preprocessor, postprocessor), seeds=batch)
             yield [_episode(data, row, seed) for row, seed in enumerate(batch)]
     finally:
         env.close()

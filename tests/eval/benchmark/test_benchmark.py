@@ -14,6 +14,7 @@ from eval.benchmark import training, work
 from eval.benchmark.__main__ import BenchmarkConfig, run
 from eval.benchmark.cells import STEPS, Grid, Policy, is_lerobots, lerobots
 from eval.benchmark.grids import CAMERA, GRIDS, NORMALIZED, VELOCITY, cdp
+from eval.benchmark.rollouts import run_episodes
 from eval.benchmark.stress import Stress
 from eval.benchmark.tasks import TASKS, Task
 from eval.benchmark.training import checkpoint, train
@@ -87,13 +88,16 @@ def test_steps_are_laid_in_every_way(tiny, monkeypatch):
     assert "timestep_spacing" not in settings["equal"]  # the checkpoint's own are equal
 
 
-def test_stress_reaches_the_policy(tiny, monkeypatch):
-    stress = Stress("score error", sample_error=0.5)
-    monkeypatch.setitem(GRIDS, "tiny", replace(GRIDS["tiny"], stressed=3, stresses=(stress,), evaluations=(3,)))
-    assert run(tiny)
-    calm, stressed = results(tiny).values()
-    assert stressed["evaluation"]["stress"]["name"] == "score error"
-    assert [e["jerk"] for e in calm["episodes"]] != [e["jerk"] for e in stressed["episodes"]]
+def test_stress_reaches_the_policy(tiny):
+    (cell,) = GRIDS["tiny"].cells
+    evaluation = GRIDS["tiny"].scored(cell)[0]
+    assert run(replace(tiny, filter="/ddim2"))
+    policy = load_policy(checkpoint(tiny.results_dir / "tiny" / cell.name, cell), evaluation.settings)
+    jerks = [
+        [e["jerk"] for e in run_episodes(*policy, TASKS["tiny"].env, replace(evaluation, stress=stress))]
+        for stress in (Stress(), Stress("shaking", action_noise=50.0), Stress("blurred", observation_noise=0.5))
+    ]
+    assert jerks[0] != jerks[1] != jerks[2] != jerks[0]
 
 
 def test_a_policy_that_sees_a_camera(tiny, filmed, monkeypatch):
