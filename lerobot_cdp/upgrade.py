@@ -18,6 +18,7 @@ import draccus
 from draccus.utils import ParsingError
 from lerobot.configs import PreTrainedConfig
 from lerobot.policies.diffusion.configuration_diffusion import DiffusionConfig
+from lerobot.policies.diffusion.processor_diffusion import make_diffusion_pre_post_processors
 from torch import Tensor
 
 from .checkpoints.files import written_whole
@@ -28,7 +29,7 @@ from .diffusion.picture import built_for_loading
 from .errors import SettingError
 from .policy.configuration_cdp import CDPConfig, ContractionConfig
 from .policy.modeling_cdp import CDPPolicy
-from .policy.processor_cdp import add_action_check, make_cdp_pre_post_processors
+from .policy.processor_cdp import add_action_check
 
 __all__ = ["UpgradeConfig", "upgrade"]
 
@@ -116,9 +117,8 @@ def _write_processors(folder: Path, source: Path, config: CDPConfig, statistics:
     if {f"{name}.json" for name in PROCESSORS} <= {file.name for file in files}:
         for file in files:
             shutil.copyfile(file, folder / file.name)
-        add_action_check(folder, config)
-    elif statistics:
-        for processor in make_cdp_pre_post_processors(config, dataset_stats=statistics):
+    elif statistics:  # as they are: the network has seen dimensions that stand still scaled as any other
+        for processor in make_diffusion_pre_post_processors(config, statistics):
             processor.save_pretrained(folder)
     else:
         wanted = " and ".join(f"{name}.json" for name in PROCESSORS)
@@ -126,6 +126,7 @@ def _write_processors(folder: Path, source: Path, config: CDPConfig, statistics:
             f"`policy.path` must hold {wanted}, or weights with the statistics of the normalisation. "
             f"Got {str(source)!r} with neither."
         )
+    add_action_check(folder, config)
 
 
 def main() -> None:

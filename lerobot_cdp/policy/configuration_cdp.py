@@ -1,4 +1,4 @@
-"""Settings of the Contractive Diffusion Policy: those of LeRobot's `diffusion`, and 23 of its own."""
+"""Settings of the Contractive Diffusion Policy: those of LeRobot's `diffusion`, and 24 of its own."""
 
 import logging
 from dataclasses import dataclass, field, fields, replace
@@ -69,6 +69,7 @@ class CDPConfig(DiffusionConfig):
             1 / 2^(k + 1) of the image's height and width. For images of about 100 pixels, 2 or 3 stages keep a finer
             map and are faster.
         freeze_vision_encoder: Leave the encoder of the images as it is, and show it all pictures as at inference.
+        keep_statistics: Normalise data by the statistics of the checkpoint that is trained on, not the dataset's.
         prediction_type: What the network predicts: `velocity` (flow matching, the default), `sample` or `epsilon`
             (variance preserving). See `diffusion.process`; docs/benchmark.md compares.
         noise_scheduler_type: Solver at inference. With `velocity`: `FlowMatchEuler`. Else `DDIM` (default) or
@@ -136,6 +137,7 @@ class CDPConfig(DiffusionConfig):
     num_layers: int | None = None
     vision_stages: int = 4
     freeze_vision_encoder: bool = False
+    keep_statistics: bool = False
 
     prediction_type: str = "velocity"
     noise_scheduler_type: str | None = None

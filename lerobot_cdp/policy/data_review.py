@@ -45,7 +45,8 @@ def review_data(config: CDPConfig, meta: LeRobotDatasetMetadata) -> None:
 def note_data(config: CDPConfig, meta: LeRobotDatasetMetadata) -> None:
     """Note in the config what is known of the data alone, and leave dimensions that never moved unscaled in the data.
 
-    What is not trained, a teacher or a frozen encoder, goes on to see data normalised as it has learned to.
+    What is not trained, a teacher or a frozen encoder, goes on to see data normalised as it has learned to, also where
+    a dimension stands still; so does a policy with `keep_statistics`.
 
     The statistics in `meta` are replaced, as LeRobot does with those of pictures: from there LeRobot takes them for the
     processors, of a new policy as of a fine-tuned one.
@@ -54,22 +55,25 @@ def note_data(config: CDPConfig, meta: LeRobotDatasetMetadata) -> None:
         config: with the dataset's features. Gets its `action_range` and `action_is_position`.
         meta: of the dataset.
     """
+    kept = _kept_statistics(config)
     if meta.stats is not None:
-        meta.stats.update(_kept_statistics(config))
+        meta.stats.update(unscale_still(meta.stats) | kept)
     if not {"min", "max"} <= (meta.stats or {}).get(ACTION, {}).keys():
         return
-    meta.stats.update(unscale_still(meta.stats))
     config.action_range = _range(meta, ACTION).tolist()
     config.action_is_position = _is_position(meta)
 
 
 def _kept_statistics(config: CDPConfig) -> dict[str, dict[str, np.ndarray]]:
-    """Of a teacher all, of the checkpoint of a frozen encoder those of pictures."""
+    """Of a teacher all, as of a checkpoint with `keep_statistics`; with a frozen encoder those of pictures."""
+    source, keys = config.pretrained_path, {*config.observed_features, ACTION}
     if config.teacher is not None:
         source = checkpoint_folder(CheckpointSource(config.teacher), "teacher")
-        keys = {*config.observed_features, ACTION}
-    elif config.freeze_vision_encoder and config.pretrained_path is not None:
-        source, keys = config.pretrained_path, {*config.image_features}
+    elif config.keep_statistics:
+        must_be = "false without a checkpoint (policy.path), whose statistics it keeps"
+        require(source is not None, "keep_statistics", must_be, True)
+    elif config.freeze_vision_encoder and source is not None:
+        keys = {*config.image_features}
     else:
         return {}
     known = read_statistics(source).get(PROCESSORS[0], {})

@@ -58,9 +58,11 @@ def make_cdp_pre_post_processors(
 
     Args:
         config: names the features and how they are normalised.
-        dataset_stats: of the dataset; see `unscale_still` for what is changed in them.
+        dataset_stats: of the dataset; see `unscale_still` for what is changed in them. With a teacher, its own
+            (see `data_review.note_data`), which stay as they are.
     """
-    before, after = make_diffusion_pre_post_processors(config, unscale_still(dataset_stats) or None)
+    statistics = dataset_stats if config.teacher is not None else unscale_still(dataset_stats)
+    before, after = make_diffusion_pre_post_processors(config, statistics or None)
     after.steps = [*after.steps, ActionCheck(joint_names(config))]
     return before, after
 

@@ -141,7 +141,10 @@ def test_statistics_among_the_weights_become_processors(tmp_path):
         file.unlink()
     file = tmp_path / "stock" / "model.safetensors"
     statistics = {
-        "normalize_inputs.buffer_observation_state": {"min": -torch.ones(3), "max": 3 * torch.ones(3)},
+        "normalize_inputs.buffer_observation_state": {
+            "min": torch.tensor([-1.0, -1.0, 5.0]),
+            "max": torch.tensor([3.0, 3.0, 5.0]),
+        },
         "normalize_targets.buffer_action": {"min": torch.zeros(2), "max": 512 * torch.ones(2)},
         "unnormalize_outputs.buffer_action": {"min": torch.zeros(2), "max": 512 * torch.ones(2)},
     }
@@ -151,8 +154,10 @@ def test_statistics_among_the_weights_become_processors(tmp_path):
     assert torch.equal(act(policy), act(stock))
     before, after = make_pre_post_processors(policy.config, pretrained_path=str(tmp_path / "cdp"))
     observation = make_observation(policy.config, 2, None)
-    normalised = before(observation)["observation.state"]
-    torch.testing.assert_close(normalised, (observation["observation.state"] + 1) / 4 * 2 - 1)
+    observation["observation.state"][..., 2] = 5.0  # which never moved: the network has always seen −1 there
+    expected = (observation["observation.state"] + 1) / 4 * 2 - 1
+    expected[..., 2] = -1
+    torch.testing.assert_close(before(observation)["observation.state"], expected)
     torch.testing.assert_close(after(torch.tensor([[0.0, 1.0]])), torch.tensor([[256.0, 512.0]]))
 
 

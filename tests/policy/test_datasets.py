@@ -14,6 +14,7 @@ from lerobot.datasets import LeRobotDataset
 from lerobot.datasets.factory import resolve_delta_timestamps
 from lerobot.datasets.sampler import EpisodeAwareSampler
 from lerobot.policies import make_policy, make_pre_post_processors
+from lerobot.policies.diffusion.processor_diffusion import make_diffusion_pre_post_processors
 from torch.utils.data import default_collate
 
 from lerobot_cdp.diffusion.picture import built_for_loading
@@ -22,6 +23,7 @@ from lerobot_cdp.export import averaged_only
 from lerobot_cdp.policy.configuration_cdp import CDPConfig
 from lerobot_cdp.policy.data_review import note_data, review_data
 from lerobot_cdp.policy.modeling_cdp import CDPPolicy
+from lerobot_cdp.policy.processor_cdp import make_cdp_pre_post_processors
 from tests.conftest import feature, make_batch, make_config, make_observation
 
 SMALL = {"device": "cpu", "down_dims": (16, 32), "horizon": 16, "n_action_steps": 8}
@@ -127,20 +129,46 @@ def statistics(config, low: float) -> dict:
     return vectors | pictures
 
 
-@pytest.mark.parametrize("untrained", ["teacher", "freeze_vision_encoder", None])
+@pytest.mark.parametrize("untrained", ["teacher", "freeze_vision_encoder", "keep_statistics", None])
 def test_what_is_not_trained_sees_data_as_it_has_learned_to(untrained, tmp_path):
     """LeRobot normalises by the statistics of the dataset at hand, also where a checkpoint is trained on."""
     before = make_config(images=True)
     for part in (CDPPolicy(before), *make_pre_post_processors(before, dataset_stats=statistics(before, 3.0))):
         part.save_pretrained(tmp_path)
     settings = {"teacher": str(tmp_path), "noise_scheduler_type": "LCM"} if untrained == "teacher" else {}
-    settings |= {untrained: True} if untrained == "freeze_vision_encoder" else {}
+    settings |= {untrained: True} if untrained in ("freeze_vision_encoder", "keep_statistics") else {}
     config = make_config(images=True, pretrained_path=tmp_path, **settings)
     meta = SimpleNamespace(stats=statistics(config, 0.0), features={ACTION: {"shape": (2,)}, STATE: {"shape": (3,)}})
     note_data(config, meta)
-    picture, vector = {"teacher": (3, 3), "freeze_vision_encoder": (3, 0), None: (0, 0)}[untrained]
+    kept = {"teacher": (3, 3), "keep_statistics": (3, 3), "freeze_vision_encoder": (3, 0), None: (0, 0)}
+    picture, vector = kept[untrained]
     assert all((meta.stats[key]["mean"] == picture).all() for key in config.image_features)
     assert (meta.stats[STATE]["min"] == vector).all() and config.action_range == [[vector] * 2, [vector + 1] * 2]
+
+
+@pytest.mark.parametrize("keeps", ["teacher", "keep_statistics"])
+def test_a_joint_that_never_moved_is_seen_as_the_checkpoint_has_seen_it(keeps, tmp_path):
+    """LeRobot's `diffusion` has it at -1, where its range is 0; a new `cdp` leaves it unscaled."""
+    before = make_config(timestep_spacing="leading")
+    stats = statistics(before, 3.0)
+    stats[STATE] = {"min": np.array([5.0, 0, 0]), "max": np.array([5.0, 1, 1])}
+    for part in (CDPPolicy(before), *make_diffusion_pre_post_processors(before, dataset_stats=stats)):
+        part.save_pretrained(tmp_path)
+    settings = {"teacher": str(tmp_path), "noise_scheduler_type": "LCM"} if keeps == "teacher" else {keeps: True}
+    config = make_config(pretrained_path=tmp_path, **settings)
+    meta = SimpleNamespace(stats=dict(stats), features={ACTION: {"shape": (2,)}, STATE: {"shape": (3,)}})
+    note_data(config, meta)
+    make_own = make_cdp_pre_post_processors if keeps == "teacher" else make_diffusion_pre_post_processors
+    pipelines = make_diffusion_pre_post_processors(before, stats)[0], make_own(config, meta.stats)[0]
+    observed = make_observation(before, 1, None)
+    theirs, ours = (pipeline(dict(observed))[STATE] for pipeline in pipelines)
+    assert torch.equal(ours, theirs) and theirs[..., 0].abs().max() > 100  # which 0 alone would not be
+
+
+def test_to_keep_statistics_needs_a_checkpoint():
+    meta = SimpleNamespace(features={}, tasks=None, stats={})
+    with pytest.raises(SettingError, match="^`keep_statistics` must be false without a checkpoint .* Got True.$"):
+        note_data(make_config(keep_statistics=True), meta)
 
 
 @pytest.mark.parametrize(("size", "stages"), [(24, 2), (32, 3), (48, 4), (17, 2)])

@@ -22,7 +22,7 @@ NOT_A_CELLS = {
     "num_inference_steps", "noise_scheduler_type", "rtc_config", "action_feature_names", "push_to_hub",
     "schema_version", "hidden_dim", "num_layers", "timestep_spacing", "timestep_shift", "first_timestep", "calibration",
     "input_skip", "action_margin", "max_action_step", "max_observation", "action_range", "action_is_position",
-    "teacher", "freeze_vision_encoder",
+    "teacher", "freeze_vision_encoder", "keep_statistics",
 }  # fmt: skip
 
 
