@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from .grid import Warp
 
-__all__ = ["COUNTS", "REFERENCE_STEPS", "Calibration", "calibrate", "distance"]
+__all__ = ["COUNTS", "REFERENCE_STEPS", "Calibration", "calibrate", "distance", "n_candidates"]
 
 COUNTS = (2, 3, 5, 10)  # steps that are to end well
 REFERENCE_STEPS = 100
@@ -74,7 +74,7 @@ def calibrate(
         return sum(math.log(max(e, 1e-12)) for e in errors(warp).values())
 
     rounds, best = _rounds(free), first
-    with tqdm(total=sum(len(values) for _, values in rounds), desc="calibration", leave=False) as bar:
+    with tqdm(total=n_candidates(free), desc="calibration", leave=False) as bar:
         for name, values in rounds:
             tried = [best]
             for value in values:
@@ -83,6 +83,11 @@ def calibrate(
                 bar.update()
             best = min(tried, key=score)
     return Calibration(best, errors(best), errors(first))
+
+
+def n_candidates(free: tuple[str, ...]) -> int:
+    """How many warps `calibrate` tries."""
+    return sum(len(values) for _, values in _rounds(free))
 
 
 def _rounds(free: tuple[str, ...]) -> list[tuple[str, tuple[float, ...]]]:

@@ -70,6 +70,8 @@ class Origin:
         evaluations: per chunk.
         measured_on: what `errors` were measured at.
         errors: by the number of evaluations, and by how they are laid.
+        steps: of its training; None: it was not trained.
+        contraction_weight: of its training.
     """
 
     policy: str
@@ -77,6 +79,8 @@ class Origin:
     evaluations: int
     measured_on: str
     errors: dict[str, dict[str, float]]
+    steps: int | None = None
+    contraction_weight: float | None = None
 
     @classmethod
     def of(cls, folder: Path) -> "Origin | None":
@@ -212,8 +216,13 @@ def _word(text: str) -> str:
 
 def _settings(facts: Facts) -> dict[str, object]:
     training = {name: facts.train[name] for name in TRAINING_SETTINGS if name in facts.train}
-    penalty = {f"contraction.{name}": value for name, value in asdict(facts.config.contraction).items()}
-    settings = training | {name: getattr(facts.config, name) for name in POLICY_SETTINGS} | penalty
+    policy = {name: getattr(facts.config, name) for name in POLICY_SETTINGS}
+    penalty = asdict(facts.config.contraction)
+    if facts.origin and facts.origin.steps:  # whose training had settings that the checkpoint does not keep
+        trained = facts.train.get("policy") or {}
+        policy |= {name: trained[name] for name in ("ema_decay",) if name in trained}
+        penalty |= trained.get("contraction") or {}
+    settings = training | policy | {f"contraction.{name}": value for name, value in penalty.items()}
     return {name: _text(value) for name, value in settings.items()}
 
 
@@ -221,9 +230,16 @@ def _origin(origin: Origin) -> dict:
     errors = {
         _text(n): {_text(name): f"{float(error):.3f}" for name, error in of.items()} for n, of in origin.errors.items()
     }
-    words = {name: _argument(getattr(origin, name)) for name in ("strength", "evaluations")}
-    names = {"policy": _code(known_as(origin.policy)), "measured_on": _text(origin.measured_on)}
-    return names | words | {"errors": errors, "columns": list(next(iter(errors.values()), {}))}
+    told = ("strength", "evaluations", "steps", "contraction_weight")
+    given = [(name, getattr(origin, name)) for name in told if getattr(origin, name) is not None]
+    return {
+        "policy": _code(known_as(origin.policy)),
+        "evaluations": _text(origin.evaluations),
+        "arguments": " ".join(f"--{name}={_argument(value)}" for name, value in given),
+        "measured_on": _text(origin.measured_on),
+        "errors": errors,
+        "columns": list(next(iter(errors.values()), {})),
+    }
 
 
 def _eval_results(results: tuple[TaskResult, ...]) -> list[EvalResult]:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..acting.warm_start import least_level, memory
 from ..contraction.sharding import is_sharded, rank
-from ..diffusion.calibration import COUNTS, REFERENCE_STEPS, Calibration, calibrate
+from ..diffusion.calibration import COUNTS, REFERENCE_STEPS, Calibration, calibrate, n_candidates
 from ..diffusion.encoder import stack_cameras
 from ..diffusion.grid import EQUAL, Warp, rest_from
 from ..diffusion.sampler import sample, with_steps
@@ -23,6 +23,7 @@ __all__ = [
     "SETTLED",
     "calibrate_in_training",
     "calibrate_policy",
+    "calibration_passes",
     "executed",
     "executed_rows",
     "many_steps",
@@ -37,26 +38,42 @@ SETTLED = 1000  # updates; what a network has learned before changes too much
 
 
 @torch.no_grad()
-def calibrate_policy(model: CDPDiffusionModel, condition: Tensor, seed: int = 0) -> Calibration:
+def calibrate_policy(
+    model: CDPDiffusionModel,
+    condition: Tensor,
+    seed: int = 0,
+    counts: tuple[int, ...] = COUNTS,
+    reference: Tensor | None = None,
+) -> Calibration:
     """Find the warp of a policy, where it is free, and the level of its warm start; no random state is touched.
 
     Args:
         model: the network that acts.
         condition: (B, C) observation features, as its encoder gives them.
         seed: of the noise.
+        counts: numbers of evaluations that are to end well.
+        reference: its `many_steps`; None: they are taken.
     """
     config, most = model.config, model.config.num_train_timesteps
-    counts = tuple(n for n in COUNTS if 2 * n <= most)
-    require(counts, "num_train_timesteps", f"at least {2 * min(COUNTS)} for a calibration", most)
+    fitting = tuple(n for n in counts if 2 * n <= most)
+    require(fitting, "num_train_timesteps", f"at least {2 * min(counts)} for a calibration", most)
 
     def solve(warp: Warp, n: int) -> Tensor:
         return executed(model, condition, n, warp, seed)
 
     found, free = Calibration(config.warp or config.found_warp, {}, {}), _free(config)
     if free:
-        found = calibrate(solve, many_steps(model, condition, seed), found.warp, free, counts)
+        reference = many_steps(model, condition, seed) if reference is None else reference
+        found = calibrate(solve, reference, found.warp, free, fitting)
     warp = found.warp if config.timestep_spacing == SHIFTED else EQUAL
     return replace(found, warm_start=_warm_start_level(model, condition, warp, seed))
+
+
+def calibration_passes(config: CDPConfig, counts: tuple[int, ...]) -> int:
+    """Passes of the network on all observations that a calibration takes, about."""
+    free = _free(config)
+    searched = n_candidates(free) * sum(counts) if free else 0
+    return searched + 2 * min(REFERENCE_STEPS, config.num_train_timesteps)  # those of the warm start are others
 
 
 def many_steps(model: CDPDiffusionModel, condition: Tensor, seed: int = 0) -> Tensor:

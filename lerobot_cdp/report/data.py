@@ -8,6 +8,7 @@ from lerobot.configs import PreTrainedConfig
 from lerobot.datasets import LeRobotDataset, LeRobotDatasetMetadata
 from lerobot.datasets.factory import resolve_delta_timestamps
 from lerobot.datasets.sampler import EpisodeAwareSampler
+from lerobot.datasets.utils import BackwardCompatibilityError, CompatibilityError
 from lerobot.policies import PreTrainedPolicy, get_policy_class, make_pre_post_processors
 from lerobot.policies.diffusion.modeling_diffusion import DiffusionPolicy
 from lerobot.processor import PolicyProcessorPipeline
@@ -50,6 +51,8 @@ def open_dataset(source: DatasetSource, policy: PreTrainedConfig) -> LeRobotData
     """
     try:
         meta = LeRobotDatasetMetadata(source.repo_id, root=source.root)
+    except CompatibilityError as error:
+        raise SettingError(f"`dataset.repo_id` must be a dataset {_readable(error, source)}.") from error
     except (*HUB_ERRORS, ValueError) as error:
         raise SettingError(
             f"`dataset.repo_id` must be a LeRobotDataset in LeRobot's cache, on the Hub or at `dataset.root`. "
@@ -77,6 +80,15 @@ def open_dataset(source: DatasetSource, policy: PreTrainedConfig) -> LeRobotData
         delta_timestamps=timestamps,
         video_backend=video_backend(),
     )
+
+
+def _readable(error: CompatibilityError, source: DatasetSource) -> str:
+    """What a dataset must be that this LeRobot does not read."""
+    if isinstance(error, BackwardCompatibilityError):
+        root = "" if source.root is None else f" --root={source.root} --push-to-hub=false"
+        convert = f"python -m lerobot.scripts.convert_dataset_v21_to_v30 --repo-id={source.repo_id}{root}"
+        return f"of format v3.0. Got {source.repo_id!r}, an older one, which `{convert}` converts"
+    return f"that this version of LeRobot reads. Got {source.repo_id!r}, a newer one: update LeRobot"
 
 
 def choose_frames(dataset: LeRobotDataset, policy: PreTrainedConfig, n: int, seed: int) -> list[int]:

@@ -7,7 +7,7 @@ from ..checkpoints.folders import CheckpointSource
 from ..errors import require
 from ..report.data import DatasetSource
 
-__all__ = ["STRENGTHS", "SpeedUpConfig", "Strength"]
+__all__ = ["STRENGTHS", "PolicySource", "SpeedUpConfig", "Strength"]
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Strength:
         steps: Of its training, unless the user says; 0: it trains nothing.
         learning_rate: Its peak, as a share of the checkpoint's own.
         weight: Of the contraction penalty, unless the user says.
-        passes: Network passes of a training step without gradient that cost as much as it, loading of data left out.
+        passes: Cost of a training step, in forward passes of the network; data loading not counted.
     """
 
     does: str
@@ -30,11 +30,23 @@ class Strength:
 
 
 STRENGTHS = {
-    "calibrate": Strength("lays the solver's steps as suits the policy; the weights stay"),
+    "calibrate": Strength("chooses the solver's steps to suit the policy; the weights stay"),
     # As the late penalty of the benchmark: over its last third a cosine schedule falls from a fifth of its peak.
     "repair": Strength("trains on with the penalty next to noise", 1500, 0.2, 0.03, 5.0),
     "distil": Strength("teaches a copy to end in one step where the policy ends in many", 2000, 0.5, 0.0, 13.0),
 }
+
+
+@dataclass
+class PolicySource(CheckpointSource):
+    """The checkpoint to speed up.
+
+    Args:
+        path: Its folder, that of the training it is the last of, or its name on the Hub.
+        device: Where it is computed, such as `cuda` or `cpu`; None: where the checkpoint says, if this machine has it.
+    """
+
+    device: str | None = None
 
 
 @dataclass
@@ -47,10 +59,10 @@ class SpeedUpConfig:
             goes on there after a kill when the same command is run again.
         strength: `calibrate`, `repair` or `distil`.
         evaluations: Network evaluations per chunk, of the fast one.
-        dataset: What the policy was trained on. `calibrate` does without, by observations drawn from the range of the
-            statistics.
+        dataset: What the policy was trained on. `calibrate` can do without: it then draws observations from the range
+            of the statistics.
         contraction_weight: Weight γ of the contraction penalty of a training; None: 0.03 in `repair`, 0 in `distil`,
-            where it penalises neighbours that part.
+            where it penalises maps that push neighbouring noises apart.
         steps: Of a training; None: 1,500 in `repair`, 2,000 in `distil`.
         batch_size: Of a training.
         num_workers: Processes that load data for a training.
@@ -59,7 +71,7 @@ class SpeedUpConfig:
         seed: Of their choice, of the noise and of the training.
     """
 
-    policy: CheckpointSource
+    policy: PolicySource
     output_dir: Path
     strength: str = "calibrate"
     evaluations: int = 3
@@ -99,6 +111,6 @@ class SpeedUpConfig:
         return STRENGTHS[self.strength].steps > 0
 
     @property
-    def counts(self) -> list[int]:
-        """Numbers of evaluations whose error is shown."""
-        return sorted({1, 2, 3, self.evaluations})
+    def counts(self) -> tuple[int, ...]:
+        """Numbers of evaluations whose error is shown: a student was not taught more than it is to take."""
+        return tuple(sorted({n for n in (1, 2, 3, self.evaluations) if n <= self.evaluations}))

@@ -1,4 +1,4 @@
-"""The checkpoint to speed up, as one of `cdp` with its steps laid anew."""
+"""The checkpoint to speed up, as one of `cdp` whose steps are still to be laid."""
 
 import dataclasses
 import shutil
@@ -15,7 +15,7 @@ from ..policy.configuration_cdp import SHIFTED, CDPConfig
 from ..policy.processor_cdp import add_action_check
 from ..upgrade import UpgradeConfig, upgrade
 
-__all__ = ["copy_checkpoint", "few_steps", "read_config", "write_as_cdp"]
+__all__ = ["copy_checkpoint", "few_steps", "read_config", "write_as_cdp", "write_config"]
 
 OF_A_CHECKPOINT = ("model*.safetensors", *(f"{name}*" for name in (*PROCESSORS, "train_config")))
 
@@ -35,25 +35,33 @@ def write_as_cdp(source: CheckpointSource, folder: Path, acting_only: bool) -> N
     found = checkpoint_folder(source)
     if read_json(found / "config.json").get("type") == "diffusion":
         upgrade(UpgradeConfig(source, folder))
+        write_config(read_config(folder), folder, like=found)
         return
     config = read_config(found)
     if acting_only and config.ema_decay:
         export(ExportConfig(source, folder))
-        dataclasses.replace(config, pretrained_path=None)._save_pretrained(folder)  # the average begins anew
+        write_config(config, folder, like=found)  # the average begins anew
         return
     folder.mkdir(parents=True)
-    dataclasses.replace(config, pretrained_path=None)._save_pretrained(folder)
+    write_config(config, folder, like=found)
     copy_checkpoint(found, folder)
     add_action_check(folder, config)
 
 
-def read_config(folder: Path) -> CDPConfig:
-    """The settings of a `cdp` checkpoint that is a diffusion policy."""
+def write_config(config: CDPConfig, folder: Path, like: Path) -> None:
+    """Write the settings, of no path. The device is what the checkpoint `like` names; this machine may have another."""
+    written = dataclasses.replace(config, pretrained_path=None)
+    written.device = read_json(like / "config.json").get("device")
+    written._save_pretrained(folder)
+
+
+def read_config(folder: Path, device: str | None = None) -> CDPConfig:
+    """The settings of a `cdp` checkpoint that is a diffusion policy, on a device; None: as LeRobot chooses."""
     config = PreTrainedConfig.from_pretrained(folder)
     require(isinstance(config, CDPConfig), "policy.path", "a checkpoint of type 'diffusion' or 'cdp'", config.type)
     must_be = "a diffusion policy: a consistency policy has no many steps to compare with"
     require(not config.is_consistency, "policy.path", must_be, str(folder))
-    return config
+    return config if device is None else dataclasses.replace(config, device=device)
 
 
 def copy_checkpoint(source: Path, folder: Path) -> None:
@@ -73,6 +81,6 @@ def few_steps(config: CDPConfig, evaluations: int) -> CDPConfig:
     changed = {"timestep_spacing": SHIFTED, "timestep_shift": None, "first_timestep": None, "calibration": None}
     if config.noise_scheduler_type == "DDPM":
         changed["noise_scheduler_type"] = "DDIM"
-    most = config.num_train_timesteps
-    require(evaluations <= most, "evaluations", f"at most num_train_timesteps = {most}", evaluations)
+    most = config.num_train_timesteps // 2  # with more there is nothing to lay
+    require(evaluations <= most, "evaluations", f"at most num_train_timesteps / 2 = {most}", evaluations)
     return dataclasses.replace(config, **changed, num_inference_steps=evaluations)

@@ -1,29 +1,35 @@
 """The stages of a speed-up: the policy with its steps calibrated, its training, the result."""
 
 from dataclasses import asdict, dataclass, replace
+from math import ceil
 from pathlib import Path
 
 from lerobot.datasets import LeRobotDatasetMetadata
+from safetensors.torch import load_file, save
 from torch import Tensor
 
-from ..checkpoints.files import read_json, write_json, write_text, written_whole
+from ..checkpoints.files import read_json, write_bytes, write_json, write_text, written_whole
+from ..diffusion.grid import EQUAL
 from ..hub.card import ORIGIN, DatasetFacts, Facts, Origin, known_as, make_card
-from ..policy.calibration import calibrate_policy, many_steps, remember
-from ..policy.configuration_cdp import LCM, CDPConfig, ContractionConfig
+from ..policy.calibration import calibrate_policy, many_steps
+from ..policy.configuration_cdp import LCM, CDPConfig, ContractionConfig, StepCalibration
 from ..policy.modeling_cdp import CDPPolicy
 from ..report.data import load_policy
-from .measure import Errors, end_errors, errors_of_equal_steps, seconds_of_a_pass, taught_error
-from .observations import of_dataset, of_statistics
+from .costs import Costs, measure_costs
+from .measure import Errors, end_errors, taught_error
+from .observations import Observed, of_dataset, of_statistics
 from .settings import STRENGTHS, SpeedUpConfig
-from .source import copy_checkpoint, few_steps, read_config, write_as_cdp
+from .source import copy_checkpoint, few_steps, read_config, write_as_cdp, write_config
 from .training import train
 
 __all__ = ["Start", "finish", "prepare", "trained"]
 
-CHECKPOINT, MEASURED, TRAIN_CONFIG = "pretrained_model", "measured.json", "train_config.json"
-# Settings of the policy that are other ones in its training here than in the result.
+CHECKPOINT, MEASURED, REFERENCE = "pretrained_model", "measured.json", "reference.safetensors"
+TRAIN_CONFIG = "train_config.json"
+# Policy settings that this training overrides; the result gets the checkpoint's own back.
 OF_THE_TRAINING = (
-    "freeze_vision_encoder", "contraction", "ema_decay", "optimizer_lr", "scheduler_name", "scheduler_warmup_steps",
+    "freeze_vision_encoder", "keep_statistics", "contraction", "ema_decay", "optimizer_lr", "scheduler_name",
+    "scheduler_warmup_steps",
 )  # fmt: skip
 EVERY, RANGE = 5, (0.7, 1.0)  # of the penalty: training updates, and the share of the timesteps
 EMA_DECAY = 0.98  # the average of a short training must not lag behind it
@@ -35,75 +41,111 @@ class Start:
     """The policy with its steps calibrated, and what was measured of it.
 
     Attributes:
-        checkpoint: Its folder.
+        folder: Of all this.
         errors: Of few steps, see `measure`.
         teacher_error: Of what it teaches as a teacher.
-        pass_s: Seconds of the network on a batch.
+        costs: Of the strengths.
         measured_on: In words.
     """
 
-    checkpoint: Path
+    folder: Path
     errors: Errors
     teacher_error: float
-    pass_s: float
+    costs: Costs
     measured_on: str
 
-    def announcement(self, config: SpeedUpConfig, done: int = 0) -> str:
-        """What the strength costs after `done` training steps, and what is to be expected of it."""
-        chosen, n = STRENGTHS[config.strength], str(config.evaluations)
-        now = ", ".join(f"{error:.3f} with {name} steps" for name, error in self.errors[n].items())
-        lines = [f"{config.strength}: {chosen.does}"]
-        if chosen.steps:
-            left, of = config.steps - done, f" of {config.steps}" if done else ""
-            minutes = max(1, round(left * chosen.passes * self.pass_s / 60))
-            lines += [f"cost: {left}{of} training steps, about {minutes} min here if data load as fast"]
-        lines += [f"error of {n} evaluations at {self.measured_on}: {now}"]
-        if config.strength == "distil":
-            lines += [f"expect less than that, but not less than {self.teacher_error:.3f}, the error of what is taught"]
+    @classmethod
+    def of(cls, folder: Path) -> "Start":
+        """That of a folder."""
+        measured = read_json(folder / MEASURED)
+        return cls(folder, **measured | {"costs": Costs(**measured["costs"])})
+
+    @property
+    def checkpoint(self) -> Path:
+        """The policy."""
+        return self.folder / CHECKPOINT
+
+    @property
+    def reference(self) -> Tensor:
+        """(n, n_action_steps, A): its actions of many steps."""
+        return load_file(self.folder / REFERENCE)["actions"]
+
+    def expectation(self, config: SpeedUpConfig) -> str:
+        """What the errors say of the strength that was chosen."""
+        n = config.evaluations
+        equal, calibrated = self.errors[str(n)].values()
+        first = (
+            f"error of {n} evaluations at {self.measured_on}: {equal:.3f} equally spaced, {calibrated:.3f} calibrated"
+        )
+        if config.strength == "calibrate":
+            return first
         if config.strength == "repair":
-            lines += ["expect less jerk with 2 or 3 evaluations, and about the error of calibrated steps"]
-        return "\n".join(lines)
+            is_noise = read_json(self.checkpoint / "config.json").get("prediction_type") == "epsilon"
+            noise = "expect smoother actions at 2 or 3 evaluations, and about the calibrated error"
+            other = "expect no gain: the penalty helps noise prediction; choose `calibrate` or `distil` for this policy"
+            return f"{first}\n{noise if is_noise else other}"
+        low, high = self.teacher_error, calibrated
+        if low < high:
+            return f"{first}\nthe student should land between {low:.3f} and {high:.3f}"
+        return f"{first}\nexpect no less: what is taught is {low:.3f} away; `calibrate` does as well at {n} evaluations"
 
 
-def prepare(config: SpeedUpConfig, folder: Path) -> Start:
-    """Write the checkpoint of the start, unless it is there, and measure it."""
-    if not folder.exists():
-        with written_whole(folder) as partial:
-            checkpoint = partial / CHECKPOINT
-            write_as_cdp(config.policy, checkpoint, acting_only=config.trains)
-            settings = few_steps(read_config(checkpoint), config.evaluations)
-            write_json(partial / MEASURED, _calibrated(config, settings, checkpoint))
-            settings.pretrained_path = None
-            settings._save_pretrained(checkpoint)
-    return Start(folder / CHECKPOINT, **read_json(folder / MEASURED))
+def prepare(config: SpeedUpConfig, folder: Path, done: int = 0) -> Start:
+    """Write the checkpoint of the start, unless it is there, and measure it.
+
+    What the strengths cost after `done` steps of the training is printed before anything takes long.
+    """
+    if folder.exists():
+        start = Start.of(folder)
+        print(start.costs.text(config, done), flush=True)
+        return start
+    with written_whole(folder) as partial:
+        checkpoint = partial / CHECKPOINT
+        write_as_cdp(config.policy, checkpoint, acting_only=config.trains)
+        settings = few_steps(read_config(checkpoint, config.policy.device), config.evaluations)
+        policy, observed = _observing(config, settings, checkpoint)
+        costs = measure_costs(policy.acting_model, observed, (config.evaluations,))
+        print(costs.text(config, done), flush=True)
+        reference = many_steps(policy.acting_model, observed.condition, config.seed)
+        laid = _lay_steps(config, settings, policy, observed, reference)
+        measured = _measured(config, laid, policy, observed, reference) | {"costs": asdict(costs)}
+        write_json(partial / MEASURED, measured)
+        write_bytes(partial / REFERENCE, save({"actions": reference.cpu().contiguous()}))
+        write_config(laid, checkpoint, like=checkpoint)
+    return Start.of(folder)
 
 
-def _calibrated(config: SpeedUpConfig, settings: CDPConfig, checkpoint: Path) -> dict:
-    """Lay the steps in `settings`; what was measured meanwhile, by the fields of `Start`."""
-    settings.pretrained_path = checkpoint
-    policy, condition, measured_on = _observed(config, settings, checkpoint)
-    model = policy.acting_model
-    remember(settings, calibrate_policy(model, condition, config.seed), measured_on)
-    reference, counts = many_steps(model, condition, config.seed), config.counts
-    arguments = (model, condition, counts, config.seed, reference)
-    equal, calibrated = errors_of_equal_steps(*arguments), end_errors(*arguments)
+def _observing(config: SpeedUpConfig, settings: CDPConfig, checkpoint: Path) -> tuple[CDPPolicy, Observed]:
+    """The policy with the weights of a checkpoint, and what it observes."""
+    policy, preprocessor, _ = load_policy(replace(settings, pretrained_path=checkpoint))
+    seen_by = (settings, policy.acting_model.encoder, preprocessor, config.n_observations, config.seed)
+    if config.dataset is None:
+        return policy, of_statistics(checkpoint, *seen_by)
+    return policy, of_dataset(config.dataset, *seen_by)
+
+
+def _lay_steps(
+    config: SpeedUpConfig, settings: CDPConfig, policy: CDPPolicy, observed: Observed, reference: Tensor | None = None
+) -> CDPConfig:
+    """The settings with the steps that belong to the policy; a consistency policy keeps those that it was taught at."""
+    condition, counts = observed.condition, (config.evaluations,)
+    found = calibrate_policy(policy.acting_model, condition, config.seed, counts, reference)
+    calibration = StepCalibration(*found.warp, observed.source, found.warm_start)
+    return replace(settings, timestep_shift=None, first_timestep=None, calibration=calibration)
+
+
+def _measured(
+    config: SpeedUpConfig, laid: CDPConfig, policy: CDPPolicy, observed: Observed, reference: Tensor
+) -> dict[str, object]:
+    """By the fields of `Start`."""
+    model, condition, counts, seed = policy.acting_model, observed.condition, config.counts, config.seed
+    model.config.calibration = laid.calibration  # by which it teaches
+    equal, calibrated = (end_errors(model, condition, counts, seed, reference, w) for w in (EQUAL, laid.warp))
     return {
         "errors": {str(n): {"equal": equal[n], "calibrated": calibrated[n]} for n in counts},
-        "teacher_error": taught_error(model, condition, config.seed, reference),
-        "pass_s": seconds_of_a_pass(model, condition, config.batch_size),
-        "measured_on": measured_on,
+        "teacher_error": taught_error(model, condition, seed, reference),
+        "measured_on": observed.source,
     }
-
-
-def _observed(config: SpeedUpConfig, settings: CDPConfig, checkpoint: Path) -> tuple[CDPPolicy, Tensor, str]:
-    """The policy, features of what it observes, and what these are."""
-    policy, preprocessor, _ = load_policy(settings)
-    encoder, n = policy.acting_model.encoder, config.n_observations
-    if config.dataset is None:
-        condition = of_statistics(checkpoint, settings, encoder, n, config.seed)
-        return policy, condition, f"{n} observations drawn from the range of the statistics, weaker than a dataset"
-    condition = of_dataset(config.dataset, settings, encoder, preprocessor, n, config.seed)
-    return policy, condition, f"{n} observations of {config.dataset.repo_id}"
 
 
 # ------------------------------------------------------------------ training
@@ -121,12 +163,14 @@ def _arguments(config: SpeedUpConfig, start: Start) -> list[str]:
         "path": start.checkpoint, "push_to_hub": "false", "ema_decay": EMA_DECAY,
         "optimizer_lr": chosen.learning_rate * settings.optimizer_lr,
         "scheduler_name": "cosine", "scheduler_warmup_steps": config.steps // 20,
-        "freeze_vision_encoder": str(not config.train_encoder).lower(),
+        "freeze_vision_encoder": str(not config.train_encoder).lower(), "keep_statistics": "true",
         # Given, so that no checkpoint of the training is calibrated: the result is, with more observations.
         "timestep_shift": settings.warp.shift, "first_timestep": settings.warp.start,
         "contraction.weight": config.contraction_weight, "contraction.loss": "hinge", "contraction.start": 0,
         "contraction.every": EVERY, "contraction.timestep_range": list(RANGE),
     }  # fmt: skip
+    if config.policy.device is not None:
+        policy["device"] = config.policy.device
     if config.strength == "distil":
         policy |= {"noise_scheduler_type": LCM, "teacher": start.checkpoint.resolve()}
         if settings.is_blind_at(settings.warp.start):
@@ -134,7 +178,7 @@ def _arguments(config: SpeedUpConfig, start: Start) -> list[str]:
     dataset = {name: value for name, value in asdict(config.dataset).items() if value is not None}
     training = {
         "batch_size": config.batch_size, "num_workers": config.num_workers, "seed": config.seed,
-        "save_freq": max(1, config.steps // N_CHECKPOINTS), "log_freq": 50, "env_eval_freq": 0,
+        "save_freq": ceil(config.steps / N_CHECKPOINTS), "log_freq": 50, "env_eval_freq": 0,
     }  # fmt: skip
     groups = {"policy.": policy, "dataset.": dataset, "": training}
     return [f"--{group}{name}={value}" for group, settings in groups.items() for name, value in settings.items()]
@@ -145,22 +189,35 @@ def _arguments(config: SpeedUpConfig, start: Start) -> list[str]:
 
 def finish(config: SpeedUpConfig, start: Start, source: Path, folder: Path) -> Origin:
     """Write the result and its card from the weights in `source`; what the card says of its origin is returned."""
-    errors = start.errors
-    settings = CDPConfig.from_pretrained(source)
+    settings, errors = CDPConfig.from_pretrained(source), start.errors
     if config.trains:
-        settings.pretrained_path = source
-        errors = _with_result(config, settings, start)
+        settings, errors = _with_result(config, settings, start, source)
         settings = replace(settings, **_untouched(settings, read_config(start.checkpoint)))
-    settings = replace(settings, pretrained_path=None, teacher=None, repo_id=None, push_to_hub=False)
-    settings._save_pretrained(folder)
+    settings = replace(settings, teacher=None, repo_id=None, push_to_hub=False)
+    write_config(settings, folder, like=start.checkpoint)
     copy_checkpoint(source, folder)
     if config.trains:
         _note_training(folder)
-    origin = Origin(known_as(config.policy.path), config.strength, config.evaluations, start.measured_on, errors)
+    told = (config.strength, config.evaluations, start.measured_on, errors, config.steps, config.contraction_weight)
+    origin = Origin(known_as(config.policy.path), *told)
     write_json(folder / ORIGIN, asdict(origin))
     facts = Facts(settings, read_json(folder / TRAIN_CONFIG), _dataset_facts(config), origin=origin)
     write_text(folder / "README.md", str(make_card(facts)))
     return origin
+
+
+def _with_result(config: SpeedUpConfig, settings: CDPConfig, start: Start, source: Path) -> tuple[CDPConfig, Errors]:
+    """The settings of what was trained with its steps laid, and all errors: its own is the distance to the start's
+    many steps, as that of the others."""
+    if config.policy.device is not None:
+        settings = replace(settings, device=config.policy.device)
+    if not settings.is_consistency:
+        settings = few_steps(settings, config.evaluations)
+    policy, observed = _observing(config, settings, source)
+    laid = _lay_steps(config, settings, policy, observed)
+    arguments = (policy.acting_model, observed.condition, config.counts, config.seed)
+    own = end_errors(*arguments, start.reference, laid.warp)
+    return laid, {n: of | {config.strength: own[int(n)]} for n, of in start.errors.items()}
 
 
 def _untouched(settings: CDPConfig, before: CDPConfig) -> dict[str, object]:
@@ -174,30 +231,6 @@ def _note_training(folder: Path) -> None:
     known = read_json(folder / TRAIN_CONFIG)
     known["policy"] |= {"pretrained_path": None, "teacher": None}
     write_json(folder / TRAIN_CONFIG, known | {"output_dir": None, "resume": False})
-
-
-def _with_result(config: SpeedUpConfig, settings: CDPConfig, start: Start) -> Errors:
-    """The errors with those of what was trained; its steps are laid in `settings`.
-
-    A copy that was distilled is compared with its teacher, a policy that was trained on with itself.
-    """
-    if not settings.is_consistency:
-        settings.timestep_shift = settings.first_timestep = None
-    policy, condition, measured_on = _observed(config, settings, start.checkpoint)
-    reference = _teachers_actions(config, start) if settings.is_consistency else None
-    found = calibrate_policy(policy.acting_model, condition, config.seed)
-    settings.timestep_shift = settings.first_timestep = None
-    remember(settings, found, measured_on)
-    result = end_errors(policy.acting_model, condition, config.counts, config.seed, reference)
-    return {n: of | {config.strength: result[int(n)]} for n, of in start.errors.items()}
-
-
-def _teachers_actions(config: SpeedUpConfig, start: Start) -> Tensor:
-    """Where the teacher ends that sees the same observations, by an encoder of its own."""
-    settings = read_config(start.checkpoint)
-    settings.pretrained_path = start.checkpoint
-    teacher, condition, _ = _observed(config, settings, start.checkpoint)
-    return many_steps(teacher.acting_model, condition, config.seed)
 
 
 def _dataset_facts(config: SpeedUpConfig) -> DatasetFacts | None:

@@ -4,34 +4,40 @@ import json
 import shutil
 import sys
 from dataclasses import asdict, replace
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+from lerobot.configs import PreTrainedConfig
 from lerobot.configs.train import TrainPipelineConfig
 from lerobot.datasets import LeRobotDatasetMetadata
 from lerobot.policies import make_policy, make_policy_config, make_pre_post_processors
 from lerobot.scripts import lerobot_train
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from lerobot_cdp.checkpoints.files import write_json
-from lerobot_cdp.checkpoints.folders import CheckpointSource
 from lerobot_cdp.errors import SettingError
 from lerobot_cdp.hub.card import ORIGIN, Origin, known_as
-from lerobot_cdp.policy.calibration import many_steps
 from lerobot_cdp.policy.configuration_cdp import CDPConfig, ContractionConfig
 from lerobot_cdp.policy.modeling_cdp import CDPPolicy
+from lerobot_cdp.policy.statistics import read_statistics
 from lerobot_cdp.report.data import DatasetSource, load_policy
 from lerobot_cdp.speed_up import __main__ as command_module
 from lerobot_cdp.speed_up import stages, training
 from lerobot_cdp.speed_up.__main__ import speed_up
+from lerobot_cdp.speed_up.costs import COPIES, Costs
 from lerobot_cdp.speed_up.measure import end_errors
-from lerobot_cdp.speed_up.settings import SpeedUpConfig
+from lerobot_cdp.speed_up.observations import Observed, of_statistics
+from lerobot_cdp.speed_up.settings import PolicySource, SpeedUpConfig
+from lerobot_cdp.upgrade import UpgradeConfig, upgrade
 
 TINY = {
     "horizon": 8, "n_action_steps": 4, "down_dims": [8, 16], "n_groups": 4, "num_train_timesteps": 10, "device": "cpu",
     "push_to_hub": False,
 }  # fmt: skip
 OBSERVATION = {"observation.state": torch.zeros(2), "observation.environment_state": torch.zeros(16)}
+NO_COSTS = Costs(0.0, 0.0, 0, 0.0)
 SHORT = {"steps": 4, "batch_size": 4, "num_workers": 0}
 
 
@@ -62,17 +68,17 @@ def run(datasets_dir, tmp_path, monkeypatch):
     """Makes a copy of a checkpoint by the dataset `tiny`: its origin and the policy. It trains in this process."""
     commands = []
 
-    def train_here(words, log, title):
+    def train_here(words, folder, title):
         commands.append(words)
         monkeypatch.setattr(sys, "argv", ["lerobot-train", *words])
         lerobot_train.main()
 
     monkeypatch.setattr(training, "_run_behind_a_bar", train_here)
 
-    def made(folder, dataset=True, **more):
+    def made(folder, dataset=True, device=None, **more):
         source = DatasetSource("local/tiny", datasets_dir / "tiny") if dataset else None
         settings = {"n_observations": 6, "dataset": source} | more
-        origin = speed_up(SpeedUpConfig(CheckpointSource(str(folder)), tmp_path / "copy", **settings))
+        origin = speed_up(SpeedUpConfig(PolicySource(str(folder), device), tmp_path / "copy", **settings))
         return origin, CDPPolicy.from_pretrained(tmp_path / "copy")
 
     made.commands = commands
@@ -137,13 +143,36 @@ def test_without_a_dataset_observations_are_drawn_from_the_statistics(saved, run
         assert torch.equal(drawn[:, 0], drawn[:, 1])  # nothing moves
 
 
+def test_a_joint_that_never_moved_is_drawn_as_the_policy_has_always_seen_it(saved, datasets_dir):
+    folder = saved("diffusion")
+    config = PreTrainedConfig.from_pretrained(folder)
+    stats = LeRobotDatasetMetadata("local/tiny", datasets_dir / "tiny").stats
+    stats["observation.state"] |= {"min": np.array([5.0, 0.0]), "max": np.array([5.0, 1.0])}
+    for part in make_pre_post_processors(config, dataset_stats=stats):
+        part.save_pretrained(folder)
+    config = UpgradeConfig(PolicySource(str(folder)), folder.with_name("cdp"))
+    policy = upgrade(config)
+    preprocessor, _ = make_pre_post_processors(policy.config, pretrained_path=str(config.output_dir))
+    drawn = of_statistics(config.output_dir, policy.config, lambda batch: batch, preprocessor, 30, 0).condition
+    state = drawn["observation.state"]
+    assert (state[..., 0] == -1).all() and state[..., 1].std() > 0.4
+
+
+def test_a_dataset_of_an_old_format_is_told_with_its_conversion(saved, run, datasets_dir, tmp_path):
+    shutil.copytree(datasets_dir / "tiny", tmp_path / "old")
+    info = json.loads((tmp_path / "old" / "meta" / "info.json").read_text())
+    write_json(tmp_path / "old" / "meta" / "info.json", info | {"codebase_version": "v2.1"})
+    with pytest.raises(SettingError, match="^`dataset.repo_id` must be a dataset of format v3.0. .*v21_to_v30.*/old "):
+        run(saved("diffusion"), dataset=DatasetSource("local/tiny", tmp_path / "old"))
+
+
 def test_pictures_need_a_dataset(filmed, tmp_path):
     meta = LeRobotDatasetMetadata("local/filmed", filmed)
     own = {"crop_shape": (84, 84), "pretrained_backbone_weights": None, "use_group_norm": True}
     config = make_policy_config("diffusion", **TINY, **own)
     for part in (make_policy(config, ds_meta=meta), *make_pre_post_processors(config, dataset_stats=meta.stats)):
         part.save_pretrained(tmp_path / "seeing")
-    settings = SpeedUpConfig(CheckpointSource(str(tmp_path / "seeing")), tmp_path / "copy")
+    settings = SpeedUpConfig(PolicySource(str(tmp_path / "seeing")), tmp_path / "copy")
     with pytest.raises(SettingError, match="^`dataset.repo_id` must be given for a policy with cameras.* Got None.$"):
         speed_up(settings)
     assert not [*tmp_path.glob("copy*")]
@@ -168,9 +197,13 @@ def test_a_distilled_copy_is_a_consistency_policy_with_a_card(saved, run, policy
     assert acts(tmp_path / "copy").isfinite().all() and not (tmp_path / "copy.training").exists()
     assert origin.errors["2"].keys() == {"equal", "calibrated", "distil"}
     card = (tmp_path / "copy" / "README.md").read_text()
-    assert f"Made from `{policy_type}`" in card and "--strength=distil --evaluations=2" in card
+    assert (
+        f"Made from `{policy_type}`" in card
+        and "--strength=distil --evaluations=2 --steps=4 --contraction_weight=0.0\n" in card
+    )
     assert str(tmp_path) not in card + (tmp_path / "copy" / ORIGIN).read_text()
     assert f"| 2 | {' | '.join(f'{e:.3f}' for e in origin.errors['2'].values())} |" in card
+    assert origin.errors.keys() == {"1", "2"}  # it was taught no more
     assert Origin.of(tmp_path / "copy") == origin
 
 
@@ -186,6 +219,25 @@ def test_a_repaired_copy_was_trained_with_the_penalty_and_calibrated(saved, run,
     assert config.calibration is not None and config.timestep_shift is None and "repair" in origin.errors["1"]
     assert str(tmp_path / "copy.training") not in json.dumps(training) and training["steps"] == 4
     assert TrainPipelineConfig.from_pretrained(tmp_path / "copy").policy.contraction.weight == 0.5
+    card = (tmp_path / "copy" / "README.md").read_text()
+    for line in ("| `contraction.weight` | 0.5 |", "| `contraction.every` | 5 |", "| `ema_decay` | 0.98 |"):
+        assert line in card
+    assert not config.keep_statistics
+
+
+@pytest.mark.parametrize("strength", ["repair", "distil"])
+def test_what_is_trained_on_more_data_keeps_its_units(saved, run, datasets_dir, monkeypatch, tmp_path, strength):
+    """Episodes with a longer reach were added since: actions of the network must mean the same."""
+    folder = saved("diffusion")
+    known = read_statistics(folder)
+    stats = json.loads((datasets_dir / "tiny" / "meta" / "stats.json").read_text())
+    stats["action"]["max"] = [value + 100 for value in stats["action"]["max"]]
+    shutil.copytree(datasets_dir / "tiny", tmp_path / "more")
+    write_json(tmp_path / "more" / "meta" / "stats.json", stats)
+    run(folder, strength=strength, dataset=DatasetSource("local/tiny", tmp_path / "more"), **SHORT)
+    copied = read_statistics(tmp_path / "copy")
+    for name, of in known.items():
+        assert all(torch.equal(copied[name][key][each], value) for key in of for each, value in of[key].items())
 
 
 def test_the_penalty_of_before_is_kept_unless_another_kind_belongs_to_the_copy():
@@ -196,25 +248,23 @@ def test_the_penalty_of_before_is_kept_unless_another_kind_belongs_to_the_copy()
     assert replace(student, **stages._untouched(student, before)).contraction == ContractionConfig()
 
 
-def test_a_copy_is_compared_with_what_its_teacher_sees(saved, tmp_path, monkeypatch):
-    """Both see the same observations, each by its own encoder."""
-    settings = {"prediction_type": "velocity", "num_inference_steps": 2}
-    folder = saved("cdp", noise_scheduler_type="LCM", **settings)
-    student = CDPPolicy.from_pretrained(folder)
-    teacher = CDPPolicy.from_pretrained(saved("cdp", **settings))
-    seen = {name: torch.randn(5, student.diffusion.encoder.condition_dim) for name in ("student", "teacher")}
-
-    def observed(config, settings, checkpoint):
-        name, policy = ("student", student) if settings.is_consistency else ("teacher", teacher)
-        return policy, seen[name], "noise"
-
-    monkeypatch.setattr(stages, "_observed", observed)
-    start = stages.Start(folder, {"1": {}, "2": {}, "3": {}}, 0.0, 0.0, "noise")
-    config = SpeedUpConfig(CheckpointSource("x"), tmp_path, "distil", dataset=DatasetSource("x"))
-    errors = stages._with_result(config, student.config, start)
-    ends = many_steps(teacher.acting_model, seen["teacher"])
-    expected = end_errors(student.acting_model, seen["student"], [1, 2, 3], 0, ends)
-    assert {n: of["distil"] for n, of in errors.items()} == {str(n): error for n, error in expected.items()}
+@pytest.mark.parametrize("strength", ["repair", "distil"])
+def test_the_error_of_a_copy_is_its_distance_to_the_checkpoint(saved, tmp_path, monkeypatch, strength):
+    """Not to what was trained: that may have gone anywhere."""
+    settings = {"prediction_type": "velocity", "num_inference_steps": 3}
+    other = {"noise_scheduler_type": "LCM"} if strength == "distil" else {}
+    policy = CDPPolicy.from_pretrained(saved("cdp", **settings | other))
+    condition, reference = torch.randn(5, policy.diffusion.encoder.condition_dim), torch.randn(5, 4, 2)
+    observed = Observed(condition, "noise")
+    monkeypatch.setattr(stages, "_observing", lambda *_: (policy, observed))
+    (tmp_path / "start").mkdir()
+    save_file({"actions": reference}, tmp_path / "start" / stages.REFERENCE)
+    start = stages.Start(tmp_path / "start", {"1": {}, "2": {}, "3": {}}, 0.0, NO_COSTS, "noise")
+    config = SpeedUpConfig(PolicySource("x"), tmp_path, strength, dataset=DatasetSource("x"))
+    laid, errors = stages._with_result(config, policy.config, start, tmp_path)
+    expected = end_errors(policy.acting_model, condition, (1, 2, 3), 0, reference, laid.warp)
+    assert {n: of[strength] for n, of in errors.items()} == {str(n): error for n, error in expected.items()}
+    assert laid.calibration.measured_on == "noise" and laid.timestep_shift is laid.first_timestep is None
 
 
 def test_a_student_of_noise_prediction_begins_where_there_is_an_action_to_see(saved, tmp_path):
@@ -222,30 +272,77 @@ def test_a_student_of_noise_prediction_begins_where_there_is_an_action_to_see(sa
     for start, expected in ((0.9, 0.9), (1.0, 0.88)):
         found = {"timestep_shift": 0.4, "first_timestep": start, "measured_on": "a test"}
         folder = saved("cdp", prediction_type="epsilon", calibration=found)
-        begun = stages.Start(folder, {}, 0.0, 0.0, "a test")
-        config = SpeedUpConfig(CheckpointSource("x"), tmp_path, "distil", dataset=source)
+        begun = SimpleNamespace(checkpoint=folder)
+        config = SpeedUpConfig(PolicySource("x"), tmp_path, "distil", dataset=source)
         assert f"--policy.first_timestep={expected}" in stages._arguments(config, begun)
 
 
-def test_what_a_training_costs_is_what_is_left_of_it(tmp_path):
-    config = SpeedUpConfig(CheckpointSource("x"), tmp_path, "distil", dataset=DatasetSource("x"))
-    start = stages.Start(tmp_path, {"3": {"equal": 0.2}}, 0.1, 60 / 13, "a test")  # a minute each
-    assert "\ncost: 2000 training steps, about 2000 min here" in start.announcement(config)
-    assert "\ncost: 500 of 2000 training steps, about 500 min here" in start.announcement(config, 1500)
+def test_costs_are_of_what_is_left_and_count_the_encoder(tmp_path):
+    config = SpeedUpConfig(PolicySource("x"), tmp_path, "distil", dataset=DatasetSource("x"), batch_size=1)
+    costs = Costs(network_s=60 / 13, encoder_s=0.0, calibration_passes=13, weights_gb=0.3)  # a step: a minute
+    text = costs.text(config)
+    assert "\n  calibrate about 128 min\n" in text and "\n  repair    about 833 min, 1500 training steps\n" in text
+    assert "\n  distil    about 2128 min, 2000 training steps  ← chosen\n" in text
+    assert f"\n  disk      about {0.3 * COPIES:.1f} GB in {config.work_dir} until it is done" in text
+    assert "\n  distil    about 628 min, 500 training steps" in costs.text(config, 1500)
+    seeing, trained = replace(costs, encoder_s=60.0), replace(config, train_encoder=True)
+    assert "\n  distil    about 4128 min" in seeing.text(config)
+    assert "\n  distil    about 10128 min" in seeing.text(trained)  # three of its own, one of the teacher's
+    assert "\n  repair    about 5333 min" in seeing.text(trained)
 
 
-@pytest.mark.parametrize("other", [None, "strength", "settings"])
-def test_files_of_a_training_whose_result_is_whole_are_removed(tmp_path, other):
-    source, checkpoint = DatasetSource("x"), CheckpointSource("x")
+@pytest.mark.parametrize(
+    "strength,prediction,taught,expected",
+    [
+        ("calibrate", "epsilon", 0.1, None),
+        ("repair", "epsilon", 0.1, "expect smoother actions"),
+        ("repair", "velocity", 0.1, "expect no gain: the penalty helps noise prediction"),
+        ("distil", "epsilon", 0.1, "the student should land between 0.100 and 0.200"),
+        ("distil", "epsilon", 0.3, "expect no less: what is taught is 0.300 away"),
+    ],
+)
+def test_what_is_to_be_expected_follows_from_the_errors(tmp_path, strength, prediction, taught, expected):
+    write_json(tmp_path / stages.CHECKPOINT / "config.json", {"prediction_type": prediction})
+    config = SpeedUpConfig(PolicySource("x"), tmp_path, strength, dataset=DatasetSource("x"))
+    start = stages.Start(tmp_path, {"3": {"equal": 0.4, "calibrated": 0.2}}, taught, NO_COSTS, "a test")
+    first, *further = start.expectation(config).splitlines()
+    assert first == "error of 3 evaluations at a test: 0.400 equally spaced, 0.200 calibrated"
+    assert [line.startswith(expected) for line in further] == [True] * (expected is not None)
+
+
+@pytest.mark.parametrize("other", [None, "settings"])
+def test_a_result_that_is_whole_is_done_and_files_of_its_training_are_removed(tmp_path, other):
+    source, checkpoint = DatasetSource("x"), PolicySource("x")
     config = SpeedUpConfig(checkpoint, tmp_path / "copy", "repair", dataset=source)
-    begun = SpeedUpConfig(checkpoint, tmp_path / "copy", "repair", dataset=source, seed=int(other == "settings"))
-    command_module._started(begun)
+    begun = replace(config, seed=1) if other else replace(config, num_workers=0)
+    write_json(config.work_dir / command_module.SETTINGS, command_module._compared(begun))
     (tmp_path / "copy").mkdir()
-    made_by = "calibrate" if other == "strength" else "repair"
-    write_json(tmp_path / "copy" / ORIGIN, asdict(Origin("x", made_by, 3, "a test", {})))
-    with pytest.raises(SettingError, match="^`output_dir` must be a folder that does not exist yet"):
-        speed_up(config)
+    origin = Origin("x", "repair", 3, "a test", {})
+    write_json(tmp_path / "copy" / ORIGIN, asdict(origin))
+    if other is None:
+        assert speed_up(config) == origin
+    else:
+        with pytest.raises(SettingError, match="^`output_dir` must be a folder that does not exist yet"):
+            speed_up(config)
     assert config.work_dir.exists() == (other is not None)
+
+
+def test_a_wrong_path_leaves_nothing_that_stands_in_the_way(saved, run, tmp_path):
+    with pytest.raises(SettingError, match="^`policy.path` must be"):
+        run(tmp_path / "typo", strength="repair", **SHORT)
+    assert not [*tmp_path.glob("copy*")]
+    _, copy = run(saved("diffusion"), strength="repair", **SHORT)
+    assert copy.n_updates == 4
+
+
+def test_a_device_of_elsewhere_stays_in_the_copy(saved, run, tmp_path):
+    folder = saved("cdp", prediction_type="velocity")
+    write_json(folder / "config.json", json.loads((folder / "config.json").read_text()) | {"device": "cuda"})
+    for strength in ({}, {"strength": "repair"} | SHORT):
+        run(folder, device="cpu", **strength)
+        assert json.loads((tmp_path / "copy" / "config.json").read_text())["device"] == "cuda"
+        shutil.rmtree(tmp_path / "copy")
+    assert "--policy.device=cpu" in run.commands[-1]
 
 
 @pytest.mark.parametrize(
@@ -266,8 +363,8 @@ def test_a_training_that_was_killed_goes_on(saved, run, tmp_path, monkeypatch):
     folder, here = saved("diffusion"), training._run_behind_a_bar
     arguments = {"strength": "distil", "evaluations": 2} | SHORT
 
-    def killed(words, log, title):
-        here(words, log, title)
+    def killed(words, work, title):
+        here(words, work, title)
         checkpoints = tmp_path / "copy.training" / "training" / "checkpoints"
         for name in ("000003", "000004", "last"):
             path = checkpoints / name
@@ -278,22 +375,56 @@ def test_a_training_that_was_killed_goes_on(saved, run, tmp_path, monkeypatch):
         patch.setattr(training, "_run_behind_a_bar", killed)
         run(folder, **arguments)
     assert not (tmp_path / "copy").exists()
-    with pytest.raises(SettingError, match="^`output_dir` must be one whose training .*copy.training', where seed was"):
-        run(folder, **arguments, seed=3)
-    begun = (tmp_path / "copy.training" / "start" / "measured.json").stat().st_mtime_ns
-    monkeypatch.setattr(
-        "lerobot_cdp.speed_up.stages.write_as_cdp", lambda *a, **k: pytest.fail(f"begun anew, not at {begun}")
-    )
-    _, copy = run(folder, **arguments)
+    for other in ({"seed": 3}, {"batch_size": 2}):
+        name = "|".join(other)
+        with pytest.raises(
+            SettingError, match=f"^`output_dir` must be one whose .*copy.training', .* another `{name}`"
+        ):
+            run(folder, **arguments | other)
+    monkeypatch.setattr("lerobot_cdp.speed_up.stages.write_as_cdp", lambda *a, **k: pytest.fail("begun anew"))
+    _, copy = run(folder, **arguments | {"num_workers": 1})
+    assert "--num_workers=1" in run.commands[-1]
     assert "--resume=true" in run.commands[-1] and "--resume=true" not in run.commands[-2]
     assert copy.n_updates == 4
 
 
-def test_before_its_first_checkpoint_it_begins_anew(saved, run, tmp_path):
-    half = tmp_path / "copy.training" / "training" / "checkpoints" / "000001"
-    half.mkdir(parents=True)
-    _, copy = run(saved("diffusion"), strength="distil", **SHORT)
-    assert copy.n_updates == 4 and "--resume=true" not in run.commands[0]
+def test_before_its_first_checkpoint_it_begins_anew_also_with_smaller_batches(saved, run, tmp_path, monkeypatch):
+    folder, half = saved("diffusion"), tmp_path / "copy.training" / "training" / "checkpoints" / "000001"
+
+    def out_of_memory(words, work, title):
+        half.mkdir(parents=True)
+        raise SettingError("`lerobot-train` must succeed.")
+
+    with monkeypatch.context() as patch, pytest.raises(SettingError):
+        patch.setattr(training, "_run_behind_a_bar", out_of_memory)
+        run(folder, strength="distil", **SHORT)
+    _, copy = run(folder, strength="distil", **SHORT | {"batch_size": 2})
+    assert copy.n_updates == 4 and "--resume=true" not in run.commands[0] and "--batch_size=2" in run.commands[0]
+
+
+def test_the_end_is_the_newest_checkpoint_that_is_whole_wherever_the_link_points(tmp_path, monkeypatch):
+    """Killed between the last checkpoint and its link."""
+    checkpoints = tmp_path / training.TRAINING / "checkpoints"
+    for name in ("000003", "000004", "000005"):
+        (checkpoints / name).mkdir(parents=True)
+    (checkpoints / "last").symlink_to("000003")
+    monkeypatch.setattr(training, "missing_in", lambda folder: ["weights"] if folder.name == "000005" else [])
+    monkeypatch.setattr(training, "_run_behind_a_bar", lambda *_: None)
+    assert training.train(tmp_path, [], 4, "x") == checkpoints / "000004" / "pretrained_model"
+    monkeypatch.setattr(training, "resume_command", lambda _: "lerobot-train --resume=true")
+    with pytest.raises(SettingError, match="^`lerobot-train` must save after 6 steps. Got 4: see .*training.log.$"):
+        training.train(tmp_path, [], 6, "x")
+
+
+def test_checkpoints_from_before_the_last_are_removed_while_it_trains(tmp_path):
+    checkpoints = tmp_path / "checkpoints"
+    for name in ("000001", "000002", "000003"):
+        (checkpoints / name).mkdir(parents=True)
+    training._remove_older(tmp_path)
+    assert len([*checkpoints.iterdir()]) == 3  # between two links
+    (checkpoints / "last").symlink_to("000002")
+    training._remove_older(tmp_path)
+    assert {path.name for path in checkpoints.iterdir()} == {"000002", "000003", "last"}  # it is writing the third
 
 
 # ---------------------------------------------------------------- the command behind a bar
@@ -307,15 +438,15 @@ def test_the_bar_counts_and_the_rest_goes_to_the_log(tmp_path, monkeypatch, caps
     bar = "Training:  {}%|#| {}/4 [00:00<00:00, 1step/s]\r"
     lines = ("INFO begins\n", bar.format(25, 1), bar.format(100, 4), "\nINFO ends\n")
     monkeypatch.setattr(training, "PROGRAM", printing(*lines))
-    training._run_behind_a_bar(["--steps=4"], tmp_path / "log", "distil")
-    assert (tmp_path / "log").read_text() == "$ lerobot-train --steps=4\nINFO begins\nINFO ends\n"
+    training._run_behind_a_bar(["--steps=4"], tmp_path, "distil")
+    assert (tmp_path / training.LOG).read_text() == "$ lerobot-train --steps=4\nINFO begins\nINFO ends\n"
     assert "distil: 100%" in capsys.readouterr().err
 
 
 def test_a_training_that_fails_says_why(tmp_path, monkeypatch):
     monkeypatch.setattr(training, "PROGRAM", printing("Traceback\n", "ValueError: no disk\n", status=3))
     with pytest.raises(SettingError, match="^`lerobot-train` must succeed. Got 'ValueError: no disk': .*log.$"):
-        training._run_behind_a_bar([], tmp_path / "log", "distil")
+        training._run_behind_a_bar([], tmp_path, "distil")
 
 
 # ---------------------------------------------------------------- settings
@@ -333,7 +464,7 @@ def test_a_training_that_fails_says_why(tmp_path, monkeypatch):
 )
 def test_wrong_settings_are_told_in_a_line(settings, message, tmp_path):
     with pytest.raises(SettingError, match=f"^{message}"):
-        SpeedUpConfig(CheckpointSource("x"), tmp_path, **settings)
+        SpeedUpConfig(PolicySource("x"), tmp_path, **settings)
 
 
 def test_what_cannot_be_made_fast_is_refused_and_nothing_is_left(saved, run, tmp_path):
@@ -352,7 +483,8 @@ def test_the_command_says_what_to_expect_and_what_it_found(saved, datasets_dir, 
     monkeypatch.setattr(sys, "argv", ["lerobot_cdp.speed_up", *arguments])
     command_module.main()
     out = capsys.readouterr().out
-    assert "\ncalibrate: lays the solver's steps" in out and "error of 3 evaluations at 4 observations" in out
+    assert "\n  calibrate about 1 min  ← chosen\n" in out and "\nerror of 3 evaluations at 4 observations" in out
+    assert out.index("cost on this machine") < out.index("error of 3")
     assert "evaluations       equal  calibrated" in out and out.endswith(f"Checkpoint: {tmp_path / 'copy'}\n")
     with pytest.raises(SystemExit, match="^error: `output_dir` must be a folder that does not exist yet"):
         command_module.main()
