@@ -22,15 +22,15 @@ class Costs:
     """What they are computed from.
 
     Attributes:
-        network_s: Seconds of the network for an observation, in a batch, without gradient.
+        network_s: Seconds of the network for an observation in a training batch, without gradient.
         encoder_s: The same of the image encoder.
-        calibration_passes: Passes of the network of a calibration, for each observation.
+        calibration_s: Of a calibration.
         weights_gb: Size of the weights.
     """
 
     network_s: float
     encoder_s: float
-    calibration_passes: int
+    calibration_s: float
     weights_gb: float
 
     def text(self, config: SpeedUpConfig, done: int = 0) -> str:
@@ -49,29 +49,33 @@ class Costs:
 
     def _minutes(self, config: SpeedUpConfig, name: str, steps: int) -> int:
         calibrations = 2 if name == "repair" else 1  # before and after
-        seconds = calibrations * config.n_observations * self.calibration_passes * self.network_s
         encoded = 1
         if config.train_encoder:
             encoded = TRAINED + (name == "distil")  # whose teacher then needs an encoder of its own
         of_a_sample = STRENGTHS[name].passes * self.network_s + encoded * self.encoder_s
-        return max(1, round((seconds + steps * config.batch_size * of_a_sample) / 60))
+        return max(1, round((calibrations * self.calibration_s + steps * config.batch_size * of_a_sample) / 60))
 
 
 @torch.no_grad()
-def measure_costs(model: CDPDiffusionModel, observed: Observed, counts: tuple[int, ...]) -> Costs:
-    """Time one pass of the network, after a small one to warm up.
+def measure_costs(config: SpeedUpConfig, model: CDPDiffusionModel, observed: Observed) -> Costs:
+    """Time two passes of the network, after a small one to warm up.
 
     Args:
+        config: of the speed-up.
         model: that acts; its settings say what a calibration searches.
         observed: what it is measured at.
-        counts: numbers of evaluations of the calibration.
     """
-    config, n = model.config, len(observed.condition)
-    for size in (1, n):
-        x_t = torch.randn(size, config.horizon, *config.action_feature.shape).to(observed.condition)
-        timesteps = torch.full((size,), config.num_train_timesteps // 2, device=x_t.device)
-        begin = time.perf_counter()
-        model.backbone(x_t, timesteps, observed.condition[:size]).sum().item()  # which waits for a GPU
-        seconds = time.perf_counter() - begin
+    _, training_s, pass_s = (_pass(model, observed, size) for size in (1, config.batch_size, len(observed.condition)))
+    calibration_s = pass_s * calibration_passes(model.config, (config.evaluations,))
     weights = sum(p.numel() * p.element_size() for p in model.parameters()) / 1e9
-    return Costs(seconds / n, observed.encoder_s, calibration_passes(config, counts), weights)
+    return Costs(training_s / config.batch_size, observed.encoder_s, calibration_s, weights)
+
+
+def _pass(model: CDPDiffusionModel, observed: Observed, size: int) -> float:
+    """Seconds of a pass on a batch of a size."""
+    condition = observed.condition[torch.arange(size) % len(observed.condition)]
+    x_t = torch.randn(size, model.config.horizon, *model.config.action_feature.shape).to(condition)
+    timesteps = torch.full((size,), model.config.num_train_timesteps // 2, device=x_t.device)
+    begin = time.perf_counter()
+    model.backbone(x_t, timesteps, condition).sum().item()  # which waits for a GPU
+    return time.perf_counter() - begin
