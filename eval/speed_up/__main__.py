@@ -12,30 +12,21 @@ from itertools import groupby
 from pathlib import Path
 
 import pandas as pd
-from tqdm import tqdm
 
 from eval.benchmark.cells import Cell
 from eval.benchmark.grids import GRIDS
+from eval.benchmark.jobs import run_all
 from eval.benchmark.results import COLUMNS, episode_rows, write_table
 from eval.benchmark.training import checkpoint
 from eval.command import found_by, run_command
 from lerobot_cdp.checkpoints.files import read_json
 from lerobot_cdp.errors import require
 
-from .students import (
-    COST,
-    STUDENTS,
-    Student,
-    run_teacher,
-    scored,
-    students_folder,
-    teachers,
-    teachers_evaluations,
-)
+from .students import COST, Folders, Student, run_teacher, scored, students_of, teachers, teachers_evaluations
 
 __all__ = ["SpeedUpRun", "collect", "run"]
 
-OWN_COLUMNS = {"speed_up_s": "float32", "two_sided": "float32", "kept": "float32", "between": "float32"}
+OWN_COLUMNS = dict.fromkeys(("speed_up_s", "two_sided", "kept", "between", "between_of_teacher"), "float32")
 
 
 @dataclass
@@ -50,7 +41,8 @@ class SpeedUpRun:
         evaluations: Network evaluations per chunk.
         filter: Regular expression; only students in whose name, TEACHER/STUDENT, it is found are made.
         steps: Of the students' trainings; None: those of the strengths.
-        num_workers: Processes that load data for them.
+        num_workers: Processes that load data for each of them.
+        jobs: Teachers done at the same time, each in its own process with an equal share of torch's threads.
     """
 
     grid: str = "pusht"
@@ -61,20 +53,24 @@ class SpeedUpRun:
     filter: str = ""
     steps: int | None = None
     num_workers: int = 1
+    jobs: int = 1
 
     def __post_init__(self):
         require(self.grid in GRIDS, "grid", f"one of {sorted(GRIDS)}", self.grid)
         require(self.evaluations and min(self.evaluations) >= 1, "evaluations", "numbers >= 1", self.evaluations)
+        require(self.jobs >= 1, "jobs", "at least 1", self.jobs)
+
+    @property
+    def folders(self) -> Folders:
+        """Of the grid."""
+        return Folders(self.benchmark_dir / self.grid, self.results_dir / self.grid, self.datasets_dir)
 
 
 def run(config: SpeedUpRun) -> bool:
     """Do what is missing and write the table. Returns whether all is done."""
-    grid, results = GRIDS[config.grid], config.results_dir / config.grid
-    all_done = True
-    for cell, students in tqdm(_chosen(config), desc=config.grid, unit="teacher"):
-        folders = (config.benchmark_dir / config.grid, results, config.datasets_dir)
-        training = {"steps": config.steps, "num_workers": config.num_workers}
-        all_done &= run_teacher(*folders, cell, grid, students, config.evaluations, **training)
+    training = (config.evaluations, config.steps, config.num_workers)
+    tasks = [(config.folders, cell, GRIDS[config.grid], students, *training) for cell, students in _chosen(config)]
+    all_done = run_all(run_teacher, tasks, config.jobs, config.grid, "teacher")
     table = collect(config)
     if len(table):
         path = config.results_dir / f"speed_up_{config.grid}.parquet"
@@ -85,15 +81,11 @@ def run(config: SpeedUpRun) -> bool:
 
 
 def _chosen(config: SpeedUpRun) -> list[tuple[Cell, list[Student]]]:
-    """By teacher, the students that the filter finds, after the one that stands for the teacher in comparisons."""
-    found = {
-        f"{cell.name}/{student.name}": (cell, student) for cell in teachers(GRIDS[config.grid]) for student in STUDENTS
-    }
-    chosen = []
-    for cell, pairs in groupby(found_by(config.filter, found), lambda pair: pair[0]):
-        students = [student for _, student in pairs]
-        chosen.append((cell, [STUDENTS[0], *(student for student in students if student is not STUDENTS[0])]))
-    return chosen
+    """By teacher, the students that the filter finds."""
+    cells = teachers(GRIDS[config.grid])
+    named = {f"{cell.name}/{student.name}": (cell, student) for cell in cells for student in students_of(cell)}
+    by_cell = groupby(found_by(config.filter, named), lambda pair: pair[0])
+    return [(cell, [student for _, student in pairs]) for cell, pairs in by_cell]
 
 
 def collect(config: SpeedUpRun) -> pd.DataFrame:
@@ -104,20 +96,19 @@ def collect(config: SpeedUpRun) -> pd.DataFrame:
         for evaluation in teachers_evaluations(cell, grid, config.evaluations):
             result = read_json(folder / cell.name / f"{evaluation.name}.json")
             rows += episode_rows(cell, evaluation, result, training) if result else []
-        for student in STUDENTS:
+        for student in students_of(cell):
             rows += _students_rows(config, cell, student, training)
     columns = COLUMNS | OWN_COLUMNS
     return pd.DataFrame(rows, columns=[*columns]).astype(columns)
 
 
 def _students_rows(config: SpeedUpRun, cell: Cell, student: Student, training: dict) -> list[dict]:
-    rows, folder = [], students_folder(config.results_dir / config.grid, cell, student)
+    rows, folder = [], config.folders.student(cell, student)
     seconds = read_json(folder / COST).get("seconds")
     for evaluation in scored(student, GRIDS[config.grid], config.evaluations):
         result = read_json(folder / f"{evaluation.name}.json")
         if result:
-            own = {name: result["diversity"].get(name) for name in ("two_sided", "kept", "between")}
-            facts = {"speed_up_s": seconds, **own}
+            facts = {"speed_up_s": seconds, **result["diversity"]}
             rows += [row | facts for row in episode_rows(cell, evaluation, result, training)]
     return rows
 

@@ -2,7 +2,8 @@
 
 For one observation many plans are sampled, of teacher and student from the same noises. The teacher's are cut into two
 groups by the best cut along their first principal direction. The observation is two-sided if this explains most of
-their variance and neither group is small.
+their variance, neither group is small, and there is a gap: next to none lies in the middle. One peak or an even spread
+along a line would pass without the gap.
 
     kept       smaller share of the student's plans, on either side, over the teacher's; at most 1
     between    share of the student's plans that lie nearer to the middle than to either group: averages of modes
@@ -14,6 +15,7 @@ from torch import Tensor
 __all__ = ["Sides", "kept_and_between", "two_sides"]
 
 EXPLAINED, LEAST = 0.7, 0.15  # of the variance; of the plans, on the smaller side
+GAP = 0.05  # of the plans, at most, in the middle
 
 
 class Sides:
@@ -50,8 +52,8 @@ class Sides:
 def two_sides(plans: Tensor) -> Sides | None:
     """The groups of plans (K, D); None where there are no two."""
     sides = Sides(plans)
-    is_two = sides.explained >= EXPLAINED and sides.shares(plans).min() >= LEAST
-    return sides if is_two else None
+    is_parted = sides.explained >= EXPLAINED and sides.shares(plans).min() >= LEAST
+    return sides if is_parted and sides.between(plans) <= GAP else None
 
 
 def kept_and_between(teachers: Tensor, students: Tensor) -> dict:

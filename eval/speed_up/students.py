@@ -8,29 +8,35 @@ import torch
 from safetensors.torch import save
 
 from eval.benchmark.cells import Cell, Evaluation, Grid, is_lerobots, lerobots
+from eval.benchmark.jobs import succeeds
 from eval.benchmark.tasks import TASKS
 from eval.benchmark.training import checkpoint
 from eval.benchmark.work import evaluate, run_cell
-from eval.memory_dataset import MemoryDataset, load_memory_dataset
 from eval.policies import load_policy
 from lerobot_cdp.checkpoints.files import read_json, write_bytes, write_json
-from lerobot_cdp.checkpoints.folders import CheckpointSource
 from lerobot_cdp.checkpoints.weights import StoredWeights
 from lerobot_cdp.diffusion.encoder import stack_cameras
 from lerobot_cdp.policy.calibration import executed, many_steps
 from lerobot_cdp.policy.model import CDPDiffusionModel
 from lerobot_cdp.report.data import DatasetSource
 from lerobot_cdp.speed_up.__main__ import speed_up
-from lerobot_cdp.speed_up.settings import SpeedUpConfig
+from lerobot_cdp.speed_up.settings import PolicySource, SpeedUpConfig
+from lerobot_cdp.speed_up.stages import prepare
 
 from .diversity import kept_and_between
+from .starts import first_observations
 from .stock import write_stock
 
-__all__ = ["STUDENTS", "Student", "run_teacher", "scored", "students_folder", "teachers", "teachers_evaluations"]
+__all__ = [
+    "STUDENTS", "UNIFORM", "Folders", "Student", "run_teacher", "scored", "students_of", "teachers",
+    "teachers_evaluations",
+]  # fmt: skip
 
-N_PLANS, N_OBSERVATIONS = 24, 48  # of the diversity
+UNIFORM = "uniform DDIM"
+N_PLANS, N_OBSERVATIONS = 24, 64  # of the diversity
 PLANS = "teachers_plans.safetensors"
 COST = "cost.json"
+LEFT_OUT = {("aloha_transfer_cube", 25)}  # teachers by task and demonstrations: PushT has few ones, too
 
 
 @dataclass(frozen=True)
@@ -40,7 +46,7 @@ class Student:
     Attributes:
         label: What it is called in tables.
         strength: Of `lerobot_cdp.speed_up`.
-        contraction_weight: Of its training; None: the strength's own.
+        contraction_weight: Of its training; None: it has none.
     """
 
     label: str
@@ -54,22 +60,62 @@ class Student:
         return self.strength + weight
 
 
+CONTRACTIVE = Student("distil, γ = 0.03", "distil", 0.03)
 STUDENTS = (
     Student("calibrate", "calibrate"),
-    Student("repair", "repair"),
+    Student("repair, γ = 0", "repair", 0.0),
+    Student("repair, γ = 0.03", "repair", 0.03),
     Student("distil, γ = 0", "distil", 0.0),
-    Student("distil, γ = 0.03", "distil", 0.03),
+    CONTRACTIVE,
 )
+
+
+@dataclass(frozen=True)
+class Folders:
+    """Of a grid.
+
+    Attributes:
+        teachers: Its results in the benchmark.
+        results: Where the students go.
+        datasets: Of the datasets; None: LeRobot's cache, or the Hub.
+    """
+
+    teachers: Path
+    results: Path
+    datasets: Path | None
+
+    def stock(self, cell: Cell) -> Path:
+        """The teacher as LeRobot's `diffusion` would have saved it."""
+        return self.results / "stock" / cell.name
+
+    def start(self, cell: Cell) -> Path:
+        """The teacher with its steps calibrated, which all of its students begin with."""
+        return self.results / "starts" / cell.name
+
+    def student(self, cell: Cell, student: Student) -> Path:
+        """The checkpoint of a student and its results."""
+        return self.results / "students" / cell.name / student.name
 
 
 def teachers(grid: Grid) -> list[Cell]:
     """The cells of a grid that LeRobot's `diffusion` could have trained, predicting noise as it does by default."""
-    return [cell for cell in grid.cells if is_lerobots(cell) and cell.settings["prediction_type"] == "epsilon"]
+    cells = [cell for cell in grid.cells if is_lerobots(cell) and cell.settings["prediction_type"] == "epsilon"]
+    return [cell for cell in cells if (cell.task, cell.demonstrations) not in LEFT_OUT]
+
+
+def students_of(cell: Cell) -> list[Student]:
+    """What contraction adds to distillation is asked on PushT alone, where plans part."""
+    return [student for student in STUDENTS if student is not CONTRACTIVE or cell.task.startswith("pusht")]
 
 
 def teachers_evaluations(cell: Cell, grid: Grid, counts: tuple[int, ...]) -> list[Evaluation]:
-    """LeRobot's own sampling, with 100 steps of DDPM and a few of DDIM; kept with the benchmark's results."""
+    """LeRobot's own sampling, with 100 steps of DDPM and a few of DDIM; kept with the benchmark's results.
+
+    LeRobot's DDIM begins below the noise (diffusers' `leading`), with one step at the data. Uniform DDIM begins at it.
+    """
     plain = [lerobots(cell, "DDPM", 100), *(lerobots(cell, "DDIM", n) for n in counts)]
+    equal = {"timestep_spacing": "trailing", "noise_scheduler_type": "DDIM"}
+    plain += [Evaluation("ddim", n, equal | {"num_inference_steps": n}, policy=UNIFORM, averaged=False) for n in counts]
     return [_from_fresh_starts(evaluation, grid) for evaluation in plain]
 
 
@@ -84,96 +130,113 @@ def _from_fresh_starts(evaluation: Evaluation, grid: Grid) -> Evaluation:
     return replace(evaluation, starts=grid.starts, first_start=grid.first_start)
 
 
-def students_folder(folder: Path, cell: Cell, student: Student) -> Path:
-    """Where its checkpoint and its results lie."""
-    return folder / "students" / cell.name / student.name
-
-
 def run_teacher(
-    folder: Path,
-    results: Path,
-    datasets_dir: Path | None,
+    folders: Folders,
     cell: Cell,
     grid: Grid,
     students: list[Student],
     counts: tuple[int, ...],
-    **training: int | None,
-) -> bool:
-    """Do what is missing of one teacher and its students, and return whether it succeeded.
-
-    Args:
-        folder: Of the grid's results in the benchmark, with the teachers.
-        results: Where the students go.
-        datasets_dir: Folder of the datasets.
-        counts: Numbers of evaluations.
-        **training: `steps` and `num_workers` of the students' trainings, see `SpeedUpConfig`.
-    """
-    if not run_cell(folder, datasets_dir, cell, teachers_evaluations(cell, grid, counts)):
-        return False
-    stock = results / "stock" / cell.name
-    if not stock.exists():
-        write_stock(checkpoint(folder / cell.name, cell), stock)
-    for student in students:
-        own = students_folder(results, cell, student)
-        _make(student, cell, stock, own, datasets_dir, max(counts), **training)
-        for evaluation in scored(student, grid, counts):
-            path = own / f"{evaluation.name}.json"
-            if not path.exists():
-                result = evaluate(cell, evaluation, own / "checkpoint", datasets_dir)
-                result["diversity"] = _diversity(cell, stock, own / "checkpoint", datasets_dir, evaluation.evaluations)
-                write_json(path, result)
-    return True
-
-
-def _make(
-    student: Student,
-    cell: Cell,
-    stock: Path,
-    folder: Path,
-    datasets_dir: Path | None,
-    evaluations: int,
     steps: int | None,
     num_workers: int,
-) -> None:
-    """Run the command, and note its wall time; of a training that was ended and goes on, that of all its runs."""
-    if (folder / "checkpoint").exists():
-        return
+) -> bool:
+    """Do what is missing of one teacher and its students, and return whether all succeeded.
+
+    Args:
+        folders: Of the grid.
+        counts: Numbers of evaluations.
+        steps: Of the students' trainings; None: those of the strengths.
+        num_workers: Of the students' trainings, see `SpeedUpConfig`.
+    """
+    if not run_cell(folders.teachers, folders.datasets, cell, teachers_evaluations(cell, grid, counts)):
+        return False
+    training, calibrate = (max(counts), steps, num_workers), STUDENTS[0]
+    start = (folders, cell, grid, _config(folders, cell, calibrate, *training))
+    if not succeeds(f"the start of {cell.name}", _begin, *start):
+        return False
+    done = [
+        succeeds(f"{cell.name}/{student.name}", _do_student, folders, cell, grid, student, counts, training)
+        for student in students
+    ]
+    return all(done)
+
+
+def _begin(folders: Folders, cell: Cell, grid: Grid, config: SpeedUpConfig) -> None:
+    """Write the teacher as stock and with its steps calibrated, and sample its plans."""
+    stock, start = folders.stock(cell), folders.start(cell)
+    if not stock.exists():
+        write_stock(checkpoint(folders.teachers / cell.name, cell), stock)
+    if not start.exists():
+        begin = time.perf_counter()
+        prepare(config, start)
+        write_json(start.with_suffix(".json"), {"seconds": time.perf_counter() - begin})
+    if not (start / PLANS).exists():
+        model, batch = _seeing(cell, grid, start / "pretrained_model")
+        write_bytes(start / PLANS, save({"plans": _plans(model, batch, None)}))
+
+
+def _config(
+    folders: Folders, cell: Cell, student: Student, evaluations: int, steps: int | None, num_workers: int
+) -> SpeedUpConfig:
     task = TASKS[cell.task]
-    root = task.root(datasets_dir)
+    root = task.root(folders.datasets)
     dataset = DatasetSource(task.repo_id, root and Path(root), list(range(cell.demonstrations)))
-    config = SpeedUpConfig(
-        CheckpointSource(str(stock)), folder / "checkpoint", student.strength, evaluations, dataset,
-        student.contraction_weight, None if student.strength == "calibrate" else steps,
+    return SpeedUpConfig(
+        PolicySource(str(folders.stock(cell))), folders.student(cell, student) / "checkpoint", student.strength,
+        evaluations, dataset, student.contraction_weight, None if student.strength == "calibrate" else steps,
         num_workers=num_workers, seed=cell.seed,
     )  # fmt: skip
+
+
+def _do_student(
+    folders: Folders,
+    cell: Cell,
+    grid: Grid,
+    student: Student,
+    counts: tuple[int, ...],
+    training: tuple[int, int | None, int],
+) -> None:
+    own, start = folders.student(cell, student), folders.start(cell)
+    _make(_config(folders, cell, student, *training), start, own / COST)
+    for evaluation in scored(student, grid, counts):
+        path = own / f"{evaluation.name}.json"
+        if not path.exists():
+            result = evaluate(cell, evaluation, own / "checkpoint", folders.datasets)
+            result["diversity"] = _diversity(cell, grid, start, own / "checkpoint", evaluation.evaluations)
+            write_json(path, result)
+
+
+def _make(config: SpeedUpConfig, start: Path, cost: Path) -> None:
+    """Run the command, and note its wall time with that of the start; of a training that goes on, that of all runs."""
+    if config.output_dir.exists() and not config.work_dir.exists():
+        return
     # Of a checkpoint that was made before, and deleted since, it says nothing.
-    before = read_json(folder / COST).get("seconds", 0.0) if config.work_dir.exists() else 0.0
-    start = time.perf_counter()
+    before = read_json(cost).get("own", 0.0) if config.work_dir.exists() else 0.0
+    shared, begin = read_json(start.with_suffix(".json")).get("seconds", 0.0), time.perf_counter()
     try:
-        speed_up(config)
+        speed_up(config, start)
     finally:
-        write_json(folder / COST, {"seconds": before + time.perf_counter() - start})
+        own = before + time.perf_counter() - begin
+        write_json(cost, {"own": own, "seconds": shared + own})
 
 
 @torch.no_grad()
-def _diversity(cell: Cell, stock: Path, student: Path, datasets_dir: Path | None, evaluations: int) -> dict:
-    """Of the plans at the first frames of the demonstrations, from the same noises; see `diversity`."""
-    fast, preprocessor, _ = load_policy(student)
-    task, known = TASKS[cell.task], student.parent.parent / PLANS
-    dataset = load_memory_dataset(task.repo_id, task.root(datasets_dir), cell.demonstrations, fast.config)
-    batch = stack_cameras(preprocessor(dataset.batch(_first_frames(dataset))), fast.config, time_axis=True)
-    if not known.exists():
-        teacher = load_policy(student.parent.parent / "calibrate" / "checkpoint")[0].acting_model
-        write_bytes(known, save({"plans": _plans(teacher, batch, None)}))
-    return kept_and_between(StoredWeights(known)["plans"], _plans(fast.acting_model, batch, evaluations))
+def _diversity(cell: Cell, grid: Grid, start: Path, student: Path, evaluations: int) -> dict:
+    """Of the plans at fresh start states, from the same noises; see `diversity`."""
+    model, batch = _seeing(cell, grid, student)
+    return kept_and_between(StoredWeights(start / PLANS)["plans"], _plans(model, batch, evaluations))
 
 
+def _seeing(cell: Cell, grid: Grid, folder: Path) -> tuple[CDPDiffusionModel, dict]:
+    """The network of a checkpoint that acts, and what it observes at the first of the grid's start states."""
+    policy, preprocessor, _ = load_policy(folder)
+    seeds = range(grid.first_start, grid.first_start + N_OBSERVATIONS)
+    batch = first_observations(TASKS[cell.task].env, policy.config, preprocessor, seeds)
+    return policy.acting_model, stack_cameras(batch, policy.config, time_axis=True)
+
+
+@torch.no_grad()
 def _plans(model: CDPDiffusionModel, batch: dict, n: int | None) -> torch.Tensor:
     """(observations, N_PLANS, D) of n evaluations; None: of many."""
     condition = model.encoder(batch).repeat_interleave(N_PLANS, 0)
     chunks = many_steps(model, condition) if n is None else executed(model, condition, n)
-    return chunks.flatten(1).unflatten(0, (-1, N_PLANS)).contiguous()
-
-
-def _first_frames(dataset: MemoryDataset) -> torch.Tensor:
-    return (dataset.frames["frame_index"] == 0).nonzero().flatten()[:N_OBSERVATIONS]
+    return chunks.flatten(1).unflatten(0, (-1, N_PLANS)).cpu().contiguous()

@@ -10,6 +10,8 @@ import pandas as pd
 import pytest
 import torch
 from lerobot.envs.configs import PushtEnv
+from lerobot.envs.factory import make_env
+from lerobot.envs.utils import preprocess_observation
 from lerobot.policies.diffusion.modeling_diffusion import DiffusionPolicy
 
 from eval.benchmark.cells import Grid
@@ -19,13 +21,19 @@ from eval.speed_up import students
 from eval.speed_up.__main__ import OWN_COLUMNS, SpeedUpRun, run
 from eval.speed_up.diversity import kept_and_between, two_sides
 from eval.speed_up.page import speed_up_page
+from eval.speed_up.starts import first_observations
 from eval.speed_up.stock import write_stock
-from eval.speed_up.students import STUDENTS, scored, teachers, teachers_evaluations
+from eval.speed_up.students import N_PLANS, STUDENTS, UNIFORM, scored, students_of, teachers, teachers_evaluations
+from eval.speed_up.verdicts import TEACHER, verdicts
+from lerobot_cdp.checkpoints.files import write_json
 from lerobot_cdp.errors import SettingError
 from lerobot_cdp.policy.modeling_cdp import CDPPolicy
 from lerobot_cdp.policy.processor_cdp import make_cdp_pre_post_processors
-from tests.conftest import make_config, make_observation
+from lerobot_cdp.report.data import DatasetSource
+from lerobot_cdp.speed_up.settings import PolicySource, SpeedUpConfig
+from tests.conftest import feature, make_config, make_observation
 
+KEYPOINTS = {"observation.state": 2, "observation.environment_state": 16}
 NETWORK = {"horizon": 8, "n_action_steps": 4, "down_dims": [8, 16], "n_groups": 4}
 
 
@@ -41,6 +49,14 @@ def test_two_sides_are_told_from_one(seed):
     sides = two_sides(plans(-1.0, 1.0))
     torch.testing.assert_close(sides.centres[:, 1].sort().values, torch.tensor([-1.0, 1.0]), rtol=0, atol=0.05)
     assert sides.shares(plans(-1.0, 1.0, 1.0, 1.0)).sort().values.tolist() == [0.25, 0.75]
+
+
+@pytest.mark.parametrize("draw", [torch.randn, lambda n: 2 * torch.rand(n) - 1], ids=["one peak", "even"])
+def test_plans_that_are_spread_along_a_line_have_no_sides(draw, seed):
+    """As many of them as `students` samples; each is cut where it parts best."""
+    direction = torch.nn.functional.normalize(torch.randn(8), dim=0)
+    found = [two_sides(draw(N_PLANS)[:, None] * direction + 0.05 * torch.randn(N_PLANS, 8)) for _ in range(400)]
+    assert sum(sides is not None for sides in found) < 0.02 * 400
 
 
 def test_what_is_kept_of_two_sides_and_what_lies_between(seed):
@@ -82,10 +98,16 @@ def test_teachers_are_those_that_lerobots_diffusion_could_have_trained():
     grid = GRIDS["pusht"]
     found = teachers(grid)
     assert {cell.policy for cell in found} == {"epsilon, γ = 0"} and len(found) == 2 * grid.seeds
+    assert not {cell.demonstrations for cell in teachers(GRIDS["aloha"])} - {100}
     own = teachers_evaluations(found[0], grid, (1, 2))
-    assert [(e.solver, e.evaluations, e.averaged) for e in own] == [
-        ("ddpm", 100, False), ("ddim", 1, False), ("ddim", 2, False),
+    assert [(e.solver, e.evaluations, e.averaged, e.settings["timestep_spacing"]) for e in own] == [
+        ("ddpm", 100, False, "leading"), ("ddim", 1, False, "leading"), ("ddim", 2, False, "leading"),
+        ("ddim", 1, False, "trailing"), ("ddim", 2, False, "trailing"),
     ]  # fmt: skip
+    assert own[-1].policy == UNIFORM and len({e.name for e in own}) == 5
+    weighted = [[s.contraction_weight for s in students_of(cell) if s.strength == "distil"] for cell in
+                (found[0], teachers(GRIDS["so101"])[0])]  # fmt: skip
+    assert weighted == [[0.0, 0.03], [0.0]]
     for evaluation in (*own, *scored(STUDENTS[2], grid, (1, 2))):
         assert (evaluation.starts, evaluation.first_start) == (grid.starts, grid.first_start)
 
@@ -98,11 +120,16 @@ def tiny(datasets_dir, tmp_path, monkeypatch):
     policies = {3: [EPSILON, SAMPLE, VELOCITY]}
     monkeypatch.setitem(GRIDS, "tiny", Grid("tiny", policies, 2, NETWORK, (3,), batch_size=4, seeds=1, starts=2))
 
-    def quickly(config):
-        config.n_observations = 6
-        return make(replace(config, strength="calibrate", contraction_weight=None, steps=None))
+    def quickly(config, start):
+        return make(replace(config, strength="calibrate", contraction_weight=None, steps=None), start)
 
-    make = students.speed_up
+    def prepare_quickly(config, start):
+        prepare(replace(config, n_observations=6), start)
+
+    make, prepare = students.speed_up, students.prepare
+    monkeypatch.setattr(students, "prepare", prepare_quickly)
+    monkeypatch.setattr(students, "N_OBSERVATIONS", 2)
+    monkeypatch.setattr("eval.speed_up.starts.N_ENVS", 2)
     monkeypatch.setattr("lerobot_cdp.diffusion.calibration.SHIFTS", (0.3, 1.0))
     monkeypatch.setattr("lerobot_cdp.diffusion.calibration.STARTS", (0.8, 1.0))
     monkeypatch.setattr("lerobot_cdp.policy.calibration.REFERENCE_STEPS", 20)
@@ -112,13 +139,25 @@ def tiny(datasets_dir, tmp_path, monkeypatch):
     )
     monkeypatch.setattr("eval.speed_up.__main__.teachers_evaluations", students.teachers_evaluations)
     folders = {"results_dir": tmp_path / "fast", "benchmark_dir": tmp_path / "benchmark", "datasets_dir": datasets_dir}
-    return SpeedUpRun("tiny", **folders, evaluations=(1, 2), filter="distil-0$", steps=2)
+    return SpeedUpRun("tiny", **folders, evaluations=(1, 2), filter="(distil-0|calibrate)$", steps=2)
 
 
-def test_a_run_makes_scores_and_resumes(tiny, monkeypatch, capsys):
+def test_a_run_makes_scores_and_resumes(tiny, monkeypatch, capsys, caplog):
+    def failing(config, start):
+        if config.strength == "calibrate":
+            raise SettingError("`x` must be y.")
+        return quickly(config, start)
+
+    quickly = students.speed_up
+    with monkeypatch.context() as patch:
+        patch.setattr(students, "speed_up", failing)
+        assert not run(tiny)  # but one that fails stops no other
+    assert "/calibrate failed: `x` must be y." in caplog.text
+    assert "distil, γ = 0" in {*pd.read_parquet(tiny.results_dir / "speed_up_tiny.parquet")["policy"]}
     assert run(tiny)
     table = pd.read_parquet(tiny.results_dir / "speed_up_tiny.parquet")
-    assert {*table["policy"]} == {"diffusion, epsilon", "calibrate", "distil, γ = 0"} and len(table) == 3 * 2 * 2
+    assert {*table["policy"]} == {"diffusion, epsilon", UNIFORM, "calibrate", "distil, γ = 0"}
+    assert len(table) == 4 * 2 * 2
     assert {*OWN_COLUMNS} <= {*table.columns} and (table["speed_up_s"] > 0).sum() == 8
     monkeypatch.setattr(students, "speed_up", lambda *_: pytest.fail("made again"))
     monkeypatch.setattr(students, "evaluate", lambda *_: pytest.fail("scored again"))
@@ -130,48 +169,90 @@ def test_a_run_makes_scores_and_resumes(tiny, monkeypatch, capsys):
         run(replace(tiny, filter="("))
 
 
+def test_first_observations_are_those_of_resets_with_the_seeds(tiny):
+    env, seen = TASKS["tiny"].env, []
+    config = make_config(input_features={key: feature("STATE", size) for key, size in KEYPOINTS.items()})
+    batch = first_observations(env, config, lambda batch: batch, range(5, 9))
+    for first in (5, 7):
+        ((envs,),) = (tasks.values() for tasks in make_env(env, 2).values())
+        observation, _ = envs.reset(seed=[first, first + 1])
+        seen.append(preprocess_observation(observation))
+        envs.close()
+    for key in config.input_features:
+        expected = torch.cat([each[key] for each in seen])
+        assert batch[key].shape[:2] == (4, config.n_obs_steps)
+        assert all(torch.equal(batch[key][:, t], expected) for t in range(config.n_obs_steps))
+
+
 def test_the_time_of_all_runs_of_a_training_is_noted_but_not_that_of_one_that_was_deleted(tmp_path, monkeypatch):
-    cell = teachers(GRIDS["pusht"])[0]
     seconds, own, work = iter((0, 10, 0, 5, 0, 7)), tmp_path / "own", tmp_path / "own" / "checkpoint.training"
     monkeypatch.setattr(students.time, "perf_counter", lambda: next(seconds))
+    write_json(tmp_path / "start.json", {"seconds": 100.0})
+    config = SpeedUpConfig(PolicySource("x"), own / "checkpoint", "repair", dataset=DatasetSource("x"))
 
-    def killed(config):
+    def killed(config, start):
         work.mkdir(parents=True)
         raise KeyboardInterrupt
 
-    def made(config):
+    def made(config, start):
         work.rmdir() if work.exists() else None
 
     noted = []
     for command in (killed, made, made):
         monkeypatch.setattr(students, "speed_up", command)
         with suppress(KeyboardInterrupt):
-            students._make(STUDENTS[1], cell, tmp_path, own, tmp_path, 2, None, 0)
+            students._make(config, tmp_path / "start", own / students.COST)
         noted.append(json.loads((own / students.COST).read_text())["seconds"])
-    assert noted == [10, 15, 7]
+    assert noted == [110, 115, 107]  # with what all students of the teacher begin with
 
 
-def test_the_page_compares_pairs():
+SUCCESS = {
+    ("diffusion, epsilon", 100): 0.5, ("diffusion, epsilon", 1): 0.0, (UNIFORM, 1): 0.1, ("distil, γ = 0", 1): 0.5,
+    ("distil, γ = 0.03", 1): 0.3, ("calibrate", 3): 0.5,
+}  # fmt: skip
+
+
+@pytest.fixture
+def episodes():
+    """Of policies that succeed on the same starts as far as they can."""
     rng, rows = np.random.default_rng(0), []
-    success = {("diffusion, epsilon", 100): 0.5, ("diffusion, epsilon", 1): 0.0, ("distil, γ = 0", 1): 0.5}
     for seed in range(3):
         hard = rng.random(60)
-        for (policy, n), share in success.items():
+        for (policy, n), share in SUCCESS.items():
+            student = policy[:6] in ("distil", "calibr")
+            sides = {"two_sided": 5.0, "kept": 0.9, "between": 0.1, "between_of_teacher": 0.03}
             rows += [
                 {"policy": policy, "demonstrations": 52, "seed": seed, "evaluations": n, "start": start,
                  "success": bool(hard[start] < share), "jerk": 100.0 * (2 if n == 100 else 1), "chunk_s": 0.002 * n,
-                 "speed_up_s": 600.0 if "distil" in policy else np.nan, "two_sided": 5.0, "kept": 0.9, "between": 0.1}
+                 "speed_up_s": 600.0 if student else np.nan} | (sides if student else dict.fromkeys(sides, np.nan))
                 for start in range(60)
             ]  # fmt: skip
-    episodes = pd.DataFrame(rows)
+    return pd.DataFrame(rows)
+
+
+def test_the_page_compares_pairs(episodes):
     text = speed_up_page({"pusht": episodes})
     lines = {tuple(line.split(" | ")[:2]): line for line in text.splitlines() if line.startswith("| ")}
     assert "## PushT from keypoints, 52 demonstrations" in text
-    distilled = [line for line in text.splitlines() if line.startswith("| distil")]
-    scores, differences, sides = distilled
-    assert scores.endswith("| 2.0 | 10 |") and ("| uniform DDIM", "1") in lines
+    scores, differences, sides = [line for line in text.splitlines() if line.startswith("| distil, γ = 0 |")]
+    assert scores.endswith("| 2.0 | 10 |") and {("| uniform DDIM", "1"), ("| LeRobot's DDIM", "1")} <= {*lines}
     to_teacher, to_uniform, jerk_to_teacher, jerk_to_uniform = differences.split(" | ")[2:]
     assert to_teacher == "+0 [+0, +0]" and to_uniform.startswith("**+") and jerk_to_teacher.startswith("**−100")
     assert jerk_to_uniform.startswith("+0") and sides == "| distil, γ = 0 | 1 | 5 | 90 | 10 |"
+    assert "| diffusion | 100 | 5 | 100 | 3 |" in text
+    penalty = [line for line in text.splitlines() if line.startswith("| distil, γ = 0.03 |")][2]
+    assert penalty.split(" | ")[2].startswith("**−") and len(penalty.split(" | ")) == 4
     of_three = speed_up_page({"quick": episodes, "aloha": episodes, "pusht": episodes})
     assert re.findall("^## (.*), 52", of_three, re.M) == ["PushT from keypoints", "ALOHA cube transfer", "quick"]
+
+
+def test_verdicts_follow_from_the_intervals(episodes):
+    episodes["policy"] = episodes["policy"].replace("diffusion, epsilon", TEACHER)
+    groups = dict(iter(episodes.groupby(["policy", "evaluations"], sort=False)))
+    worse = groups | {
+        ("calibrate", 3): groups["calibrate", 3].assign(success=False, jerk=300.0),
+        ("distil, γ = 0", 1): groups["distil, γ = 0", 1].assign(success=False),
+    }
+    for grid in ("pusht", "aloha"):
+        assert [verdict.word for verdict in verdicts(grid, groups)] == ["yes", "yes", "yes", "–"]
+        assert [verdict.word for verdict in verdicts(grid, worse)] == ["no", "no", "no", "–"]
