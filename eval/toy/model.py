@@ -23,6 +23,7 @@ TIMESTEP_SHARE = 0.4  # of the timesteps, those of least noise: where the penalt
 EVERY = 4  # steps between two penalties, of a short training
 SAMPLING_STEPS = 10
 BATCH_SIZE, LEARNING_RATE, EMA_DECAY = 256, 5e-3, 0.999
+LIMIT = 5.5  # of what is predicted: the data lies within
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ def make_solver() -> SchedulerMixin:
     a network that predicts noise needs clipping close by, would be far off: the spacing is `leading`.
     """
     process = {"num_train_timesteps": 100, "beta_schedule": "squaredcos_cap_v2", "prediction_type": "epsilon"}
-    return make_scheduler("DDIM", clip=5.5, timestep_spacing="leading", **process)
+    return make_scheduler("DDIM", clip=LIMIT, timestep_spacing="leading", **process)
 
 
 class Denoiser(nn.Module):

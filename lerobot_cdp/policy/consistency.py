@@ -53,7 +53,7 @@ class Lessons:
 
     def __init__(self, config: CDPConfig):
         self.config = config
-        self._teacher: Teacher | None = None
+        self.teacher: Teacher | None = None
 
     @torch.no_grad()
     def draw(self, student: CDPDiffusionModel, batch: dict[str, Tensor], condition: Tensor) -> Lesson:
@@ -69,9 +69,9 @@ class Lessons:
         """
         if self.config.teacher is None:
             return own_lesson(student, batch[ACTION], condition)
-        if self._teacher is None:
-            self._teacher = Teacher(_load(self.config.teacher), student)
-        return taught_lesson(student, self._teacher, batch, condition)
+        if self.teacher is None:
+            self.teacher = Teacher(_load(self.config.teacher), student)
+        return taught_lesson(student, self.teacher, batch, condition)
 
 
 def find_teacher(config: CDPConfig) -> None:

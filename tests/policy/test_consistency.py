@@ -1,5 +1,6 @@
 """Consistency policies: modes are kept, lessons are what they say, the teacher stays outside, and the rest works."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -89,7 +90,7 @@ def check_modes(actions: torch.Tensor, least: float, tolerance: float = 0.1) -> 
 @pytest.mark.parametrize("prediction", SOLVERS)
 def test_a_student_keeps_both_modes_in_one_step_and_in_two(prediction):
     policy = make_policy(prediction_type=prediction, teacher="the toy's", **TINY).train()
-    policy.lessons._teacher = exact_teacher(policy, two_modes)
+    policy.lessons.teacher = exact_teacher(policy, two_modes)
     train_toy(policy, 250)
     for evaluations in (1, 2):
         check_modes(sampled(policy, evaluations), 0.8)
@@ -185,7 +186,7 @@ def test_the_teacher_is_no_part_of_the_checkpoint_and_training_goes_on(teacher_f
     policy = make_policy(teacher=str(teacher_folder)).train()
     batch = make_batch(policy.config)
     policy(batch)[0].backward()
-    taught = policy.lessons._teacher.model
+    taught = policy.lessons.teacher.model
     assert all(p.grad is None and not p.requires_grad for p in taught.parameters()) and not taught.training
     policy.save_pretrained(tmp_path / "student")
     assert load_file(tmp_path / "student" / "model.safetensors").keys() == policy.state_dict().keys()
@@ -255,7 +256,7 @@ def test_a_teacher_has_the_features_of_its_student_in_their_order():
 def test_a_teacher_sees_by_its_own_encoder_unless_both_are_the_same_for_good(is_frozen, is_same):
     policy = make_policy(images=True, freeze_vision_encoder=is_frozen, teacher="given").train()
     torch.manual_seed(0 if is_same else 1)
-    teacher = policy.lessons._teacher = Teacher(CDPPolicy(make_config(images=True)).acting_model, policy.diffusion)
+    teacher = policy.lessons.teacher = Teacher(CDPPolicy(make_config(images=True)).acting_model, policy.diffusion)
     batch, seen, end = make_batch(policy.config), [], teacher.end
     teacher.end = lambda x_t, t, condition, noise: (seen.append(condition), end(x_t, t, condition, noise))[1]
     with torch.no_grad():
@@ -299,16 +300,17 @@ def test_with_cameras_a_frozen_encoder_stays_as_it_is(own_encoder, tmp_path):
 
 @pytest.mark.parametrize("prediction", SOLVERS)
 def test_the_penalty_pushes_the_factor_below_one(prediction, seed):
-    contraction = ContractionConfig(weight=1.0, every=1, timestep_range=(0.5, 1.0))
+    # With flow matching the factor of 1.7 x depends on the level: it is looked at near one.
+    levels, expected = (
+        ((0.6, 0.62), 1.7 * (0.39**2 + 0.61**2) ** 0.5) if prediction == "velocity" else ((0.5, 1.0), 1.7)
+    )
+    contraction = ContractionConfig(weight=1.0, every=1, timestep_range=levels)
     policy = make_policy(prediction_type=prediction, contraction=contraction, first_timestep=0.84).train()
     torch.manual_seed(seed)
     give_denoiser(policy.diffusion, lambda x_t, alpha, sigma: 1.7 * x_t)
     _, log = policy(make_batch(policy.config, 16))
-    expected = {"epsilon": 1.7, "sample": 1.7}.get(prediction)
-    if expected:
-        assert log["expansion_rate"] == pytest.approx(torch.tensor(expected).log().item(), abs=0.02)
-        assert log["penalty"] == pytest.approx(expected - 1, abs=0.02)
-    assert log["contracting_share"] == (0 if expected else pytest.approx(log["contracting_share"]))
+    assert log["expansion_rate"] == pytest.approx(math.log(expected), abs=0.02)
+    assert log["penalty"] == pytest.approx(expected - 1, abs=0.02) and log["contracting_share"] == 0
     give_denoiser(policy.diffusion, lambda x_t, alpha, sigma: 0.5 * x_t)
     assert policy(make_batch(policy.config, 16))[1]["penalty"] == 0
 
@@ -316,7 +318,7 @@ def test_the_penalty_pushes_the_factor_below_one(prediction, seed):
 def test_its_gradient_reaches_the_network_and_zero_weight_costs_nothing(monkeypatch):
     policy = make_policy(contraction=ContractionConfig(weight=1.0, every=1)).train()
     value, _ = policy._evaluate_penalty(make_batch(policy.config)["action"], torch.randn(4, 16))
-    assert any(g.abs().sum() > 0 for g in value.gradient) or value.loss == 0
+    assert value.loss > 0 and any(g.abs().sum() > 0 for g in value.gradient)
     plain = make_policy().train()
     monkeypatch.setattr(type(plain.penalty), "__call__", None)
     plain(make_batch(plain.config))
