@@ -9,6 +9,7 @@
     python -m eval.speed_up            make trained policies fast by `lerobot_cdp.speed_up`, and score them
     python -m eval.demo                record, train and compare two policies
     python -m eval.toy                 what the penalty does in two dimensions
+    python -m eval.toy.students        what it does to distillation there
     python -m eval.arm                 the control loop on the simulated arm
     python -m eval.cost                time and memory of a training step and of a chunk
     python -m eval.cuda                all of it on a GPU: what runs, what agrees with the CPU, what it costs

@@ -13,14 +13,22 @@ from lerobot.processor import ProcessorStep, ProcessorStepRegistry
 from lerobot.utils.import_utils import register_third_party_plugins
 
 from ..errors import SettingError
+from .files import read_json
 
-__all__ = ["PROCESSORS", "check_processors"]
+__all__ = ["PROCESSORS", "check_processors", "renames_of"]
 
 PROCESSORS = ("policy_preprocessor", "policy_postprocessor")
 NONE = "none"  # a name that is beside every file
 OURS = ("lerobot.processor", "lerobot_cdp", "lerobot_policy_cdp")
 # They pass `trust_remote_code=True` on.
 RUN_OTHERS_CODE = ("action_tokenizer_processor", "reward_classifier_processor")
+
+
+def renames_of(folder: Path) -> dict[str, str]:
+    """How the preprocessor of a checkpoint renames observations: it was trained with LeRobot's `rename_map`."""
+    steps = read_json(folder / f"{PROCESSORS[0]}.json").get("steps") or []
+    renaming = [step for step in steps if step.get("registry_name") == "rename_observations_processor"]
+    return dict(renaming[0].get("config", {}).get("rename_map") or {}) if renaming else {}
 
 
 def check_processors(folder: Path) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import default_collate
 
 from ..checkpoints.folders import CheckpointSource, checkpoint_folder
+from ..checkpoints.processors import renames_of
 from ..errors import HUB_ERRORS, SettingError, explain, require
 from ..policy.checks import with_axes
 from .plan import NEIGHBOUR_DRAWS, SPREAD_DRAWS, Plan, measure, own_solver, summarise
@@ -44,7 +45,7 @@ class DatasetSource:
 
 
 def open_dataset(source: DatasetSource, policy: PreTrainedConfig) -> LeRobotDataset:
-    """The dataset with the windows that `policy` asks for.
+    """The dataset with the windows that `policy` asks for; its checkpoint may rename observations.
 
     Raises:
         SettingError: if it cannot be read or lacks what the policy observes and does.
@@ -58,15 +59,17 @@ def open_dataset(source: DatasetSource, policy: PreTrainedConfig) -> LeRobotData
             f"`dataset.repo_id` must be a LeRobotDataset in LeRobot's cache, on the Hub or at `dataset.root`. "
             f"Got {source.repo_id!r} ({explain(error, source.repo_id)})."
         ) from error
+    renamed = renames_of(Path(policy.pretrained_path)) if policy.pretrained_path else {}
+    features = {renamed.get(key, key): feature for key, feature in meta.features.items()}
     wanted = policy.input_features | policy.output_features
-    missing = sorted(wanted.keys() - meta.features.keys())
+    missing = sorted(wanted.keys() - features.keys())
     if missing:
         raise SettingError(
             f"`dataset.repo_id` must be a dataset with the policy's features {sorted(wanted)}. "
             f"Got {source.repo_id!r}, which lacks {missing}."
         )
     for key, feature in wanted.items():
-        got = tuple(meta.features[key]["shape"])
+        got = tuple(features[key]["shape"])
         if key not in policy.image_features and got != tuple(feature.shape):
             raise SettingError(
                 f"`dataset.repo_id` must be a dataset with {key!r} of shape {tuple(feature.shape)}, the policy's. "

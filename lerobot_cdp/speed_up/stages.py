@@ -1,5 +1,6 @@
 """The stages of a speed-up: the policy with its steps calibrated, its training, the result."""
 
+import json
 from dataclasses import asdict, dataclass, replace
 from math import ceil
 from pathlib import Path
@@ -9,6 +10,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from ..checkpoints.files import read_json, write_bytes, write_json, write_text, written_whole
+from ..checkpoints.processors import renames_of
 from ..diffusion.grid import EQUAL
 from ..hub.card import ORIGIN, DatasetFacts, Facts, Origin, known_as, make_card
 from ..policy.calibration import calibrate_policy, many_steps
@@ -118,7 +120,7 @@ def prepare(config: SpeedUpConfig, folder: Path, done: int = 0) -> Start:
 def _observing(config: SpeedUpConfig, settings: CDPConfig, checkpoint: Path) -> tuple[CDPPolicy, Observed]:
     """The policy with the weights of a checkpoint, and what it observes."""
     policy, preprocessor, _ = load_policy(replace(settings, pretrained_path=checkpoint))
-    seen_by = (settings, policy.acting_model.encoder, preprocessor, config.n_observations, config.seed)
+    seen_by = (policy.config, policy.acting_model.encoder, preprocessor, config.n_observations, config.seed)
     if config.dataset is None:
         return policy, of_statistics(checkpoint, *seen_by)
     return policy, of_dataset(config.dataset, *seen_by)
@@ -180,6 +182,8 @@ def _arguments(config: SpeedUpConfig, start: Start) -> list[str]:
         "batch_size": config.batch_size, "num_workers": config.num_workers, "seed": config.seed,
         "save_freq": ceil(config.steps / N_CHECKPOINTS), "log_freq": 50, "env_eval_freq": 0,
     }  # fmt: skip
+    if renamed := renames_of(start.checkpoint):
+        training["rename_map"] = json.dumps(renamed)
     groups = {"policy.": policy, "dataset.": dataset, "": training}
     return [f"--{group}{name}={value}" for group, settings in groups.items() for name, value in settings.items()]
 

@@ -7,6 +7,7 @@ from dataclasses import asdict, replace
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from lerobot.configs import PreTrainedConfig
@@ -247,6 +248,27 @@ def test_the_penalty_of_before_is_kept_unless_another_kind_belongs_to_the_copy()
     repaired, student = CDPConfig(**trained), CDPConfig(**trained, noise_scheduler_type="LCM")
     assert replace(repaired, **stages._untouched(repaired, before)) == before
     assert replace(student, **stages._untouched(student, before)).contraction == ContractionConfig()
+
+
+def test_a_checkpoint_that_renames_observations_sees_its_dataset(saved, run, datasets_dir, tmp_path):
+    """As LeRobot's `rename_map` leaves it."""
+    folder, ours, theirs = saved("diffusion"), "observation.environment_state", "observation.scene"
+    shutil.copytree(datasets_dir / "tiny", tmp_path / "other")
+    for file in ("info.json", "stats.json"):
+        path = tmp_path / "other" / "meta" / file
+        path.write_text(path.read_text().replace(ours, theirs))
+    for path in (tmp_path / "other").rglob("*.parquet"):
+        frame = pd.read_parquet(path)
+        frame.rename(columns=lambda name: str(name).replace(ours, theirs)).to_parquet(path)
+    preprocessor = folder / "policy_preprocessor.json"
+    known = json.loads(preprocessor.read_text())
+    (step,) = (s for s in known["steps"] if s["registry_name"] == "rename_observations_processor")
+    step["config"] = {"rename_map": {theirs: ours}}
+    write_json(preprocessor, known)
+    origin, copy = run(folder, strength="repair", dataset=DatasetSource("local/tiny", tmp_path / "other"), **SHORT)
+    shutil.rmtree(tmp_path / "copy")
+    expected, _ = run(saved("diffusion"))
+    assert copy.n_updates == 4 and origin.errors["3"]["calibrated"] == expected.errors["3"]["calibrated"]
 
 
 @pytest.mark.parametrize("strength", ["repair", "distil"])
