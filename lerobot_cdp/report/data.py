@@ -59,6 +59,19 @@ def open_dataset(source: DatasetSource, policy: PreTrainedConfig) -> LeRobotData
             f"`dataset.repo_id` must be a LeRobotDataset in LeRobot's cache, on the Hub or at `dataset.root`. "
             f"Got {source.repo_id!r} ({explain(error, source.repo_id)})."
         ) from error
+    _check_features(source, meta, policy)
+    timestamps = resolve_delta_timestamps(policy, meta)
+    return LeRobotDataset(
+        source.repo_id,
+        root=source.root,
+        episodes=source.episodes,
+        delta_timestamps=timestamps,
+        video_backend=video_backend(),
+    )
+
+
+def _check_features(source: DatasetSource, meta: LeRobotDatasetMetadata, policy: PreTrainedConfig) -> None:
+    """See that a dataset has what a policy observes and does."""
     renamed = renames_of(Path(policy.pretrained_path)) if policy.pretrained_path else {}
     features = {renamed.get(key, key): feature for key, feature in meta.features.items()}
     wanted = policy.input_features | policy.output_features
@@ -75,14 +88,6 @@ def open_dataset(source: DatasetSource, policy: PreTrainedConfig) -> LeRobotData
                 f"`dataset.repo_id` must be a dataset with {key!r} of shape {tuple(feature.shape)}, the policy's. "
                 f"Got {source.repo_id!r} with {got}."
             )
-    timestamps = resolve_delta_timestamps(policy, meta)
-    return LeRobotDataset(
-        source.repo_id,
-        root=source.root,
-        episodes=source.episodes,
-        delta_timestamps=timestamps,
-        video_backend=video_backend(),
-    )
 
 
 def _readable(error: CompatibilityError, source: DatasetSource) -> str:

@@ -424,56 +424,6 @@ def test_before_its_first_checkpoint_it_begins_anew_also_with_smaller_batches(sa
     assert copy.n_updates == 4 and "--resume=true" not in run.commands[0] and "--batch_size=2" in run.commands[0]
 
 
-def test_the_end_is_the_newest_checkpoint_that_is_whole_wherever_the_link_points(tmp_path, monkeypatch):
-    """Killed between the last checkpoint and its link."""
-    checkpoints = tmp_path / training.TRAINING / "checkpoints"
-    for name in ("000003", "000004", "000005"):
-        (checkpoints / name).mkdir(parents=True)
-    (checkpoints / "last").symlink_to("000003")
-    monkeypatch.setattr(training, "missing_in", lambda folder: ["weights"] if folder.name == "000005" else [])
-    monkeypatch.setattr(training, "_run_behind_a_bar", lambda *_: None)
-    assert training.train(tmp_path, [], 4, "x") == checkpoints / "000004" / "pretrained_model"
-    commands = []
-    monkeypatch.setattr(training, "_run_behind_a_bar", lambda words, *_: commands.append(words))
-    monkeypatch.setattr(training, "resume_command", lambda _: "lerobot-train --resume=true")
-    with pytest.raises(SettingError, match="^`lerobot-train` must save after 6 steps. Got 4: see .*training.log.$"):
-        training.train(tmp_path, ["--seed=1", "--num_workers=2"], 6, "x")
-    assert commands == [["--resume=true", "--num_workers=2"]]  # which may have been too many
-
-
-def test_checkpoints_from_before_the_last_are_removed_while_it_trains(tmp_path):
-    checkpoints = tmp_path / "checkpoints"
-    for name in ("000001", "000002", "000003"):
-        (checkpoints / name).mkdir(parents=True)
-    training._remove_older(tmp_path)
-    assert len([*checkpoints.iterdir()]) == 3  # between two links
-    (checkpoints / "last").symlink_to("000002")
-    training._remove_older(tmp_path)
-    assert {path.name for path in checkpoints.iterdir()} == {"000002", "000003", "last"}  # it is writing the third
-
-
-# ---------------------------------------------------------------- the command behind a bar
-
-
-def printing(*lines: str, status: int = 0) -> tuple[str, str]:
-    return "-c", f"import sys; sys.stderr.write({''.join(lines)!r}); sys.exit({status})"
-
-
-def test_the_bar_counts_and_the_rest_goes_to_the_log(tmp_path, monkeypatch, capsys):
-    bar = "Training:  {}%|#| {}/4 [00:00<00:00, 1step/s]\r"
-    lines = ("INFO begins\n", bar.format(25, 1), bar.format(100, 4), "\nINFO ends\n")
-    monkeypatch.setattr(training, "PROGRAM", printing(*lines))
-    training._run_behind_a_bar(["--steps=4"], tmp_path, "distil")
-    assert (tmp_path / training.LOG).read_text() == "$ lerobot-train --steps=4\nINFO begins\nINFO ends\n"
-    assert "distil: 100%" in capsys.readouterr().err
-
-
-def test_a_training_that_fails_says_why(tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "PROGRAM", printing("Traceback\n", "ValueError: no disk\n", status=3))
-    with pytest.raises(SettingError, match="^`lerobot-train` must succeed. Got 'ValueError: no disk': .*log.$"):
-        training._run_behind_a_bar([], tmp_path, "distil")
-
-
 # ---------------------------------------------------------------- settings
 
 
