@@ -83,7 +83,7 @@ class Start:
             return first
         if config.strength == "repair":
             is_noise = read_json(self.checkpoint / "config.json").get("prediction_type") == "epsilon"
-            noise = "expect smoother actions at 2 or 3 evaluations, and about the calibrated error"
+            noise = "expect smoother actions at 2 or 3 evaluations; the policy itself moves, so the error may grow"
             other = "expect no gain: the penalty helps noise prediction; choose `calibrate` or `distil` for this policy"
             return f"{first}\n{noise if is_noise else other}"
         low, high = self.teacher_error, calibrated

@@ -230,4 +230,4 @@ def test_own_settings_are_few():
         "action_is_position",
     }
     own -= {"contraction", *filled_in}
-    assert len(own) + len(fields(ContractionConfig)) == 23
+    assert len(own) + len(fields(ContractionConfig)) == 24
