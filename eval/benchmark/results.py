@@ -34,7 +34,7 @@ COLUMNS = {
     "steps": "int16",
     "jerk": "float32",  # mean squared third difference of the actions; NaN of fewer than four
     "temperature": "float32",  # of sampling
-    "chunk_s": "float32",  # median time of a chunk at batch 1
+    "chunk_s": "float32",  # median time of a chunk from noise at batch 1
     "step_s": "float32",  # median time of a training step, of those with a penalty where there is one
     "training_s": "float32",
     "parameters": "int32",
