@@ -29,7 +29,7 @@ from lerobot_cdp.checkpoints.files import read_json, write_json
 from lerobot_cdp.errors import require
 
 from .report import CALIBRATED, scores_table, summary
-from .sampler import MOST_NOISE, ContractiveSubVP
+from .sampler import ContractiveSubVP
 
 __all__ = ["CDPMConfig", "run"]
 
@@ -62,7 +62,7 @@ def run(cfg: CDPMConfig) -> pd.DataFrame:
     todo = [(cell, evaluation) for cell in _cells(cfg) for evaluation in _evaluations(cell, cfg)]
     rows = []
     for cell, evaluation in tqdm(todo, desc="cdpm", unit="evaluation"):
-        path = _path(cell, evaluation, cfg)
+        path = cfg.output_dir / cell.name / f"{evaluation.name}.json"
         if not path.exists():
             write_json(path, _score(cell, evaluation, cfg))
         rows += _rows(cell, evaluation, read_json(path))
@@ -86,10 +86,8 @@ def _cells(cfg: CDPMConfig) -> list[Cell]:
         and cell.settings["contraction"]["weight"] == 0
         and _checkpoint(cell, cfg).exists()
     ]
-    trainer = f"`python -m eval.benchmark --grid={cfg.grid}`"
-    require(
-        found, "results_dir", f"a folder of policies that {trainer} trained and `filter` matches", str(cfg.results_dir)
-    )
+    must = f"a folder of policies that `python -m eval.benchmark --grid={cfg.grid}` trained and `filter` matches"
+    require(found, "results_dir", must, str(cfg.results_dir))
     return found
 
 
@@ -107,11 +105,6 @@ def _evaluations(cell: Cell, cfg: CDPMConfig) -> list[Evaluation]:
         found.append(Evaluation("ddpm", n, settings | {"noise_scheduler_type": "DDPM"}, **shared))
         found.append(Evaluation("ddim", n, settings, steps="calibrated", **shared))
     return found
-
-
-def _path(cell: Cell, evaluation: Evaluation, cfg: CDPMConfig) -> Path:
-    start = f"-from-{MOST_NOISE:g}" if evaluation.solver == "cdpm" else ""  # no part of the evaluation
-    return cfg.output_dir / cell.name / f"{evaluation.name}{start}.json"
 
 
 def _score(cell: Cell, evaluation: Evaluation, cfg: CDPMConfig) -> dict:

@@ -28,9 +28,9 @@ def cdpm_page(tables: dict[str, pd.DataFrame]) -> str:
 
 INTRODUCTION = """\
 The contractive sub-VP process of Tang and Zhao (2024), `cdpm`, samples from policies that are trained already
-([how](contraction.md#contractive-sdes)). It is compared with DDIM in equal and in [calibrated](speed_up.md) steps, and with
-DDPM: the same weights, start states, seeds of the noise, and numbers of network evaluations per chunk. No policy has a
-penalty. Brackets: bootstrap 95 % intervals over training seeds and start states. Differences of the reward are paired,
+([how](contraction.md#contractive-sdes)). It is compared with DDIM in equal and in [calibrated](speed_up.md) steps, and
+with DDPM: the same weights, start states, seeds of the noise, and numbers of network evaluations per chunk. No policy
+has a penalty. Brackets: bootstrap 95 % intervals over training seeds and start states. Differences of the reward are paired,
 **bold** where the interval excludes 0."""
 
 
@@ -49,11 +49,8 @@ def scores_table(episodes: pd.DataFrame) -> str:
             scores = (f"{100 * own['success'].mean():.0f}", mean(own, "reward").text(), f"{own['jerk'].mean():.3g}")
             gains = [_gain(own, solvers.get(other)) if solver != other else "" for other in COMPARED]
             body.append((policy, str(demonstrations), str(n), solver, *scores, *gains))
-    differences = (f"− {solver}" for solver in COMPARED)
-    return table(
-        ("policy", "demonstrations", "evaluations", "solver", "success, %", "reward", "squared jerk", *differences),
-        body,
-    )
+    head = ["policy", "demonstrations", "evaluations", "solver", "success, %", "reward", "squared jerk"]
+    return table((*head, *(f"− {solver}" for solver in COMPARED)), body)
 
 
 def _gain(own: pd.DataFrame, other: pd.DataFrame | None) -> str:

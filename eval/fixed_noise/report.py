@@ -55,10 +55,10 @@ def _matrix(rows: pd.DataFrame) -> np.ndarray:
 def _cells(success: np.ndarray, first: np.ndarray | None) -> list[str]:
     deviation = Interval(*np.sqrt(np.maximum(noise_variance(success), 0)))
     difference = "" if first is None else marked(variance_difference(success, first) * 100**2, "+.0f")
-    own = [f"{100 * success.mean():.0f}", _text(deviation), difference]
-    return own + [
-        text for find in (gap, worst) for text in (f"{100 * find(success):.0f}", _text(by_chance(success, find)))
-    ]
+    cells = [f"{100 * success.mean():.0f}", _text(deviation), difference]
+    for find in (gap, worst):
+        cells += [f"{100 * find(success):.0f}", _text(by_chance(success, find))]
+    return cells
 
 
 def _text(found: Interval) -> str:
