@@ -30,8 +30,8 @@ INTRODUCTION = """\
 The contractive sub-VP process of Tang and Zhao (2024), `cdpm`, samples from policies that are trained already
 ([how](contraction.md#contractive-sdes)). It is compared with DDIM in equal and in [calibrated](speed_up.md) steps, and
 with DDPM: the same weights, start states, seeds of the noise, and numbers of network evaluations per chunk. No policy
-has a penalty. Brackets: bootstrap 95 % intervals over training seeds and start states. Differences of the reward are paired,
-**bold** where the interval excludes 0."""
+has a penalty. Brackets: bootstrap 95 % intervals over training seeds and start states. Differences of the reward are
+paired, **bold** where the interval excludes 0."""
 
 
 def summary(episodes: pd.DataFrame) -> str:
