@@ -21,10 +21,11 @@ from eval.benchmark.jobs import run_all
 from eval.benchmark.results import collect, write_table
 from eval.benchmark.work import run_cell
 from eval.command import found_by, run_command
+from eval.pages import run_name
 from lerobot_cdp.errors import require
 
 from .controls import controlled, finished, run_controls
-from .grids import GRIDS, run_name
+from .grids import GRIDS
 
 __all__ = ["OneActionConfig", "run"]
 
@@ -66,7 +67,8 @@ def run(cfg: OneActionConfig) -> bool:
     all_done &= run_all(run_controls, pairs, cfg.jobs, "controls", unit="control")
     table = collect(folder, grid, finished(folder, grid))
     if len(table):
-        path = cfg.results_dir / f"one_action_{run_name(cfg.grid, grid.steps, cfg.first_seed)}.parquet"
+        pilot = grid.steps if grid.steps != GRIDS[cfg.grid].steps else None
+        path = cfg.results_dir / f"one_action_{run_name(cfg.grid, pilot, cfg.first_seed)}.parquet"
         write_table(table, path)
         means = table.groupby(["evaluations", "policy", "temperature"], observed=True, sort=False)
         print(f"{means[['success', 'reward', 'jerk', 'action_noise']].mean().round(3).to_string()}\n\n{path}")

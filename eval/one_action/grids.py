@@ -4,13 +4,12 @@ Its settings: the prediction `sample`, a cosine schedule, DPM-Solver++ 2M, two o
 0.995, and for its loss γ from 0.001 to 100, at all timesteps. Ours, named by the paper's γ, are γ / d.
 """
 
-import re
 from dataclasses import replace
 
 from eval.benchmark.cells import Grid, Policy
 from eval.benchmark.grids import cdp
 
-__all__ = ["COLD", "GRIDS", "PLAIN", "named_run", "run_name"]
+__all__ = ["COLD", "GRIDS", "PLAIN"]
 
 COLD = 1e-6  # the least of `sampling_temperature`: the start noise is gone
 EVERY = 4  # the penalty takes longer than the rest of a step: on every fourth, with four times the weight
@@ -62,15 +61,3 @@ GRIDS = {
         "_dit_all": (DIT, 1.0),
     }.items()
 }
-
-
-def run_name(grid: str, steps: int, first_seed: int) -> str:
-    """What the table of a run is called, by its settings; `named_run` reads it."""
-    pilot = "" if steps == GRIDS[grid].steps else f"_steps{steps}"
-    return grid + pilot + (f"_seed{first_seed}" if first_seed else "")
-
-
-def named_run(name: str) -> tuple[str, dict[str, str]]:
-    """The grid of a `run_name`, and those of `steps` and `first_seed` that are not the usual."""
-    grid, *values = re.fullmatch(r"(.+?)(?:_steps(\d+))?(?:_seed(\d+))?", name).groups()
-    return grid, {key: value for key, value in zip(("steps", "first_seed"), values, strict=True) if value}

@@ -8,10 +8,10 @@ import pandas as pd
 
 from eval.benchmark.intervals import Interval, difference, marked, mean
 from eval.benchmark.markdown import page, table
-from eval.pages import page_command
+from eval.pages import named_run, page_command
 
 from .controls import CLOSE, control_name, half_control_name
-from .grids import COLD, GRIDS, PLAIN, named_run
+from .grids import COLD, GRIDS, PLAIN
 
 __all__ = ["one_action_page"]
 

@@ -12,7 +12,8 @@ from eval.benchmark.tasks import TASKS, Task
 from eval.one_action import controls
 from eval.one_action.__main__ import OneActionConfig, run
 from eval.one_action.controls import control_name, half_control_name
-from eval.one_action.grids import COLD, GRIDS, PLAIN, named_run, policies, run_name
+from eval.one_action.grids import COLD, GRIDS, PLAIN, policies
+from eval.pages import named_run, run_name
 from lerobot_cdp.errors import SettingError
 
 NETWORK = {"backbone": "mlp", "hidden_dim": 16, "num_layers": 1, "horizon": 2}
@@ -62,12 +63,15 @@ def test_where_the_penalty_shakes_no_more_both_controls_are_the_plain_policy(tin
         pd.testing.assert_frame_equal(copy.reset_index(drop=True), plain.reset_index(drop=True))
 
 
-def test_a_pilot_and_fresh_seeds_have_tables_of_their_own():
-    steps = GRIDS["so101_dit_all"].steps
+def test_a_pilot_and_fresh_seeds_have_tables_of_their_own(tiny, tmp_path):
+    assert run(replace(tiny, filter="γ_0", steps=1, first_seed=3))
+    (path,) = tmp_path.glob("*.parquet")
+    assert path.stem == "one_action_so101_steps1_seed3"
+    table = pd.read_parquet(path)
+    assert set(table["step"]) == {1} and set(table["seed"]) == {3} and table["start"].min() == 103_000
     for settings in ({}, {"steps": "100"}, {"first_seed": "3"}, {"steps": "100", "first_seed": "3"}):
-        name = run_name("so101_dit_all", int(settings.get("steps", steps)), int(settings.get("first_seed", 0)))
+        name = run_name("so101_dit_all", int(settings.get("steps", 0)), int(settings.get("first_seed", 0)))
         assert named_run(name) == ("so101_dit_all", settings)
-    assert run_name("so101_dit_all", 100, 3) == "so101_dit_all_steps100_seed3"
 
 
 @pytest.mark.parametrize(
