@@ -1,6 +1,5 @@
 """What the commands share that make a page of the tables of results."""
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from lerobot_cdp.errors import require
 
 from .command import run_command
 
-__all__ = ["PageConfig", "named_run", "page_command", "run_name", "write_page"]
+__all__ = ["PageConfig", "page_command", "write_page"]
 
 MakePage = Callable[[dict[str, pd.DataFrame]], str]
 
@@ -54,20 +53,3 @@ def write_page(cfg: PageConfig, name: str, make: MakePage, page: str | None = No
     path = cfg.output_dir / f"{page or name}.md"
     write_text(path, make({file.stem.removeprefix(prefix): pd.read_parquet(file) for file in files}))
     return path
-
-
-def run_name(grid: str, steps: int | None, first_seed: int) -> str:
-    """What the table of a run is called: a pilot's and one of fresh seeds are not that of the whole grid.
-
-    Args:
-        grid: Its name.
-        steps: Gradient steps, where they are not the grid's.
-        first_seed: Of the training seeds.
-    """
-    return grid + (f"_steps{steps}" if steps else "") + (f"_seed{first_seed}" if first_seed else "")
-
-
-def named_run(name: str) -> tuple[str, dict[str, str]]:
-    """The grid of a `run_name`, and its `steps` and `first_seed` where they are named."""
-    grid, *values = re.fullmatch(r"(.+?)(?:_steps(\d+))?(?:_seed(\d+))?", name).groups()
-    return grid, {key: value for key, value in zip(("steps", "first_seed"), values, strict=True) if value}

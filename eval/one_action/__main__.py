@@ -21,15 +21,13 @@ from eval.benchmark.jobs import run_all
 from eval.benchmark.results import collect, write_table
 from eval.benchmark.work import run_cell
 from eval.command import found_by, run_command
-from eval.pages import run_name
+from eval.runs import STARTS_APART, run_name
 from lerobot_cdp.errors import require
 
 from .controls import controlled, finished, run_controls
 from .grids import GRIDS
 
 __all__ = ["OneActionConfig", "run"]
-
-STARTS_APART = 1000  # start states of other training seeds are others
 
 
 @dataclass

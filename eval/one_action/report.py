@@ -6,9 +6,10 @@ python -m eval.one_action.report --results_dir=outputs/one_action --output_dir=o
 
 import pandas as pd
 
-from eval.benchmark.intervals import Interval, difference, marked, mean
+from eval.benchmark.intervals import Interval, marked, mean
 from eval.benchmark.markdown import page, table
-from eval.pages import named_run, page_command
+from eval.pages import page_command
+from eval.runs import lead, named_run
 
 from .controls import CLOSE, control_name, half_control_name
 from .grids import COLD, GRIDS, PLAIN
@@ -47,9 +48,7 @@ A policy that shakes no more than Î³ = 0 needs no noise beside it. The paper's Î
 chunk ([why](contraction.md#the-losses)). Brackets: bootstrap 95 % intervals over training seeds and start states.
 Differences are paired, **bold** where the interval excludes 0. A dash: not measured with all training seeds, or with
 noise that missed the jerk by a fifth."""
-NONE = (
-    "None: of {n} comparisons, policy by number of evaluations, no penalised policy is better than all four controls."
-)
+NONE = "None: no penalised policy is better than all four controls (comparisons: {n})."
 UNDECIDED = "Not known yet: no penalised policy is compared with all four controls."
 
 
@@ -88,16 +87,10 @@ def gains(name: str, episodes: pd.DataFrame, policy: str, n: int) -> list[Interv
         _rows(episodes, p, n) for p in (policy, PLAIN, control_name(policy), half_control_name(policy))
     )
     cold = [_rows(episodes, p, n, cold=True) for p in (policy, PLAIN)]
-    found = [_lead(ours, other, score) for other in (plain, noisy, half)] + [_lead(*cold, score)]
+    found = [lead(ours, other, score) for other in (plain, noisy, half)] + [lead(*cold, score)]
     if found[1] is None or not _shakes_alike(ours, noisy):
         found[1] = found[2] = None
     return [each and each * unit for each in found]
-
-
-def _lead(ours: pd.DataFrame, others: pd.DataFrame, score: str) -> Interval | None:
-    """None where one of them lacks a training seed of the other."""
-    seeds = {*ours["seed"]}
-    return difference(ours, others, score) if seeds and seeds == {*others["seed"]} else None
 
 
 def _shakes_alike(ours: pd.DataFrame, noisy: pd.DataFrame) -> bool:

@@ -13,7 +13,7 @@ from eval.one_action import controls
 from eval.one_action.__main__ import OneActionConfig, run
 from eval.one_action.controls import control_name, half_control_name
 from eval.one_action.grids import COLD, GRIDS, PLAIN, policies
-from eval.pages import named_run, run_name
+from eval.runs import named_run, run_name
 from lerobot_cdp.errors import SettingError
 
 NETWORK = {"backbone": "mlp", "hidden_dim": 16, "num_layers": 1, "horizon": 2}
