@@ -27,7 +27,7 @@ COLUMNS = {
     "evaluations": "int16",  # of the network, per chunk
     "laid": "category",  # how the solver's steps were: cells.STEPS
     "stress": "category",
-    "action_noise": "float32",  # standard deviation, in the dataset's units
+    "action_noise": "float32",  # standard deviation, in halves of the range of each number
     "start": "int32",  # seed of the environment
     "reward": "float32",  # the largest of a step
     "success": "bool",
