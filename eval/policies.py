@@ -1,6 +1,7 @@
 """Trained policies: load one with other settings, time a chunk, and choose the noise that it samples from."""
 
 import dataclasses
+import hashlib
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,7 +22,7 @@ from lerobot_cdp.policy.model import Chunk
 from lerobot_cdp.policy.modeling_cdp import CDPPolicy
 from lerobot_cdp.report.data import load_policy as load
 
-__all__ = ["chunk_latency", "load_policy", "planned_from", "policy_name", "require_checkpoints"]
+__all__ = ["chunk_latency", "load_policy", "planned_from", "policy_digest", "policy_name", "require_checkpoints"]
 
 
 def load_policy(
@@ -52,16 +53,27 @@ def chunk_latency(policy: PreTrainedPolicy, repeats: int = 10) -> float:
 
 
 def policy_name(checkpoint: Path) -> str:
-    """What a checkpoint is called in tables: the folder of its training, or its own."""
-    return checkpoint.parents[2].name if checkpoint.name == PRETRAINED_MODEL_DIR else checkpoint.name
+    """What a checkpoint is called in tables: the folder of its training and its step, or its own folder."""
+    if checkpoint.name != PRETRAINED_MODEL_DIR:
+        return checkpoint.name
+    return f"{checkpoint.parents[2].name}-{checkpoint.parent.name}"
+
+
+def policy_digest(checkpoint: Path) -> str:
+    """Eight letters that stand for a checkpoint's settings and weights."""
+    content = b"".join((checkpoint / name).read_bytes() for name in ("config.json", "model.safetensors"))
+    return hashlib.sha256(content).hexdigest()[:8]
 
 
 def require_checkpoints(folders: list[Path]) -> None:
-    """Raise a SettingError unless `checkpoints` are folders of trained policies."""
+    """Raise a SettingError unless `checkpoints` are folders of trained policies, each with a name of its own."""
     require(folders, "checkpoints", "a list of folders", folders)
     for folder in folders:
         is_checkpoint = (Path(folder) / "config.json").exists()
         require(is_checkpoint, "checkpoints", "folders that hold a config.json", str(folder))
+    names = [policy_name(Path(folder)) for folder in folders]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    require(twice is None, "checkpoints", "policies with names of their own", f"{twice} twice")
 
 
 @contextmanager

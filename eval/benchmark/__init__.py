@@ -1,13 +1,15 @@
 """The benchmark: policies trained and scored on equal terms.
 
-grids        which policies are trained on what, and how each is scored
-cells        one policy to train, one way to score it
-tasks        datasets and environments
-training     train a cell with LeRobot's own parts
-rollouts     score it: the same start states and noise for all
-stress       noisy observations, late actions, samples that err
-jobs         cells side by side
-results      a table with a row per episode
-intervals    paired differences and their bootstrap intervals
-report       the pages: long_page, tasks_page, figure, markdown
+grids         which policies are trained on what, and how each is scored
+cells         one policy to train, one way to score it
+tasks         datasets and environments
+training      train a cell with LeRobot's own parts
+rollouts      score it: the same start states and noise for all
+observations  that steps are calibrated on
+stress        noisy observations, noisy actions
+work, jobs    a cell, and cells side by side
+results       a table with a row per episode
+intervals     paired differences and their bootstrap intervals
+choice        the rule by which the default is chosen
+report        the pages: tasks_page, long_page with its figure, steps_page with its steps_figure; markdown
 """

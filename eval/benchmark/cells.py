@@ -131,7 +131,7 @@ class Grid:
         steps_laid: Further ways to lay the solver's steps, of STEPS, in which `cdp` is scored, but not with the largest
             number of evaluations.
         curve: Gradient steps after which policies are scored too, with the most evaluations.
-        temperatures: Further sampling temperatures at which `cdp` is scored, with the fewest evaluations.
+        temperatures: Further sampling temperatures at which `cdp` is scored too, with each number of evaluations.
         share, precision, compiled: As of `Cell`.
         batch_size, seeds, first_seed, starts, first_start: Of training and of scoring.
     """
@@ -179,7 +179,7 @@ class Grid:
             evaluations = [Evaluation("act", 1)]
         most = evaluations[-1]
         if cell.type == "cdp":
-            colder = [_at_temperature(evaluations[0], t) for t in self.temperatures]
+            colder = [_at_temperature(e, t) for e in evaluations for t in self.temperatures]
             few = evaluations[:-1]  # the last of them is the default, in which a warm start is looked at
             laid = [(e, steps) for e in few for steps in self.steps_laid if steps != "warm" or e is few[-1]]
             evaluations += [replace(e, steps=steps) for e, steps in laid] + colder

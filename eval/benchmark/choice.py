@@ -21,12 +21,14 @@ class Choice:
     """What the rule says.
 
     Attributes:
+        seeds: In each task, the number of training seeds that all candidates have; only these count.
         success: In each task, success by candidate.
         ranks: In each task, rank by candidate, 1 for the best; as good, the same rank.
         chosen: The default.
         lost: Tasks in which another candidate succeeds more often beyond noise: task, candidate, and by how much.
     """
 
+    seeds: dict[str, int]
     success: dict[str, dict[str, Interval]]
     ranks: dict[str, dict[str, int]]
     chosen: str
@@ -44,7 +46,8 @@ def choose(tasks: dict[str, pd.DataFrame], candidates: list[str]) -> Choice | No
         None if no task has them all.
     """
     scored = {name: _as_by_default(episodes, candidates) for name, episodes in tasks.items()}
-    scored = {name: rows for name, rows in scored.items() if rows.keys() == {*candidates}}
+    scored = {name: _of_shared_seeds(rows) for name, rows in scored.items() if rows.keys() == {*candidates}}
+    scored = {name: rows for name, rows in scored.items() if all(map(len, rows.values()))}
     if not scored:
         return None
     success = {name: {c: mean(rows[c], "success") for c in candidates} for name, rows in scored.items()}
@@ -61,10 +64,17 @@ def choose(tasks: dict[str, pd.DataFrame], candidates: list[str]) -> Choice | No
         for c in candidates
         if c != chosen and (behind := difference(rows[c], rows[chosen], "success")) and behind.low > 0
     ]
-    return Choice(success, ranks, chosen, lost)
+    seeds = {name: rows[chosen]["seed"].nunique() for name, rows in scored.items()}
+    return Choice(seeds, success, ranks, chosen, lost)
 
 
 def _as_by_default(episodes: pd.DataFrame, candidates: list[str]) -> dict[str, pd.DataFrame]:
     is_default = (episodes["evaluations"] == DEFAULT_EVALUATIONS) & (episodes["laid"] == DEFAULT_STEPS)
     by_policy = dict(iter(episodes[is_default].groupby("policy", observed=True)))
     return {name: rows for name, rows in by_policy.items() if name in candidates}
+
+
+def _of_shared_seeds(rows: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
+    """By candidate, the episodes of the training seeds that all have: one lucky seed more would be an advantage."""
+    shared = set.intersection(*({*episodes["seed"]} for episodes in rows.values()))
+    return {name: episodes[episodes["seed"].isin(shared)] for name, episodes in rows.items()}

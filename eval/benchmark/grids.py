@@ -48,7 +48,7 @@ ACT = Policy("act", "act", ACT_SIZE | {"optimizer_lr": 3e-4, "normalization_mapp
 
 CANDIDATES = [SKIP, VELOCITY, EPSILON, SAMPLE, ACT]
 BASIC = [EPSILON, LATE_EPSILON, VELOCITY, LATE_VELOCITY]
-ON_GPU = [EPSILON, SAMPLE, VELOCITY, cdp("epsilon", 0.03, HIGH_NOISE, late=True), cdp("velocity", 0.1)]
+ON_GPU = [SKIP, EPSILON, SAMPLE, VELOCITY, cdp("epsilon", 0.03, HIGH_NOISE, late=True), cdp("velocity", 0.1)]
 
 # 2.3 M parameters: a step with 64 samples takes about 0.15 s on one CPU thread. LeRobot's learning rate of 1e-4 is for
 # 100,000 steps.

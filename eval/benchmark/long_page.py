@@ -16,7 +16,8 @@ VELOCITY, SAMPLE, EPSILON = (f"{prediction}, γ = 0" for prediction in ("velocit
 DIFFUSION, LATE = "diffusion, epsilon", "epsilon, γ = 0.03, high noise, late"
 STRONG, MARGIN = "velocity, γ = 0.1", "sample, γ = 0.1, margin 0.5"
 NOISY = tuple(f"{policy}, noisy observations" for policy in (VELOCITY, SAMPLE))
-POLICIES = (DIFFUSION, EPSILON, LATE, VELOCITY, STRONG, SAMPLE, MARGIN, *NOISY)
+SKIP = "input skip, velocity, γ = 0"
+POLICIES = (DIFFUSION, EPSILON, LATE, SKIP, VELOCITY, STRONG, SAMPLE, MARGIN, *NOISY)
 ALL_SCORES, RESULTS = ("success", "reward", "jerk"), ("success", "reward")
 COMPARISONS = (
     ("What the network predicts", ((VELOCITY, SAMPLE), (VELOCITY, EPSILON), (EPSILON, SAMPLE)), RESULTS),
@@ -56,11 +57,12 @@ def long_page(episodes: pd.DataFrame) -> tuple[str, bytes]:
 def _introduction(episodes: pd.DataFrame) -> str:
     is_own = ~episodes["policy"].str.startswith("diffusion")  # that is another way to act of a policy of ours
     trained = episodes.loc[is_own, ["policy", "demonstrations", "seed"]].drop_duplicates()
+    machines = " and ".join(map(str, episodes["machine"].unique()))
     return (
-        f"{len(trained)} policies, trained for {GRIDS['pusht_long'].steps:,} steps on human demonstrations of PushT from "
-        f"keypoints on {' and '.join(map(str, episodes['machine'].unique()))}: "
-        f"{trained['seed'].nunique()} training seeds, up to {episodes['start'].nunique()} unseen start states, the "
-        f"same for all. All have LeRobot's U-Net with {episodes['parameters'].iloc[0] / 1e6:.1f} million parameters."
+        f"{len(trained)} policies, trained for {GRIDS['pusht_long'].steps:,} steps on human demonstrations of PushT "
+        f"from keypoints ({machines}): {trained['seed'].nunique()} training seeds, up to "
+        f"{episodes['start'].nunique()} unseen start states, the same for all. All have LeRobot's U-Net with "
+        f"{episodes['parameters'].iloc[0] / 1e6:.1f} million parameters."
     )
 
 
@@ -102,10 +104,10 @@ def _findings(warm: pd.DataFrame) -> str:
   {to(VELOCITY, DIFFUSION, 52, 5, "it")}.
 - **A late penalty on noise prediction, 2 evaluations.** The squared jerk goes from {jerk(EPSILON, 206, 2)} to
   {jerk(LATE, 206, 2)}, with 52 demonstrations from {jerk(EPSILON, 52, 2)} to {jerk(LATE, 52, 2)}. In success it is
-  {to(LATE, EPSILON, 206, 2, "no penalty")}, with 52 demonstrations {to(LATE, EPSILON, 52, 2, "no penalty")}. Velocity
+  {to(LATE, EPSILON, 206, 2, "γ = 0")}, with 52 demonstrations {to(LATE, EPSILON, 52, 2, "γ = 0")}. Velocity
   prediction has a jerk of {jerk(VELOCITY, 206, 2)} and {jerk(VELOCITY, 52, 2)} without a penalty.
 - **A penalty on velocity.** With γ = 0.1 on all timesteps and 10 evaluations it is
-  {to(STRONG, VELOCITY, 206, 10, "no penalty")}, with 52 demonstrations {to(STRONG, VELOCITY, 52, 10, "no penalty")}.
+  {to(STRONG, VELOCITY, 206, 10, "γ = 0")}, with 52 demonstrations {to(STRONG, VELOCITY, 52, 10, "γ = 0")}.
 
 Brackets: the difference in points and its interval; **bold**: it excludes 0."""
     return findings.replace("\n  ", " ")  # numbers are longer or shorter than their names

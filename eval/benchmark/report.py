@@ -17,7 +17,7 @@ from lerobot_cdp.checkpoints.files import write_bytes, write_text
 from lerobot_cdp.errors import require
 
 from .long_page import long_page
-from .steps_figure import steps_figure
+from .steps_figure import shown_in, steps_figure
 from .steps_page import steps_page
 from .tasks_page import TASKS_SHOWN, tasks_page
 
@@ -43,8 +43,10 @@ def report(cfg: PageConfig) -> list[Path]:
         written.append("benchmark_tasks.md")
     if "steps" in tables:
         write_text(cfg.output_dir / "benchmark_steps.md", steps_page(tables["steps"]))
-        write_bytes(cfg.output_dir / "benchmark_steps.png", steps_figure(tables["steps"]))
-        written += ["benchmark_steps.md", "benchmark_steps.png"]
+        written.append("benchmark_steps.md")
+        if len(shown_in(tables["steps"])):
+            write_bytes(cfg.output_dir / "benchmark_steps.png", steps_figure(tables["steps"]))
+            written.append("benchmark_steps.png")
     require(written, "results_dir", f"with a table of {['pusht_long', *TASKS_SHOWN, 'steps']}", str(cfg.results_dir))
     return [cfg.output_dir / name for name in written]
 

@@ -27,14 +27,14 @@ COLUMNS = {
     "evaluations": "int16",  # of the network, per chunk
     "laid": "category",  # how the solver's steps were: cells.STEPS
     "stress": "category",
-    "action_noise": "float32",  # standard deviation, in the dataset's units
+    "action_noise": "float32",  # standard deviation, in halves of the range of each number
     "start": "int32",  # seed of the environment
     "reward": "float32",  # the largest of a step
     "success": "bool",
     "steps": "int16",
     "jerk": "float32",  # mean squared third difference of the actions; NaN of fewer than four
     "temperature": "float32",  # of sampling
-    "chunk_s": "float32",  # median time of a chunk at batch 1
+    "chunk_s": "float32",  # median time of a chunk from noise at batch 1
     "step_s": "float32",  # median time of a training step, of those with a penalty where there is one
     "training_s": "float32",
     "parameters": "int32",

@@ -10,10 +10,9 @@ from matplotlib.ticker import FixedLocator, NullLocator
 
 from lerobot_cdp.diffusion.grid import EQUAL, Warp, levels
 
-__all__ = ["SHOWN", "steps_figure"]
+__all__ = ["shown_in", "steps_figure"]
 
-SHOWN = ("pusht", "velocity, γ = 0")
-TITLES = {206: "206 demonstrations", 52: "52 demonstrations"}
+SHOWN = ("pusht", "input skip, velocity, γ = 0")  # as by default
 # Colours that the colour-blind tell apart, and markers besides.
 COSTS = {
     "local error": ("#0072B2", "o", "local error"),
@@ -33,16 +32,16 @@ def steps_figure(rows: pd.DataFrame) -> bytes:
     """A PNG.
 
     Args:
-        rows: The table of `eval.steps`, with the policies SHOWN.
+        rows: The table of `eval.steps`, with policies SHOWN.
     """
-    drawing = Figure(figsize=(9.6, 6.6), layout="constrained")
-    grid = drawing.subplots(2, len(TITLES), sharey="row")
-    for (above, below), (demonstrations, title) in zip(grid.T, TITLES.items(), strict=True):
-        own = rows[(rows["grid"] == SHOWN[0]) & (rows["policy"] == SHOWN[1])]
-        own = own[own["demonstrations"] == demonstrations]
+    drawing, shown = Figure(figsize=(9.6, 6.6), layout="constrained"), shown_in(rows)
+    shares = sorted(shown["demonstrations"].unique(), reverse=True)
+    grid = drawing.subplots(2, len(shares), sharey="row", squeeze=False)
+    for (above, below), demonstrations in zip(grid.T, shares, strict=True):
+        own = shown[shown["demonstrations"] == demonstrations]
         _costs(above, own)
         _errors(below, own)
-        above.set_title(title, fontsize=12, loc="left")
+        above.set_title(f"{demonstrations} demonstrations", fontsize=12, loc="left")
     low, high = np.array([axes.dataLim.intervaly for axes in grid[0]]).T
     grid[0, 0].set_ylim(low.min() / 2, 30 * high.max())  # above: room for the places
     for axes in grid.flat:
@@ -54,6 +53,11 @@ def steps_figure(rows: pd.DataFrame) -> bytes:
     buffer = io.BytesIO()
     drawing.savefig(buffer, format="png", dpi=120, metadata={"Software": None})
     return buffer.getvalue()
+
+
+def shown_in(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows that are drawn."""
+    return rows[(rows["grid"] == SHOWN[0]) & (rows["policy"] == SHOWN[1])]
 
 
 def _costs(axes: Axes, own: pd.DataFrame) -> None:

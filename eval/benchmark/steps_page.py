@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 
 from .markdown import page, table
+from .steps_figure import shown_in
 from .tasks_page import TASKS_SHOWN
 
 __all__ = ["steps_page"]
@@ -17,7 +18,7 @@ LAID = {
 }
 COUNTS = (2, 3, 5, 10)
 INTRODUCTION = """\
-End-point errors of policies without penalty after 10,000 training steps: the mean over observations of the RMS
+End-point errors of policies without penalty after at least 5,000 training steps: the mean over observations of the RMS
 distance between the executed actions of few steps and of 100, from the same noise, in normalised units. Warps and
 levels are found on 128 training observations and measured on 128 others. The policies are those of the
 [benchmark of three tasks](benchmark_tasks.md)."""
@@ -28,8 +29,12 @@ Flow matching, PushT. Above: what a step of a tenth of the way gets wrong (local
 it leave (downstream factor), and their product, which is what ends up in the action. It is largest next to the data, so
 that is where steps belong. Below: the end-point error."""
 FREE = """\
-`quantiles` lays the steps without a formula, where errors arise and last (see [contraction.md](contraction.md)); `free
-search` moves each level by itself and so fits a number for every step where a warp fits one or two."""
+`quantiles` has no formula: steps of a size h ∝ 1/√p, where p is the product above, of which the sum of errors is least
+if errors grow as h². `free search` moves each level by itself and so fits a number for every step where a warp fits one
+or two."""
+DEFAULTS = """\
+Until a policy is calibrated, it acts by the default of its prediction type. Its error over that of the calibrated warp,
+at worst over tasks, numbers of demonstrations and seeds:"""
 ORACLE = """\
 Could a sampler save evaluations that takes more for some observations than for others? The table bounds it: the mean
 number of evaluations with which a sampler that knew every error beforehand would reach the error of n calibrated steps.
@@ -46,13 +51,14 @@ def steps_page(rows: pd.DataFrame) -> str:
         "# Where the solver's steps lie: measurements",
         INTRODUCTION,
         "    python -m eval.steps --results_dir=outputs/benchmark --datasets_dir=DATASETS",
-        "## Why it works",
-        PICTURE,
+        *(["## Why it works", PICTURE] if len(shown_in(rows)) else []),
         "## Two numbers against free levels",
         FREE,
         _errors(rows),
         "## The best numbers",
         _warps(rows),
+        DEFAULTS,
+        _defaults(rows),
         "## As many evaluations as needed",
         ORACLE,
         _needed(rows),
@@ -66,7 +72,7 @@ def _groups(rows: pd.DataFrame) -> dict[tuple, pd.DataFrame]:
 
 def _names(key: tuple) -> tuple[str, str, str]:
     grid, demonstrations, policy = key
-    return TASKS_SHOWN[grid], str(demonstrations), policy.split(",")[0]
+    return TASKS_SHOWN[grid], str(demonstrations), policy.removesuffix(", γ = 0")
 
 
 def _errors(rows: pd.DataFrame) -> str:
@@ -85,6 +91,21 @@ def _warps(rows: pd.DataFrame) -> str:
         of_seed = group.drop_duplicates("seed").sort_values("seed")
         body.append((*_names(key), *(", ".join(f"{v:g}" for v in of_seed[name]) for name in ("shift", "start"))))
     return table(("task", "demonstrations", "predicts", "`timestep_shift`, by seed", "`first_timestep`"), body)
+
+
+def _defaults(rows: pd.DataFrame) -> str:
+    errors = rows[(rows["quantity"] == "error") & rows["laid"].isin(["default", "calibrated"])]
+    errors = errors.assign(predicts=errors["policy"].map(_predicts))
+    wide = errors.pivot(
+        index=["predicts", "grid", "policy", "demonstrations", "seed", "n"], columns="laid", values="value"
+    )
+    worst = (wide["default"] / wide["calibrated"]).groupby(["predicts", "n"]).max()
+    body = [(name, *(f"{worst[name, n]:.2f}" for n in COUNTS)) for name in sorted({*errors["predicts"]})]
+    return table(("predicts", *(f"{n} steps" for n in COUNTS)), body)
+
+
+def _predicts(policy: str) -> str:
+    return next(name for name in ("velocity", "sample", "epsilon") if name in policy)
 
 
 def _needed(rows: pd.DataFrame) -> str:

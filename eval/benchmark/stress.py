@@ -8,7 +8,7 @@ from lerobot.processor import NormalizerProcessorStep, PolicyProcessorPipeline
 from lerobot.utils.constants import ACTION, OBS_ENV_STATE, OBS_STATE
 from torch import Tensor
 
-__all__ = ["NO_STRESS", "Stress", "stressed"]
+__all__ = ["NO_STRESS", "Stress", "half_ranges", "stressed"]
 
 
 @dataclass(frozen=True)
@@ -19,8 +19,8 @@ class Stress:
         name: What it is called in tables; empty without stress.
         observation_noise: Standard deviation of normal noise on state and environment state, fresh at every step, in
             halves of the range that each number has in the demonstrations: the same however a policy normalises.
-        action_noise: Standard deviation of normal noise on every action, fresh at every step, in the dataset's units.
-            The sum is clamped to the range of the demonstrations, as the samples of a policy are.
+        action_noise: Standard deviation of normal noise on every action, fresh at every step, in the same unit. The
+            sum is clamped to the range of the demonstrations, as the samples of a policy are.
     """
 
     name: str = ""
@@ -42,14 +42,15 @@ def stressed(
 
     def noisy_action(action: Tensor) -> Tensor:
         executed = postprocessor(action)
-        noise = stress.action_noise * torch.randn_like(executed)
+        noise = stress.action_noise * half.to(executed) * torch.randn_like(executed)
         return (executed + noise).clamp(*(end.to(executed) for end in ends))
 
     sizes, ends = {}, ()
     if stress.observation_noise:
-        sizes = {key: stress.observation_noise * half for key, half in _half_ranges(preprocessor).items()}
+        halves = half_ranges(preprocessor, OBS_STATE, OBS_ENV_STATE)
+        sizes = {key: stress.observation_noise * half for key, half in halves.items()}
     if stress.action_noise:
-        ends = _action_range(preprocessor)
+        (half,), ends = half_ranges(preprocessor, ACTION).values(), _action_range(preprocessor)
     return noisy_observation if sizes else preprocessor, noisy_action if ends else postprocessor
 
 
@@ -64,8 +65,8 @@ def _action_range(preprocessor: PolicyProcessorPipeline) -> tuple[Tensor, Tensor
     return torch.as_tensor(stats["min"]), torch.as_tensor(stats["max"])
 
 
-def _half_ranges(preprocessor: PolicyProcessorPipeline) -> dict[str, Tensor]:
-    """Half of the range of each number of the low-dimensional observations, from the normaliser's statistics."""
+def half_ranges(preprocessor: PolicyProcessorPipeline, *features: str) -> dict[str, Tensor]:
+    """Half of the range that each number of some features has in the demonstrations; of those that a policy has."""
     known = _statistics(preprocessor)
-    stats = {key: known[key] for key in (OBS_STATE, OBS_ENV_STATE) if key in known}
+    stats = {key: known[key] for key in features if key in known}
     return {key: (torch.as_tensor(s["max"]) - torch.as_tensor(s["min"])) / 2 for key, s in stats.items()}

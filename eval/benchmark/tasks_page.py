@@ -1,6 +1,6 @@
 """The page of what is trained as a user would: several tasks, and ways to lay the solver's steps."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import pandas as pd
 
@@ -14,6 +14,7 @@ __all__ = ["TASKS_SHOWN", "tasks_page"]
 TASKS_SHOWN = {
     "pusht": "PushT from keypoints", "so101": "SO-101 pick and place", "aloha": "ALOHA cube transfer",
     "pusht_camera": "PushT from the camera, on a CPU", "pusht_camera_gpu": "PushT from the camera, on a GPU",
+    "pusht_backbones": "PushT from keypoints, other networks", "quick": "PushT from keypoints, a quick look",
 }  # fmt: skip
 NOTES = {
     "pusht_camera": """\
@@ -21,6 +22,9 @@ Small enough for a CPU: one picture, of which the encoder sees 64 x 64 pixels of
 ResNet, bfloat16. `diffusion` has the same encoder, though LeRobot has no setting that cuts it.""",
     "pusht_camera_gpu": """\
 LeRobot's whole encoder with two pictures, 84 x 84 pixels of 96 x 96, a larger U-Net, batch 136, bfloat16, compiled.""",
+    "pusht_backbones": """\
+A residual MLP of 3 blocks of 512, and a diffusion transformer of 2 blocks of 192, each of about the U-Net's size.""",
+    "quick": "Far too few training steps to choose by.",
 }
 CANDIDATES = [f"{network}, γ = 0" for network in ("input skip, velocity", "velocity", "epsilon", "sample")]
 SCORES = {"success": ("success, %", 100, ".0f"), "jerk": ("squared jerk", 1, ".3g")}
@@ -72,8 +76,13 @@ INTRODUCTION = """\
 U-Nets with 2.3 million parameters, batch 64, no penalty, unseen start states. Columns: network
 evaluations per chunk, and how the solver's steps are laid: equal,
 [calibrated](contraction.md#where-the-solvers-steps-lie) on 256 training observations, or calibrated with a
-[warm start](contraction.md#warm-start), which may take fewer. `diffusion` is LeRobot's as it
-comes, out of the same training. Brackets: bootstrap 95 % intervals over training seeds and start states."""
+[warm start](contraction.md#warm-start), which may take fewer. Brackets: bootstrap 95 % intervals over training seeds
+and start states.
+
+`diffusion` is LeRobot's way to act, by the weights of the same training without an average. Two settings are the same
+for all policies, and not everyone's default: keypoints are normalised to [−1, 1], where LeRobot's `diffusion` takes
+pixels, and actions beyond the end of an episode count in the loss, where `cdp` leaves them out. `act` has the size,
+chunks and batches of the U-Nets; its own defaults are for cameras and chunks of 100 actions."""
 
 
 def _choice(tables: dict[str, pd.DataFrame]) -> list[str]:
@@ -87,22 +96,27 @@ def _choice(tables: dict[str, pd.DataFrame]) -> list[str]:
     if found is None:
         return []
     body = [
-        (name, *(f"{(100 * row[c].mean):.0f} % ({found.ranks[name][c]})" for c in CANDIDATES))
+        (name, str(found.seeds[name]), *(f"{(100 * row[c].mean):.0f} % ({found.ranks[name][c]})" for c in CANDIDATES))
         for name, row in found.success.items()
     ]
     lost = [f"{name} to {other} by {(behind * 100).text('.0f')} points" for name, other, behind in found.lost]
     verdict = f"The rule chooses {found.chosen}. " + (f"It loses {'; '.join(lost)}." if lost else "It loses no task.")
-    return ["## What the network predicts", RULE, table(("success (rank)", *CANDIDATES), body), verdict]
+    return ["## What the network predicts", RULE, table(("success (rank)", "seeds", *CANDIDATES), body), verdict]
 
 
 def _sizes(episodes: pd.DataFrame) -> str:
     seeds = episodes.groupby("policy", observed=True)["seed"].nunique()
-    fewer = [f"{n} of {policy}" for policy, n in seeds.items() if n < seeds.max()]
+    fewer = [f"{n} of {_and(seeds.index[seeds == n])}" for n in sorted({*seeds} - {seeds.max()}, reverse=True)]
     starts, steps = episodes["start"].nunique(), episodes["step"].max()
     text = (
-        f"Training seeds: {', '.join([str(seeds.max()), *fewer])}. Start states: {starts}. Training steps: {steps:,}."
+        f"Training seeds: {'; '.join([str(seeds.max()), *fewer])}. Start states: {starts}. Training steps: {steps:,}."
     )
-    return text if seeds.min() > 1 else f"{text} Intervals of one seed know nothing of how trainings differ."
+    return text if seeds.min() > 1 else f"{text} With one seed, an interval leaves out how much trainings vary."
+
+
+def _and(policies: Iterable[str]) -> str:
+    *others, last = (f"`{policy}`" for policy in policies)
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 def _groups(episodes: pd.DataFrame) -> dict[tuple, pd.DataFrame]:

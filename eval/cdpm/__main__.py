@@ -1,12 +1,12 @@
 """Score trained policies of the benchmark with the contractive sub-VP process, beside DDIM, DDPM and calibrated steps.
 
     python -m eval.benchmark --grid=pusht                                       trains the policies
-    python -m eval.cdpm --filter=epsilon_γ_0-206-seed0 --starts=20              minutes on one CPU core
+    python -m eval.cdpm --filter=epsilon_γ_0-206-seed0 --starts=20              a quarter of an hour on one CPU core
     python -m eval.cdpm                                                         hours
 
 All solvers get equal numbers of network evaluations, the same weights (averaged), start states and noise seeds.
 What is done already is skipped: a killed run goes on. In `output_dir`: a JSON file for each evaluation, and
-`cdpm.parquet`, a row per episode.
+`cdpm_<grid>.parquet`, a row per episode, from which `python -m eval.cdpm.report` makes the page.
 """
 
 from dataclasses import asdict, dataclass
@@ -28,8 +28,8 @@ from eval.provenance import provenance
 from lerobot_cdp.checkpoints.files import read_json, write_json
 from lerobot_cdp.errors import require
 
+from .report import CALIBRATED, scores_table, summary
 from .sampler import ContractiveSubVP
-from .table import page_section, summary
 
 __all__ = ["CDPMConfig", "run"]
 
@@ -53,7 +53,7 @@ class CDPMConfig:
     datasets_dir: Path | None = None
     output_dir: Path = Path("outputs/cdpm")
     filter: str = ""
-    evaluations: tuple[int, ...] = (3, 10, 30, 100)
+    evaluations: tuple[int, ...] = (5, 10, 30, 100)
     starts: int = 50
 
 
@@ -67,8 +67,9 @@ def run(cfg: CDPMConfig) -> pd.DataFrame:
             write_json(path, _score(cell, evaluation, cfg))
         rows += _rows(cell, evaluation, read_json(path))
     table = pd.DataFrame(rows)
-    write_table(table, cfg.output_dir / "cdpm.parquet")
-    print(f"{summary(table)}\n\n{page_section(table)}\n{cfg.output_dir / 'cdpm.parquet'}")
+    path = cfg.output_dir / f"cdpm_{cfg.grid}.parquet"
+    write_table(table, path)
+    print(f"{summary(table)}\n\n{scores_table(table)}\n\n{path}")
     return table
 
 
@@ -85,7 +86,7 @@ def _cells(cfg: CDPMConfig) -> list[Cell]:
         and cell.settings["contraction"]["weight"] == 0
         and _checkpoint(cell, cfg).exists()
     ]
-    must = f"of policies that `python -m eval.benchmark --grid={cfg.grid}` trained, and found by `filter`"
+    must = f"a folder of policies that `python -m eval.benchmark --grid={cfg.grid}` trained and `filter` matches"
     require(found, "results_dir", must, str(cfg.results_dir))
     return found
 
@@ -95,15 +96,14 @@ def _checkpoint(cell: Cell, cfg: CDPMConfig) -> Path:
 
 
 def _evaluations(cell: Cell, cfg: CDPMConfig) -> list[Evaluation]:
-    """Every solver with every number of evaluations; calibrated steps are for few."""
+    """Every solver with every number of evaluations."""
     shared = {"starts": cfg.starts, "first_start": GRIDS[cfg.grid].first_start}
     found = []
     for n in cfg.evaluations:
         settings = {"noise_scheduler_type": "DDIM", "num_inference_steps": n}
         found += [Evaluation("cdpm", n, settings, **shared), Evaluation("ddim", n, settings, **shared)]
         found.append(Evaluation("ddpm", n, settings | {"noise_scheduler_type": "DDPM"}, **shared))
-        if n <= 10:
-            found.append(Evaluation("ddim", n, settings, steps="calibrated", **shared))
+        found.append(Evaluation("ddim", n, settings, steps="calibrated", **shared))
     return found
 
 
@@ -119,7 +119,7 @@ def _score(cell: Cell, evaluation: Evaluation, cfg: CDPMConfig) -> dict:
 
 
 def _rows(cell: Cell, evaluation: Evaluation, result: dict) -> list[dict]:
-    solver = "ddim, calibrated" if evaluation.steps == "calibrated" else evaluation.solver
+    solver = CALIBRATED if evaluation.steps == "calibrated" else evaluation.solver
     facts = {
         "policy": cell.policy,
         "demonstrations": cell.demonstrations,

@@ -1,6 +1,8 @@
 """Make the checkpoint `pusht_keypoints` of the benchmark's results.
 
-    python -m eval.checkpoints --results_dir=outputs/benchmark
+    python -m eval.checkpoints --results_dir=outputs/benchmark --output_dir=outputs/checkpoints/pusht_keypoints
+
+The committed one lies in `eval/checkpoints/pusht_keypoints`; delete it to make it there again.
 
 Of the policies that are trained by default settings on all demonstrations it takes the one that succeeded most often,
 lays its steps as the benchmark found them, keeps the averaged weights alone, in half precision, and scores it on start
@@ -57,14 +59,14 @@ Pushes a T-shaped block onto its target, in simulation, from the positions of ke
 
 | | |
 | --- | --- |
-| success | {success:.0f} % of {starts} start states, seeds {first} and up, which nothing was chosen by |
+| success | {success:.0f} % of {starts} start states (seeds from {first}), none of them used to choose it |
 | mean of the largest reward | {reward:.3f} |
 | demonstrations | {cell.demonstrations} by people, of [{dataset}](https://huggingface.co/datasets/{dataset}) |
 | training | {cell.steps:,} steps of batch {cell.batch_size}, seed {cell.seed} |
 | weights | averaged over the training, in half precision |
 
 Of three training seeds it is the one that succeeded most often from other start states. `python -m eval.checkpoints`
-makes this folder, once `python -m eval.benchmark --grid=pusht` has trained the policies.
+makes this checkpoint, once `python -m eval.benchmark --grid=pusht` has trained the policies.
 """
 
 
@@ -78,7 +80,7 @@ class CheckpointConfig:
     """
 
     results_dir: Path = Path("outputs/benchmark")
-    output_dir: Path = Path("eval/checkpoints") / NAME
+    output_dir: Path = Path("outputs/checkpoints") / NAME
 
 
 def make(cfg: CheckpointConfig) -> None:
@@ -90,7 +92,8 @@ def make(cfg: CheckpointConfig) -> None:
     cell = _best(cfg.results_dir / GRID)
     trained = checkpoint(cfg.results_dir / GRID / cell.name, cell)
     with TemporaryDirectory() as work, written_whole(cfg.output_dir) as folder:
-        export(ExportConfig(CheckpointSource(str(trained)), exported := Path(work) / NAME, half=True))
+        exported = Path(work) / NAME
+        export(ExportConfig(CheckpointSource(str(trained)), exported, half=True))
         shutil.copytree(exported, folder, dirs_exist_ok=True)
         _as_it_acts(folder, trained)
         write_text(folder / "README.md", _card(cell, folder))

@@ -20,7 +20,7 @@ from eval.benchmark.results import write_table
 from eval.benchmark.rollouts import roll_out
 from eval.benchmark.tasks import TASKS
 from eval.command import run_command
-from eval.policies import load_policy, planned_from, policy_name, require_checkpoints
+from eval.policies import load_policy, planned_from, policy_digest, policy_name, require_checkpoints
 from lerobot_cdp.errors import require
 
 from .report import noise_table
@@ -57,35 +57,33 @@ class FixedNoiseConfig:
     def __post_init__(self):
         require(self.task in TASKS, "task", f"one of {sorted(TASKS)}", self.task)
         require(self.noises >= 2, "noises", "at least 2", self.noises)
-        require(self.starts >= 1, "starts", "at least 1", self.starts)
+        require(self.starts >= 3, "starts", "at least 3", self.starts)
         require_checkpoints(self.checkpoints)
 
 
 def run(cfg: FixedNoiseConfig) -> pd.DataFrame:
     """Roll out what is missing, and return the table of all."""
-    name = cfg.name or cfg.task
+    done = []
     for checkpoint in tqdm(cfg.checkpoints, desc="policies", unit="policy"):
-        _roll_out_missing(cfg, checkpoint, cfg.results_dir / name)
-    parts = [pd.read_parquet(_part(cfg, c, start)) for c in cfg.checkpoints for start in _starts(cfg)]
-    table = pd.concat(parts, ignore_index=True)
-    path = cfg.results_dir / f"fixed_noise_{name}.parquet"
+        parts = _parts(cfg, checkpoint)
+        _roll_out_missing(cfg, checkpoint, {start: path for start, path in parts.items() if not path.exists()})
+        done += map(pd.read_parquet, parts.values())
+    table = pd.concat(done, ignore_index=True)
+    path = cfg.results_dir / f"fixed_noise_{cfg.name or cfg.task}.parquet"
     write_table(table, path)
     print(f"{noise_table(table)}\n\n{path}")
     return table
 
 
-def _starts(cfg: FixedNoiseConfig) -> range:
-    return range(cfg.first_start, cfg.first_start + cfg.starts)
+def _parts(cfg: FixedNoiseConfig, checkpoint: Path) -> dict[int, Path]:
+    """Where the rows of each start state lie, under a name of everything that changes them."""
+    same = f"{policy_name(checkpoint)}-{policy_digest(checkpoint)}-n{cfg.num_inference_steps}-{cfg.noises}-noises"
+    starts = range(cfg.first_start, cfg.first_start + cfg.starts)
+    return {start: cfg.results_dir / (cfg.name or cfg.task) / f"{same}-{start}.parquet" for start in starts}
 
 
-def _part(cfg: FixedNoiseConfig, checkpoint: Path, start: int) -> Path:
-    same = f"n{cfg.num_inference_steps}-{cfg.noises}-noises"
-    return cfg.results_dir / (cfg.name or cfg.task) / f"{policy_name(checkpoint)}-{same}-{start}.parquet"
-
-
-def _roll_out_missing(cfg: FixedNoiseConfig, checkpoint: Path, folder: Path) -> None:
+def _roll_out_missing(cfg: FixedNoiseConfig, checkpoint: Path, missing: dict[int, Path]) -> None:
     """All noises side by side, one start state after the other."""
-    missing = [start for start in _starts(cfg) if not _part(cfg, checkpoint, start).exists()]
     if not missing:
         return
     settings = {"num_inference_steps": cfg.num_inference_steps, "max_contraction_factor": None}
@@ -94,9 +92,9 @@ def _roll_out_missing(cfg: FixedNoiseConfig, checkpoint: Path, folder: Path) -> 
     seeds = [seed for start in missing for seed in repeat(start, cfg.noises)]
     with planned_from(policy, lambda batch: noise.to(policy.config.device)):
         episodes = roll_out(policy, preprocessor, postprocessor, TASKS[cfg.task].env, seeds, cfg.noises)
-        for start, of_start in zip(missing, episodes, strict=True):
+        for path, of_start in zip(missing.values(), episodes, strict=True):
             rows = pd.DataFrame(of_start).assign(policy=policy_name(checkpoint), noise=range(cfg.noises))
-            write_table(rows, _part(cfg, checkpoint, start))
+            write_table(rows, path)
 
 
 def fixed_noises(n: int, shape: tuple[int, ...]) -> Tensor:

@@ -1,67 +1,66 @@
 """Success S (noises, start states), 0 or 1, of a policy that samples every chunk of an episode from one fixed noise.
 
-    gap     = max_i S̄_i − min_i S̄_i,      S̄_i the mean over the start states
+    variance = mean over pairs of start states j ≠ k of cov(S_j, S_k) over noises
 
-The best and the worst of many noises differ by chance, too. How much: the gap where, within each start state, the
-noises are shuffled, which keeps how hard each start is. Intervals are bootstrap intervals over start states, the same
-resamples for all policies: a difference of two is paired.
+is that of the noises' success rates, without bias: two starts share nothing but the noise, so where noises do not
+differ it is 0 on average. Its interval is a jackknife interval over start states; that of the difference of two
+policies is paired. Both are too wide, if anything, where noises do not differ.
+
+The best and the worst of many noises differ by chance, too. How much: where, within each start state, the noises are
+shuffled, which keeps how hard each start is.
 """
 
+from collections.abc import Callable
+
 import numpy as np
+from scipy.stats import t
 
 from eval.benchmark.intervals import Interval
 
-__all__ = ["by_chance", "gap", "gap_difference", "gap_interval", "worst_difference", "worst_interval"]
+__all__ = ["by_chance", "gap", "noise_variance", "variance_difference", "worst"]
 
-N_RESAMPLES = 2000
-
-
-def gap(success: np.ndarray) -> np.ndarray:
-    """(…, noises, starts) -> (…)."""
-    means = success.mean(axis=-1)
-    return means.max(axis=-1) - means.min(axis=-1)
+N_SHUFFLES = 2000
 
 
-def worst(success: np.ndarray) -> np.ndarray:
+def gap(success: np.ndarray) -> float:
+    """Success with the best noise less that with the worst."""
+    means = success.mean(axis=1)
+    return float(means.max() - means.min())
+
+
+def worst(success: np.ndarray) -> float:
     """Success with the worst noise."""
-    return success.mean(axis=-1).min(axis=-1)
+    return float(success.mean(axis=1).min())
 
 
-def gap_interval(success: np.ndarray) -> Interval:
-    """Of one policy."""
-    return _interval(gap(success), gap(_resampled(success)))
-
-
-def worst_interval(success: np.ndarray) -> Interval:
-    """Of one policy."""
-    return _interval(worst(success), worst(_resampled(success)))
-
-
-def gap_difference(success: np.ndarray, other: np.ndarray) -> Interval:
-    """How much larger the gap of the first is."""
-    return _interval(gap(success) - gap(other), gap(_resampled(success)) - gap(_resampled(other)))
-
-
-def worst_difference(success: np.ndarray, other: np.ndarray) -> Interval:
-    """How much better the first is with its worst noise."""
-    return _interval(worst(success) - worst(other), worst(_resampled(success)) - worst(_resampled(other)))
-
-
-def by_chance(success: np.ndarray) -> Interval:
-    """The gap if noises did not differ, and the range that holds 95 % of such gaps."""
+def by_chance(success: np.ndarray, statistic: Callable[[np.ndarray], float]) -> Interval:
+    """The `statistic` if noises did not differ, and the range that holds 95 % of its values then."""
     rng = np.random.default_rng(0)
-    shuffled = np.stack([rng.permuted(success, axis=0) for _ in range(N_RESAMPLES)])
-    gaps = gap(shuffled)
-    return _interval(gaps.mean(), gaps)
+    found = [statistic(rng.permuted(success, axis=0)) for _ in range(N_SHUFFLES)]
+    return Interval(float(np.mean(found)), *map(float, np.quantile(found, [0.025, 0.975])))
 
 
-def _resampled(success: np.ndarray) -> np.ndarray:
-    """(resamples, noises, starts), the starts drawn with replacement."""
-    n = success.shape[1]
-    chosen = np.random.default_rng(0).integers(n, size=(N_RESAMPLES, n))
-    return success[:, chosen].swapaxes(0, 1)
+def noise_variance(success: np.ndarray) -> Interval:
+    """Of the success rate over noises; with at least 3 start states."""
+    return _jackknife(_covariances(success))
 
 
-def _interval(value: float, resampled: np.ndarray) -> Interval:
-    low, high = np.quantile(resampled, [0.025, 0.975])
-    return Interval(float(value), float(low), float(high))
+def variance_difference(success: np.ndarray, other: np.ndarray) -> Interval:
+    """How much larger it is than that of another policy, with the same noises from the same start states."""
+    return _jackknife(_covariances(success) - _covariances(other))
+
+
+def _covariances(success: np.ndarray) -> np.ndarray:
+    """(starts, starts) over noises, without those of a start with itself."""
+    covariances = np.cov(success, rowvar=False)
+    return covariances - np.diag(np.diag(covariances))
+
+
+def _jackknife(pairs: np.ndarray) -> Interval:
+    """Mean of the entries (starts, starts) off the diagonal, which is 0, from leaving out one start at a time."""
+    n, total = len(pairs), pairs.sum()
+    mean = total / (n * (n - 1))
+    left_out = (total - 2 * pairs.sum(axis=1)) / ((n - 1) * (n - 2))
+    error = np.sqrt((n - 1) * left_out.var())
+    reach = t.ppf(0.975, n - 1) * error
+    return Interval(float(mean), float(mean - reach), float(mean + reach))

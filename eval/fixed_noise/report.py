@@ -11,7 +11,7 @@ from eval.benchmark.intervals import Interval, marked
 from eval.benchmark.markdown import page, table
 from eval.pages import page_command
 
-from .matrix import by_chance, gap_difference, gap_interval, worst_difference, worst_interval
+from .matrix import by_chance, gap, noise_variance, variance_difference, worst
 
 __all__ = ["noise_page", "noise_table"]
 
@@ -26,18 +26,25 @@ def noise_page(tables: dict[str, pd.DataFrame]) -> str:
 
 
 INTRODUCTION = """\
-Each episode samples all its chunks from one fixed start noise. The gap is the success in % with the best noise less
-that with the worst, each over all start states. By chance they differ, too: that gap is the one where noises are
-shuffled within each start state. Brackets: bootstrap 95 % intervals over start states; by chance, what holds 95 % of
-the gaps. Differences are to the first policy, paired; **bold**: the interval excludes 0."""
+Each episode samples all its chunks from one fixed start noise. How much noises differ is the standard deviation of
+their success rates, what chance adds taken out. Brackets: jackknife 95 % intervals over start states. A policy that
+nearly always or hardly ever succeeds leaves noises little to differ in. Differences are of the variance, in squared
+points, to the first policy, paired; **bold**: the interval excludes 0.
+
+The gap is the success with the best noise less that with the worst. By chance noises differ, too: brackets hold 95 % of
+what there is where noises are shuffled within each start state."""
 
 
 def noise_table(episodes: pd.DataFrame) -> str:
-    """A row per policy."""
+    """A row per policy; success in %."""
     matrices = {policy: _matrix(rows) for policy, rows in episodes.groupby("policy", sort=False, observed=True)}
     first, *_ = matrices.values()
     body = [(policy, *_cells(success, None if success is first else first)) for policy, success in matrices.items()]
-    return table(("", "success", "gap", "gap by chance", "worst noise", "− first: gap", "− first: worst noise"), body)
+    head = (
+        "", "success", "standard deviation over noises", "variance − first", "gap", "gap by chance", "worst noise",
+        "worst by chance",
+    )  # fmt: skip
+    return table(head, body)
 
 
 def _matrix(rows: pd.DataFrame) -> np.ndarray:
@@ -46,11 +53,12 @@ def _matrix(rows: pd.DataFrame) -> np.ndarray:
 
 
 def _cells(success: np.ndarray, first: np.ndarray | None) -> list[str]:
-    own = [f"{100 * success.mean():.0f}"]
-    own += [_text(find(success)) for find in (gap_interval, by_chance, worst_interval)]
-    if first is None:
-        return [*own, "", ""]
-    return own + [marked(find(success, first) * 100, "+.0f") for find in (gap_difference, worst_difference)]
+    deviation = Interval(*np.sqrt(np.maximum(noise_variance(success), 0)))
+    difference = "" if first is None else marked(variance_difference(success, first) * 100**2, "+.0f")
+    cells = [f"{100 * success.mean():.0f}", _text(deviation), difference]
+    for find in (gap, worst):
+        cells += [f"{100 * find(success):.0f}", _text(by_chance(success, find))]
+    return cells
 
 
 def _text(found: Interval) -> str:

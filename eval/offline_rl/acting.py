@@ -1,5 +1,6 @@
 """Acting with a critic: N sampled candidates, of which one is taken with probability softmax(w · Q)."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -7,7 +8,6 @@ from torch import Tensor, nn
 
 from .grids import Acting
 from .networks import TwinCritic, sample_actions
-from .transitions import Transitions
 
 __all__ = ["Actor", "Draws", "choose"]
 
@@ -19,7 +19,7 @@ class Draws:
     Attributes:
         start: (E, N, A) start noise, standard normal.
         choice: (E, N) of the Gumbel distribution.
-        action: (E, A) noise on the action, standard normal.
+        action: (E, N, A) noise on the candidates, standard normal.
     """
 
     start: Tensor
@@ -28,9 +28,9 @@ class Draws:
 
     @classmethod
     def of(cls, n_envs: int, candidates: int, action_dim: int, generator: torch.Generator) -> "Draws":
-        start = torch.randn(n_envs, candidates, action_dim, generator=generator)
+        start, action = torch.randn(2, n_envs, candidates, action_dim, generator=generator)
         uniform = torch.rand(n_envs, candidates, generator=generator).clamp(1e-7, 1 - 1e-7)
-        return cls(start, -(-uniform.log()).log(), torch.randn(n_envs, action_dim, generator=generator))
+        return cls(start, -(-uniform.log()).log(), action)
 
     def __getitem__(self, rows: Tensor) -> "Draws":
         return Draws(self.start[rows], self.choice[rows], self.action[rows])
@@ -56,15 +56,15 @@ class Actor:
     Attributes:
         network: the averaged actor.
         critic: twin critics; may be None with one candidate.
-        transitions: for the normalisation of states.
+        normalise: raw states -> those that the networks see, (E, S) both.
         acting: the way.
         evaluations: of the network per action.
-        action_noise: standard deviation of independent noise on the actions.
+        action_noise: standard deviation of independent noise on the candidates, of which the critic then chooses.
     """
 
     network: nn.Module
     critic: TwinCritic | None
-    transitions: Transitions
+    normalise: Callable[[Tensor], Tensor]
     acting: Acting
     evaluations: int
     action_noise: float = 0.0
@@ -73,12 +73,12 @@ class Actor:
     def __call__(self, states: Tensor, draws: Draws) -> Tensor:
         """(E, A) actions in [-1, 1], of raw states (E, S)."""
         n = self.acting.candidates
-        states = self.transitions.normalise(states).repeat_interleave(n, 0)
+        states = self.normalise(states).repeat_interleave(n, 0)
         noise = self.acting.temperature * draws.start.flatten(0, 1)
-        candidates = sample_actions(self.network, states, noise, self.evaluations)
-        actions = candidates
-        if n > 1:
-            values = self.critic(states, candidates).min(0).values.view(-1, n)
-            taken = choose(values, self.acting.weight, draws.choice)
-            actions = candidates.view(-1, n, candidates.shape[1])[torch.arange(len(taken)), taken]
-        return (actions + self.action_noise * draws.action).clamp(-1, 1)
+        sampled = sample_actions(self.network, states, noise, self.evaluations)
+        candidates = (sampled + self.action_noise * draws.action.flatten(0, 1)).clamp(-1, 1)
+        if n == 1:
+            return candidates
+        values = self.critic(states, candidates).min(0).values.view(-1, n)
+        taken = choose(values, self.acting.weight, draws.choice)
+        return candidates.view(-1, n, candidates.shape[1])[torch.arange(len(taken)), taken]

@@ -4,7 +4,10 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass
 
-__all__ = ["BC", "EDP", "GRIDS", "Acting", "Cell", "Grid", "Method", "Setup"]
+__all__ = [
+    "BC", "CHOSEN", "COLD", "COOLER", "EDP", "GRIDS", "SAMPLED", "Acting", "Cell", "Grid", "Method", "Setup",
+    "with_noise_of",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -35,16 +38,16 @@ class Acting:
     Args:
         name: in tables.
         candidates: N, actions sampled for each state.
-        weight: w >= 0: a candidate is taken with probability softmax(w · Q), Q in units of the mean reward.
+        weight: w >= 0: a candidate is taken with probability softmax(w · Q), Q in units of the mean size of a reward.
         temperature: of sampling, >= 0: what the start noise is multiplied by.
-        noise_like: name of a method: the action gets so much independent noise that its spread is that method's.
+        spread_of: name of a method: the candidates get so much independent noise that their spread is that method's.
     """
 
     name: str
     candidates: int = 1
     weight: float = 0.0
     temperature: float = 1.0
-    noise_like: str | None = None
+    spread_of: str | None = None
 
 
 @dataclass(frozen=True)
@@ -107,9 +110,10 @@ class Grid:
         tasks: names in `tasks.TASKS`.
         methods: to train.
         setup: what they share.
-        seeds: of training: 0, 1, …
+        seeds: of training, how many.
         starts: start states of an evaluation.
-        first_start: seed of the first one.
+        first_seed: of training; the others follow.
+        first_start: seed of the first start state.
     """
 
     tasks: tuple[str, ...]
@@ -117,6 +121,7 @@ class Grid:
     setup: Setup
     seeds: int
     starts: int
+    first_seed: int = 0
     first_start: int = 100_000
 
     @property
@@ -125,31 +130,35 @@ class Grid:
         return [
             Cell(task, method, self.setup, seed)
             for task in self.tasks
-            for seed in range(self.seeds)
+            for seed in range(self.first_seed, self.first_seed + self.seeds)
             for method in self.methods
         ]
 
     def acting(self, method: Method) -> list[Acting]:
         """The ways in which a method is scored. The plain actor gets the controls: less noise, and as much noise on the
-        actions as a penalty makes."""
+        candidates as a penalty makes."""
         if method.eta == 0:
-            return [Acting("sampled"), Acting("temperature 0", temperature=0.0)]
-        ways = [CHOSEN, Acting("temperature 0", temperature=0.0)]
-        if method.gamma == 0:
-            ways.append(Acting("temperature 0.5", CANDIDATES, WEIGHT, 0.5))
-            penalised = [other.name for other in self.methods if other.gamma]
-            ways += [Acting(f"noise as {name}", CANDIDATES, WEIGHT, noise_like=name) for name in penalised]
-        return ways
+            return [SAMPLED, COLD]
+        if method.gamma:
+            return [CHOSEN, COLD]
+        return [CHOSEN, COLD, COOLER, *(with_noise_of(other.name) for other in self.methods if other.gamma)]
 
-    def noise_model(self, cell: Cell, acting: Acting) -> Cell:
-        """The cell whose spread of actions `acting.noise_like` means: of the same task and seed."""
-        wanted = cell.task, cell.seed, acting.noise_like
+    def cell_of_spread(self, cell: Cell, acting: Acting) -> Cell:
+        """The cell whose spread of actions `acting.spread_of` means: of the same task and seed."""
+        wanted = cell.task, cell.seed, acting.spread_of
         return next(other for other in self.cells if (other.task, other.seed, other.method.name) == wanted)
 
 
 CANDIDATES, WEIGHT = 10, 1.0
+SAMPLED, COLD = Acting("sampled"), Acting("temperature 0", temperature=0.0)
 CHOSEN = Acting("chosen by Q", CANDIDATES, WEIGHT)
+COOLER = Acting("temperature 0.5", CANDIDATES, WEIGHT, temperature=0.5)
 BC, EDP = Method("BC", 0.0), Method("EDP, γ = 0", 1.0)
+
+
+def with_noise_of(method: str) -> Acting:
+    """The control of a penalised method: as much spread, by independent noise."""
+    return Acting(f"noise as {method}", CANDIDATES, WEIGHT, spread_of=method)
 
 
 def contractive(gamma: float, loss: str = "hinge") -> Method:
@@ -158,11 +167,13 @@ def contractive(gamma: float, loss: str = "hinge") -> Method:
     return Method(f"EDP, γ = {gamma:g}{kind}", EDP.eta, gamma, loss)
 
 
-METHODS = (BC, EDP, contractive(0.1), contractive(1.0), contractive(0.1, "jacobian"), contractive(1.0, "jacobian"))
-MUJOCO = ("hopper-replay", "halfcheetah-replay", "hopper-medium", "halfcheetah-medium")
-OGBENCH = ("cube-noisy", "cube-play")
+METHODS = (BC, EDP, contractive(1.0), contractive(1.0, "jacobian"))
+# An episode of Hopper costs less than one with a cube.
+MUJOCO, OGBENCH = {"setup": Setup(), "seeds": 5, "starts": 200}, {"setup": Setup(), "seeds": 5, "starts": 100}
 GRIDS = {
     "quick": Grid(("pendulum-replay",), (BC, EDP, contractive(1.0)), Setup(steps=1_000), seeds=2, starts=5),
-    "mujoco": Grid(MUJOCO, METHODS, Setup(), seeds=5, starts=20),
-    "ogbench": Grid(OGBENCH, METHODS, Setup(), seeds=5, starts=50),
+    "mujoco": Grid(("hopper-replay",), METHODS, **MUJOCO),
+    "mujoco_more": Grid(("halfcheetah-replay", "hopper-medium", "halfcheetah-medium"), METHODS, **MUJOCO),
+    "ogbench": Grid(("cube-noisy",), METHODS, **OGBENCH),
+    "ogbench_more": Grid(("cube-play",), METHODS, **OGBENCH),
 }

@@ -16,7 +16,9 @@ from .losses import critic_loss, critic_target, denoising_loss, value_term
 from .networks import PROCESS, TwinCritic, make_actor, sample_actions
 from .transitions import Batch, Transitions
 
-__all__ = ["Learner"]
+__all__ = ["STEPS_APART", "Learner"]
+
+STEPS_APART = 1_000_000  # more than a training has: torch's generators tell 2³² seeds apart
 
 
 class Learner:
@@ -26,7 +28,7 @@ class Learner:
         method: what the actor is trained with.
         setup: networks and optimization.
         transitions: the data.
-        seed: of weights, batches and noise, in [0, 2³¹).
+        seed: of weights, batches and noise, in [0, 4000].
 
     Attributes:
         actor, average: the network that is trained, and its average, which acts and makes the critics' targets.
@@ -51,7 +53,7 @@ class Learner:
 
     def step(self, n: int) -> dict[str, Tensor]:
         """Take step number n >= 0 and return its terms, detached scalars."""
-        generator = torch.Generator().manual_seed(self.seed << 32 | n)
+        generator = torch.Generator().manual_seed(STEPS_APART * self.seed + n)
         rows = torch.randint(len(self.transitions), (self.setup.batch_size,), generator=generator)
         batch = self.transitions.batch(rows)
         timesteps = PROCESS.draw_timesteps(len(rows), 1.0, rows.device, generator)

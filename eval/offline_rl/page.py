@@ -1,52 +1,59 @@
-"""docs/offline_rl.md, from the tables of the results.
+"""The page of offline reinforcement learning, from the tables of its results.
 
-python -m eval.offline_rl.page                                       from eval/results
+python -m eval.offline_rl.page                                       docs/offline_rl.md from eval/results
 python -m eval.offline_rl.page --results_dir=outputs/offline_rl --output_dir=outputs/report
 """
 
-from pathlib import Path
-
 import pandas as pd
 
-from eval.benchmark.intervals import difference, marked, mean
+from eval.benchmark.intervals import Interval, marked, mean
 from eval.benchmark.markdown import page, table
-from eval.command import run_command
-from eval.pages import PageConfig
-from lerobot_cdp.checkpoints.files import write_text
+from eval.pages import page_command
+from eval.runs import lead, named_run
 
-from .grids import CHOSEN, EDP
+from .grids import BC, CHOSEN, COLD, COOLER, EDP, SAMPLED, with_noise_of
 
-__all__ = ["make_page"]
+__all__ = ["offline_rl_page"]
 
-SHOWN = {
-    "mujoco": ("offline_rl_mujoco", "Gymnasium MuJoCo, data by SAC"),
-    "ogbench": ("offline_rl_ogbench", "OGBench, data by its oracles"),
-}
+TITLES = {"mujoco": "Gymnasium MuJoCo, data by SAC", "ogbench": "OGBench, data by its oracles"}
 
 
-def make_page(cfg: PageConfig) -> Path:
-    """Write the page of `mujoco.parquet` and `ogbench.parquet`, or with `offline_rl_` before it, and return it."""
+def offline_rl_page(tables: dict[str, pd.DataFrame]) -> str:
+    """The page in Markdown, of tables by what follows `offline_rl_` in their names; it says what was not run."""
+    missing = [f"`python -m eval.offline_rl --grid={grid}`" for grid in TITLES if grid not in tables]
     parts = ["# Offline reinforcement learning with a critic", INTRODUCTION, COMMANDS]
-    for grid, (name, title) in SHOWN.items():
-        found = [path for stem in (name, grid) if (path := cfg.results_dir / f"{stem}.parquet").exists()]
-        parts += [f"## {title}", *(_tables(pd.read_parquet(found[0])) if found else [NOT_RUN.format(grid=grid)])]
-    path = cfg.output_dir / "offline_rl.md"
-    write_text(path, page(*parts))
-    return path
+    parts += [f"Not run yet: {', '.join(missing)}."] if missing else []
+    if tables:
+        parts += ["## Gains that survive the controls", surviving(tables), READING]
+    for name, episodes in tables.items():
+        parts += [f"## {_title(name)}", _sizes(name, episodes)]
+        for task, rows in episodes.groupby("task", observed=True, sort=False):
+            parts += [f"### {task}", scores_table(rows)]
+    return page(*parts)
 
 
-INTRODUCTION = """\
-Does a contraction penalty help a diffusion policy that is trained with a critic? The method is EDP (Kang et al. 2023).
-The actor is this project's `ResidualMLP`; it predicts the sample, one action per inference.
+INTRODUCTION = f"""\
+Does a contraction penalty help a diffusion policy that is trained with a critic? The method is the efficient diffusion
+policy (EDP, Kang et al. 2023). The actor is this project's `ResidualMLP`; it predicts the sample, one action per
+inference.
 
     loss = denoising + η · (−Q(s, D(x_t)) / |Q|) + γ · contraction penalty on the 10 % of the timesteps with least noise
 
-Twin critics learn from whole samples of the averaged actor, by DPM-Solver++ with 15 network evaluations. To act, ten
-candidates are sampled, and one is taken with probability softmax(w · Q).
+- D(x_t) is the actor's estimate of the action, one network evaluation at a random timestep.
+- Q(s, a) is the critics' value of an action: discounted rewards to come, in units of the data's mean absolute reward.
+- η = {EDP.eta:g} weighs the value term; at 0 there is no critic, which is behaviour cloning (BC).
+- γ weighs the penalty, the hinge or the [paper's loss](contraction.md#the-losses) (Jacobian); at 0 the method is EDP.
 
-All methods of one seed see the same transitions, the same noise and the same start states. Controls: behaviour cloning
-(η = 0), γ = 0 at sampling temperatures 0.5 and 0, and γ = 0 with independent noise on the actions, so much that the
-spread of actions is that of the penalised policy. A gain that such noise makes as well is no gain of contraction."""
+The critics' targets use actions sampled from the averaged actor (15 network evaluations). To act, the policy samples
+{CHOSEN.candidates} candidates and takes one with probability softmax(w · Q), w = {CHOSEN.weight:g}.
+
+All methods of one seed see the same transitions, the same noise and the same start states. Each penalised policy is
+compared with three:
+
+- γ = 0;
+- γ = 0 with independent noise added to its candidates until they spread as much as the penalised policy's. If that
+  noise brings the same gain, contraction is not its cause. A policy that spreads no more than γ = 0 needs none;
+- γ = 0 where neither has start noise, and so neither a choice (temperature 0)."""
 COMMANDS = """\
 The data is made by the first run. Each run goes on where it was killed:
 
@@ -54,35 +61,103 @@ The data is made by the first run. Each run goes on where it was killed:
     python -m eval.offline_rl --grid=mujoco --jobs=2
     python -m eval.offline_rl --grid=ogbench --jobs=2
     python -m eval.offline_rl.page --results_dir=outputs/offline_rl"""
-NOT_RUN = "Not run yet: `python -m eval.offline_rl --grid={grid}`."
 READING = """\
-Score: 0 as random actions, 100 as SAC's policy when the data was complete; with OGBench, success in %. Difference: to
-EDP with γ = 0, paired by training seed and start state, **bold** where its interval excludes 0. Spread: standard
-deviation of actions over start noises. Contracting: share of noised actions of the data at which sampling contracts.
-Brackets: bootstrap 95 % intervals over training seeds and start states."""
+Score: 0: random actions; 100: SAC's final policy without exploration; with OGBench, success in %. Noise: its standard
+deviation, with which γ = 0 spreads as much. Spread: standard deviation of actions over start noises. Contracting: share
+of noised actions of the data at which sampling contracts. Brackets: bootstrap 95 % intervals over training seeds and
+start states. Differences are paired, **bold** where the interval excludes 0. A dash: not measured with all training
+seeds."""
+NONE = "None: no penalised policy is better than all three controls (tasks compared: {n})."
+UNDECIDED = "Not known yet: no penalised policy is compared with all three controls."
 
 
-def _tables(episodes: pd.DataFrame) -> list[str]:
-    parts = [f"Training seeds: {episodes['seed'].nunique()}. Start states: {episodes['start'].nunique()}.", READING]
-    for task, rows in episodes.groupby("task", observed=True, sort=False):
-        parts += [f"### {task}", _table(rows)]
-    return parts
+def _title(name: str) -> str:
+    grid, other = named_run(name)
+    title = TITLES.get(grid.removesuffix("_more"), grid) + (", more data" if grid.endswith("_more") else "")
+    title += f", {int(other['steps']):,} steps" if "steps" in other else ""
+    return title + (", fresh seeds" if "first_seed" in other else "")
 
 
-def _table(rows: pd.DataFrame) -> str:
-    groups = dict(iter(rows.groupby(["method", "acting"], observed=True, sort=False)))
-    plain = groups.get((EDP.name, CHOSEN.name))
-    body = [(method, acting, *_cells(own, plain)) for (method, acting), own in groups.items()]
-    return table(("method", "acting", "score", "difference", "squared jerk", "spread", "contracting, %"), body)
+def _sizes(name: str, episodes: pd.DataFrame) -> str:
+    grid, other = named_run(name)
+    settings = "".join(f" --{key}={value}" for key, value in other.items())
+    seeds, starts = (episodes[name].nunique() for name in ("seed", "start"))
+    return (
+        f"    python -m eval.offline_rl --grid={grid}{settings}\n\n"
+        f"{episodes['gradient_steps'].max():,} training steps. Training seeds: {seeds}. Start states of each: {starts}."
+    )
 
 
-def _cells(own: pd.DataFrame, plain: pd.DataFrame | None) -> tuple[str, ...]:
-    gain = None if plain is None or own is plain else difference(own, plain, "score")
+def _rows(episodes: pd.DataFrame, method: str, acting: str) -> pd.DataFrame:
+    return episodes[(episodes["method"] == method) & (episodes["acting"] == acting)]
+
+
+def gains(episodes: pd.DataFrame, method: str) -> list[Interval | None]:
+    """A penalised method's lead on one task over EDP, over EDP with noise that spreads it as much, and without start
+    noise; None: not known for all training seeds."""
+    ours, noisy = _rows(episodes, method, CHOSEN.name), _rows(episodes, EDP.name, with_noise_of(method).name)
+    cold = [_rows(episodes, each, COLD.name) for each in (method, EDP.name)]
+    return [
+        lead(ours, _rows(episodes, EDP.name, CHOSEN.name), "score"),
+        lead(ours, noisy, "score"),
+        lead(*cold, "score"),
+    ]
+
+
+def penalised(episodes: pd.DataFrame) -> list[str]:
+    return [method for method in episodes["method"].unique() if method not in (BC.name, EDP.name)]
+
+
+def surviving(tables: dict[str, pd.DataFrame]) -> str:
+    """A line for each penalised method that is better in all comparisons on a task; else of how many tasks."""
+    lines, compared = [], 0
+    for name, episodes in tables.items():
+        for task, rows in episodes.groupby("task", observed=True, sort=False):
+            found = {method: gains(rows, method) for method in penalised(rows)}
+            compared += any(map(all, found.values()))
+            for method, leads in found.items():
+                if all(gain and gain.low > 0 for gain in leads):
+                    texts = ", ".join(gain.text("+.1f") for gain in leads)
+                    lines.append(f"- {_title(name)}, {task}: {method}: {texts}.")
+    return "\n".join(lines) or (NONE.format(n=compared) if compared else UNDECIDED)
+
+
+def scores_table(episodes: pd.DataFrame) -> str:
+    """A row for each method on one task."""
+    shown = [(BC.name, SAMPLED.name), (EDP.name, CHOSEN.name), (EDP.name, COOLER.name)]
+    shown += [(method, CHOSEN.name) for method in penalised(episodes)]
+    head = (
+        "", "score", "squared jerk", "spread", "contracting, %", "temperature 0", "− γ = 0", "− γ = 0 with noise",
+        "noise", "− γ = 0, temperature 0",
+    )  # fmt: skip
+    return table(head, [_cells(episodes, *each) for each in shown if len(_rows(episodes, *each))])
+
+
+def _cells(episodes: pd.DataFrame, method: str, acting: str) -> tuple[str, ...]:
+    own, cold = _rows(episodes, method, acting), _rows(episodes, method, COLD.name)
     spread, contracting = (own.groupby("seed")[name].first().mean() for name in ("spread", "contracting"))
-    jerks = f"{own['jerk'].mean():.3g}"
-    score = mean(own, "score").text(".1f")
-    return score, marked(gain, ".1f"), jerks, f"{spread:.3f}", f"{100 * contracting:.0f}"
+    facts = (_mean(own), f"{own['jerk'].mean():.3g}", f"{spread:.3f}", f"{100 * contracting:.0f}", _mean(cold))
+    if method not in penalised(episodes):
+        name = f"{method}, {acting}" if acting == COOLER.name else method
+        over = "" if (method, acting) == (EDP.name, CHOSEN.name) else _over(own, episodes)
+        return (name, *facts, over, "", "", "")
+    over, shaking, without = (marked(gain, "+.1f") for gain in gains(episodes, method))
+    return (method, *facts, over, shaking, _noise(_rows(episodes, EDP.name, with_noise_of(method).name)), without)
+
+
+def _over(own: pd.DataFrame, episodes: pd.DataFrame) -> str:
+    return marked(lead(own, _rows(episodes, EDP.name, CHOSEN.name), "score"), "+.1f")
+
+
+def _mean(rows: pd.DataFrame) -> str:
+    return mean(rows, "score").text(".1f") if len(rows) else "–"
+
+
+def _noise(control: pd.DataFrame) -> str:
+    """Mean over the training seeds, of which some may need none."""
+    size = control.groupby("seed")["noise"].first().mean() if len(control) else None
+    return "–" if size is None else f"{size:.3f}" if size else "none needed"
 
 
 if __name__ == "__main__":
-    run_command("offline_rl", lambda cfg: print(make_page(cfg)), PageConfig)
+    page_command("offline_rl", offline_rl_page)

@@ -84,7 +84,7 @@ def _predict(sac, states: Tensor) -> Tensor:
 
 def _random(states: Tensor, draws: Draws) -> Tensor:
     """Uniform actions."""
-    return 2 * torch.special.ndtr(draws.action) - 1
+    return 2 * torch.special.ndtr(draws.action[:, 0]) - 1
 
 
 def _mean_return(task: Task, act: Callable[[Tensor, Draws], Tensor]) -> float:

@@ -23,7 +23,7 @@ COLUMNS = {
     "success": "bool",
     "steps": "int16",
     "jerk": "float32",  # mean squared third difference of the actions
-    "noise": "float32",  # standard deviation of the noise on the actions
+    "noise": "float32",  # standard deviation of the noise on the candidates
     "spread": "float32",  # of the actions over start noises, at states of the data
     "contracting": "float32",  # share of noised actions of the data at which sampling contracts
     "gradient_steps": "int32",

@@ -1,14 +1,16 @@
 """Does contraction pay with one action per inference? Train and score a grid, and what a gain must be compared with.
 
-    python -m eval.one_action --grid=so101 --jobs=2                    a day on two CPU cores
+    python -m eval.one_action --grid=so101 --jobs=2                    some hours on two CPU cores
     python -m eval.one_action --grid=so101 --filter="^γ_0|γ_10_"        some of its policies
     python -m eval.one_action --grid=so101 --first_seed=3              fresh training seeds and start states
+    python -m eval.one_action --grid=so101 --steps=2000                a pilot
 
 Each policy is scored with few and with many evaluations of its network, at temperature 1 and without start noise; γ = 0
 also with noise on its actions that shakes it as much as each penalised policy shakes (see controls.py).
 
-In `results_dir`: `<grid>/` with a folder for each policy, and `one_action_<grid>.parquet`, the table of all, from which
-`python -m eval.one_action.report` makes the page. What is done already is skipped: a killed run goes on where it was.
+In `results_dir`: `<grid>/` with a folder for each policy, and a table of all, `one_action_<grid>.parquet`, with
+`_steps…` and `_seed…` in its name where these are not the grid's. From the tables `python -m eval.one_action.report`
+makes the page. What is done already is skipped: a killed run goes on where it was.
 """
 
 from dataclasses import dataclass, replace
@@ -19,14 +21,13 @@ from eval.benchmark.jobs import run_all
 from eval.benchmark.results import collect, write_table
 from eval.benchmark.work import run_cell
 from eval.command import found_by, run_command
+from eval.runs import STARTS_APART, run_name
 from lerobot_cdp.errors import require
 
 from .controls import controlled, finished, run_controls
 from .grids import GRIDS
 
 __all__ = ["OneActionConfig", "run"]
-
-STARTS_APART = 1000  # start states of other training seeds are others
 
 
 @dataclass
@@ -64,8 +65,8 @@ def run(cfg: OneActionConfig) -> bool:
     all_done &= run_all(run_controls, pairs, cfg.jobs, "controls", unit="control")
     table = collect(folder, grid, finished(folder, grid))
     if len(table):
-        fresh = f"_seed{cfg.first_seed}" if cfg.first_seed else ""
-        path = cfg.results_dir / f"one_action_{cfg.grid}{fresh}.parquet"
+        pilot = grid.steps if grid.steps != GRIDS[cfg.grid].steps else None
+        path = cfg.results_dir / f"one_action_{run_name(cfg.grid, pilot, cfg.first_seed)}.parquet"
         write_table(table, path)
         means = table.groupby(["evaluations", "policy", "temperature"], observed=True, sort=False)
         print(f"{means[['success', 'reward', 'jerk', 'action_noise']].mean().round(3).to_string()}\n\n{path}")

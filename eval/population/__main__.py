@@ -1,4 +1,5 @@
-"""Train all `cdp` policies of a grid of the benchmark at once: one population for each architecture.
+"""Train all `cdp` policies of a grid of the benchmark at once: one population for each architecture, and for each
+step after which trainings were left.
 
     python -m eval.population --grid=pusht_long
     python -m eval.benchmark --grid=pusht_long --jobs=16
@@ -19,7 +20,7 @@ from eval.benchmark.grids import GRIDS
 from eval.command import found_by, run_command
 from lerobot_cdp.errors import SettingError, first_line, require
 
-from .training import architecture, check_trainable, is_done, train
+from .training import architecture, check_trainable, is_done, together, train
 
 __all__ = ["PopulationConfig", "run"]
 
@@ -49,8 +50,9 @@ def run(cfg: PopulationConfig) -> None:
     missing = [cell for cell in cells if not is_done(cell, folder / cell.name)]
     print(f"{cfg.grid}: {len(cells)} policies, {len(missing)} to train")
     try:
-        for _, population in groupby(sorted(missing, key=architecture), architecture):
-            train(list(population), cfg.datasets_dir, folder)
+        for _, alike in groupby(sorted(missing, key=architecture), architecture):
+            for population, done in together(list(alike), folder):
+                train(population, done, cfg.datasets_dir, folder)
     except torch.OutOfMemoryError as error:
         raise SettingError(f"`filter` must choose fewer policies for this GPU. Got {first_line(error)}") from error
     print(f"{folder}\n\nNext: python -m eval.benchmark --grid={cfg.grid} --results_dir={cfg.results_dir}")

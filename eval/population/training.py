@@ -9,7 +9,7 @@ from lerobot.utils.constants import CHECKPOINTS_DIR, TRAINING_STATE_DIR
 from tqdm import tqdm
 
 from eval.benchmark.cells import Cell
-from eval.benchmark.training import LOG_EVERY, SAVE_EVERY, checkpoint, policy_config, tidy
+from eval.benchmark.training import LOG_EVERY, SAVE_EVERY, checkpoint, policy_config, saved, tidy
 from lerobot_cdp.contraction.penalty import BATCH_SHARE
 from lerobot_cdp.errors import require
 from lerobot_cdp.policy.configuration_cdp import AUTO
@@ -20,7 +20,7 @@ from .members import Member, Population
 from .record import Record
 from .step import Step, predicts_and_penalty
 
-__all__ = ["architecture", "check_trainable", "is_done", "train"]
+__all__ = ["architecture", "check_trainable", "is_done", "together", "train"]
 
 # What members of a population may differ in, besides seed and share of the data: the last three are for sampling.
 FREE = ("prediction_type", "contraction", "timestep_spacing", "noise_scheduler_type", "num_inference_steps")
@@ -38,6 +38,26 @@ def architecture(cell: Cell) -> tuple:
     return cell.task, cell.steps, cell.batch_size, cell.curve, repr(sorted(settings.items()))
 
 
+def together(cells: Sequence[Cell], folder: Path) -> list[tuple[list[Cell], int]]:
+    """Cells of one architecture, in groups with the last step from which each can go on; 0 where it has to begin.
+
+    As few groups as there are, so that trainings that have come further lose nothing. A first checkpoint counts for
+    nothing: a kill while these are written would part a population for good.
+    """
+    groups: list[tuple[list[Cell], set[int]]] = []
+    for cell in cells:
+        steps = {int(path.name) for path in saved(folder / cell.name) if (path / TRAINING_STATE_DIR).exists()}
+        steps |= {0} if min(steps, default=0) <= SAVE_EVERY else set()
+        for others, shared in groups:
+            if shared & steps:
+                others.append(cell)
+                shared &= steps
+                break
+        else:
+            groups.append(([cell], steps))
+    return [(members, max(shared)) for members, shared in groups]
+
+
 def check_trainable(cell: Cell) -> None:
     """Raise a SettingError where a cell asks for what a population does not do."""
     config = policy_config(cell)
@@ -47,18 +67,20 @@ def check_trainable(cell: Cell) -> None:
     require(in_eighths, "grid", "one whose batches with a penalty can be divided by 8", cell.batch_size)
 
 
-def train(cells: Sequence[Cell], datasets_dir: Path | None, folder: Path) -> None:
-    """Train cells of one `architecture`, where `eval.benchmark` looks for them; a killed training goes on.
+def train(cells: Sequence[Cell], done: int, datasets_dir: Path | None, folder: Path) -> None:
+    """Train cells of one `architecture`, where `eval.benchmark` looks for them.
 
     Args:
         cells: what to train, none of it done.
+        done: the step after which all go on, see `together`.
         datasets_dir: of the datasets; None: LeRobot's cache, or the Hub.
-        folder: has a folder for each cell.
+        folder: has a folder for each cell; what is newer than `done` in it is deleted.
 
     Raises:
         SettingError: if the dataset is not as it must be, or a loss is not finite.
     """
-    done, config = _go_on_after(cells, folder), policy_config(cells[0])
+    _forget_after(done, cells, folder)
+    config = policy_config(cells[0])
     if config.device == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = True  # as lerobot-train; not in the penalty, which sees to it
     shares = load_shares(cells, config, datasets_dir)
@@ -70,15 +92,11 @@ def train(cells: Sequence[Cell], datasets_dir: Path | None, folder: Path) -> Non
     _fit(step, sample_order(members, shares, samples, done), done)
 
 
-def _go_on_after(cells: Sequence[Cell], folder: Path) -> int:
-    """The last step after which every cell has a checkpoint to go on from; newer ones, and halves, are deleted."""
-    states = f"{CHECKPOINTS_DIR}/*/{TRAINING_STATE_DIR}"
-    steps = [{path.parent.name for path in (folder / cell.name).glob(states)} for cell in cells]
-    done = max((int(name) for name in set.intersection(*steps) if name.isdecimal()), default=0)
+def _forget_after(done: int, cells: Sequence[Cell], folder: Path) -> None:
+    """Delete newer checkpoints, and halves."""
     for path in (path for cell in cells for path in (folder / cell.name).glob(f"{CHECKPOINTS_DIR}/*")):
         if not path.name.isdecimal() or int(path.name) > done:
             shutil.rmtree(path)
-    return done
 
 
 def _fit(step: Step, batches: Iterator[Batch], done: int) -> None:

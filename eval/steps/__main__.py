@@ -26,11 +26,13 @@ from eval.policies import load_policy
 from eval.provenance import provenance
 from lerobot_cdp.checkpoints.files import read_json, write_json
 from lerobot_cdp.errors import require
+from lerobot_cdp.policy.configuration_cdp import WARPS
 
 from .measure import measure
 
 __all__ = ["StepsConfig", "run"]
 
+LEAST_STEPS = 5000  # of a training: shorter ones say little
 OBSERVATIONS = 256  # half of them to lay steps on, half to measure them
 
 
@@ -60,7 +62,7 @@ def run(cfg: StepsConfig) -> Path:
     wanted = found_by(cfg.filter, {f"{grid}/{cell.name}": (grid, cell) for grid, cell in trained})
     for grid, cell in tqdm(wanted, desc="steps", unit="policy"):
         folder = cfg.results_dir / grid / cell.name
-        if not (folder / "steps.json").exists():
+        if not _is_measured(cell, folder / "steps.json"):
             write_json(folder / "steps.json", _measured(cell, folder, cfg.datasets_dir))
     rows = [row for grid, cell in trained for row in _rows(grid, cell, cfg.results_dir / grid / cell.name)]
     path = cfg.results_dir / "steps.parquet"
@@ -72,9 +74,14 @@ def _trained(results_dir: Path) -> Iterator[tuple[str, Cell]]:
     """Policies of `cdp` without penalty whose training is done, with the name of their grid."""
     for grid in TASKS_SHOWN:
         for cell in GRIDS[grid].cells:
-            plain = cell.type == "cdp" and not cell.settings["contraction"]["weight"]
-            if plain and checkpoint(results_dir / grid / cell.name, cell).exists():
+            is_plain = cell.type == "cdp" and not cell.settings["contraction"]["weight"]
+            if is_plain and cell.steps >= LEAST_STEPS and checkpoint(results_dir / grid / cell.name, cell).exists():
                 yield grid, cell
+
+
+def _is_measured(cell: Cell, file: Path) -> bool:
+    """Whether it is, beside the warp that is the default today."""
+    return read_json(file).get("default") == WARPS[cell.settings["prediction_type"]]._asdict()
 
 
 def _measured(cell: Cell, folder: Path, datasets_dir: Path | None) -> dict:
@@ -88,7 +95,7 @@ def _rows(grid: str, cell: Cell, folder: Path) -> list[dict]:
 
     `n` is a number of evaluations; of `costs`, which of the long steps it is, from noise to data.
     """
-    if not (folder / "steps.json").exists():
+    if not _is_measured(cell, folder / "steps.json"):
         return []
     found = read_json(folder / "steps.json")
     policy = {"grid": grid, "policy": cell.policy, "demonstrations": cell.demonstrations, "seed": cell.seed}

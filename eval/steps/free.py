@@ -32,13 +32,15 @@ def search(error: Callable[[np.ndarray], float], levels: np.ndarray, first_is_fr
     return best
 
 
-def quantile_levels(costs: np.ndarray, n: int) -> np.ndarray:
+def quantile_levels(costs: np.ndarray, n: int, start: float = 1.0) -> np.ndarray:
     """Levels (n,) of a first-order solver for many steps: the error left is ∫ p(u) h(u) du under ∫ du / h = n, so
     h ∝ p^(−1/2), and the levels are quantiles of ∫ p^(1/2) du.
 
     Args:
         costs: (K,) > 0, of K long steps of equal width from 1 to 0: (local error) × (downstream factor).
         n: steps.
+        start: in (0, 1], of the first one.
     """
-    passed = np.concatenate([[0.0], np.sqrt(costs).cumsum()])
-    return np.interp(passed[-1] * np.arange(n) / n, passed, np.linspace(1, 0, len(passed)))
+    passed, gone = np.concatenate([[0.0], np.sqrt(costs).cumsum()]), np.linspace(0, 1, len(costs) + 1)
+    first = np.interp(1 - start, gone, passed)
+    return 1 - np.interp(first + (passed[-1] - first) * np.arange(n) / n, passed, gone)

@@ -2,7 +2,6 @@
 observations and measured on the other."""
 
 import copy
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -10,11 +9,11 @@ from diffusers import DPMSolverMultistepScheduler, FlowMatchEulerDiscreteSchedul
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor
 
-from lerobot_cdp.diffusion.calibration import REFERENCE_STEPS, distance
+from lerobot_cdp.diffusion.calibration import distance
 from lerobot_cdp.diffusion.grid import EQUAL, Warp, levels
-from lerobot_cdp.diffusion.sampler import follow, sample
+from lerobot_cdp.diffusion.sampler import follow
 from lerobot_cdp.policy.build import make_solver
-from lerobot_cdp.policy.calibration import calibrate_policy
+from lerobot_cdp.policy.calibration import calibrate_policy, executed, executed_rows, many_steps, start_noise
 from lerobot_cdp.policy.model import CDPDiffusionModel
 from lerobot_cdp.report.measures import rms
 from lerobot_cdp.report.steps import step_costs
@@ -29,7 +28,6 @@ FEW = (2, 3, 5)  # steps that are searched freely
 COSTS = ("local error", "downstream factor")
 
 
-@dataclass(frozen=True)
 class Observations:
     """Chunks to be solved for: what the solutions are compared with is that of many steps from the same noise.
 
@@ -39,29 +37,19 @@ class Observations:
         seed: Of the noise.
     """
 
-    model: CDPDiffusionModel
-    condition: Tensor
-    seed: int
-
-    def __post_init__(self):
-        config = self.model.config
-        shape = (len(self.condition), config.horizon, *config.action_feature.shape)
-        noise = torch.randn(shape, generator=torch.Generator().manual_seed(self.seed)).to(self.condition)
-        object.__setattr__(self, "noise", noise)
-        object.__setattr__(self, "reference", self.by_warp(EQUAL, REFERENCE_STEPS))
+    def __init__(self, model: CDPDiffusionModel, condition: Tensor, seed: int):
+        self.model, self.condition, self.seed = model, condition, seed
+        self.noise = start_noise(model, condition, torch.Generator().manual_seed(seed))
+        self.reference = many_steps(model, condition, seed)
+        self.executed = executed_rows(model.config)
 
     def network(self, x_t: Tensor, timesteps: Tensor) -> Tensor:
         condition = self.condition.repeat(len(x_t) // len(self.condition), 1)
         return self.model.backbone(x_t, timesteps, condition)
 
-    @property
-    def executed(self) -> slice:
-        config = self.model.config
-        return slice(config.n_obs_steps - 1, config.n_obs_steps - 1 + config.n_action_steps)
-
     def by_warp(self, warp: Warp, n: int) -> Tensor:
         """Executed actions of n steps laid by `warp`."""
-        return sample(self.network, make_solver(self.model.config, warp), self.noise, n)[:, self.executed]
+        return executed(self.model, self.condition, n, warp, self.seed)
 
     def by_levels(self, at: np.ndarray) -> Tensor:
         """Executed actions of steps at the levels `at`."""
@@ -95,10 +83,11 @@ def measure(model: CDPDiffusionModel, condition: Tensor, seed: int = 0) -> dict:
         seed: Of the noise.
 
     Returns:
-        `warp`: the calibrated one. `errors`: by the way in which steps are laid, then by their number; `closed form`
-        and `search` are of FEW steps. `levels`: those of the search. `needed`: by number n, the mean number of
-        evaluations with which an oracle reaches the error of n calibrated ones. `costs`: local error and downstream
-        factor of long steps from noise to data, see `lerobot_cdp.report.steps`.
+        `warp`: the calibrated one. `default`: that of its prediction type. `errors`: by the way in which steps are
+        laid, then by their number; `closed form` and `search` are of FEW steps. `levels`: those of the search.
+        `needed`: by number n, the mean number of evaluations with which an oracle reaches the error of n calibrated
+        ones. `costs`: local error and downstream factor of long steps from noise to data, see
+        `lerobot_cdp.report.steps`.
     """
     first, second = (Observations(model, half, seed + i) for i, half in enumerate(condition.chunk(2)))
     warp = calibrate_policy(model, first.condition, seed).warp
@@ -114,6 +103,7 @@ def measure(model: CDPDiffusionModel, condition: Tensor, seed: int = 0) -> dict:
     each = torch.stack([rms(second.by_warp(warp, n) - second.reference) for n in COUNTS]).cpu().numpy()
     return {
         "warp": warp._asdict(),
+        "default": model.config.default_warp._asdict(),
         "errors": errors,
         "levels": {n: free[n]["search"].tolist() for n in FEW},
         "needed": {n: evaluations_needed(each, float(each[n - 1].mean())) for n in COUNTS},
@@ -124,7 +114,7 @@ def measure(model: CDPDiffusionModel, condition: Tensor, seed: int = 0) -> dict:
 def _free(observations: Observations, warp: Warp, costs: np.ndarray, n: int) -> dict[str, np.ndarray]:
     """Levels without a formula; the search begins at the better of the warp's and the closed form's."""
     n_timesteps = observations.model.config.num_train_timesteps
-    closed = quantile_levels(costs, n)
+    closed = quantile_levels(costs, n, warp.start)
     is_whole = hasattr(observations.model.solver, "alphas_cumprod")
 
     def error(at: np.ndarray) -> float:

@@ -2,8 +2,8 @@
 
     least mean of n_i  such that  mean of e_i(n_i) <= target
 
-is solved by n_i = argmin e_i(n) + λ n, on the convex hull of what can be reached, with samples mixed between two n.
-No rule that has to judge by what it has evaluated does better.
+is solved by n_i = argmin e_i(n) + λ n, on the convex hull of what can be reached, with samples mixed between two n; λ
+is one of 2,000 values. No rule that has to judge by what it has evaluated does better.
 """
 
 from itertools import pairwise
@@ -26,7 +26,7 @@ def evaluations_needed(errors: np.ndarray, target: float) -> float:
     counts, least = np.arange(1, len(errors) + 1), errors.min(axis=0).mean()
     if target < least:
         raise ValueError(f"`target` must be at least {least:g}, what the samples reach. Got {target:g}.")
-    # Every prize of an evaluation at which a choice can change, from large (all take one) to none.
+    # Prizes of an evaluation, λ, at which choices change, from large (all take one) to none.
     gains = (errors[:, None] - errors[None]) / np.maximum(counts[None, :, None] - counts[:, None, None], 1)
     prizes = np.unique(np.quantile(gains[gains > 0], np.linspace(0, 1, 2000)))[::-1] if (gains > 0).any() else []
     reached = [_choice(errors, counts, prize) for prize in (np.inf, *prizes, 0.0)]

@@ -49,9 +49,21 @@ class LocalRate:
         """
         return self.operator(differentiable_product(self.f, self.x_t, v, self.method, self._h), v)
 
-    def signal_product(self, v: Tensor) -> Tensor:
-        """α_t J_D v, the part of R_t v that the denoiser makes: R_t = α_t J_D − α_t b_t I."""
-        return self.product(v) + expand(self.operator.fastest, v) * v
+    @property
+    def _largest(self) -> Tensor:
+        """α_t max(1, |c_skip|, |c_out|), (n,), of D(x_t) = c_skip x_t + c_out f(x_t)."""
+        skip, out = self.operator.shift + self.operator.fastest, self.operator.scale.abs()
+        return torch.stack([self.alpha_t, skip, out]).amax(0).clamp_min(torch.finfo(skip.dtype).tiny)
+
+    @property
+    def weight(self) -> Tensor:
+        """w_t = 1 / max(1, |c_skip|, |c_out|), (n,): α_t where the network predicts noise, else 1."""
+        return self.alpha_t / self._largest
+
+    def weighted_product(self, v: Tensor) -> Tensor:
+        """w_t J_D v, of R_t = α_t J_D − α_t b_t I: finite at any noise."""
+        signal = self.product(v) + expand(self.operator.fastest, v) * v
+        return signal / expand(self._largest, v)
 
     @torch.no_grad()
     def extremes(self, start: Tensor, n_products: int) -> Extremes:

@@ -34,7 +34,7 @@ BACKBONE_SETTINGS = {
 VP_SETTINGS = ("beta_schedule", "beta_start", "beta_end")
 SHIFTED, EQUAL_STEPS = "shifted", "trailing"
 TIMESTEP_SPACINGS = (SHIFTED, "leading", "trailing", "linspace")
-# Near the best warps of trained policies of PushT, SO-101 and ALOHA.
+# Near the best of trained policies: `python -m eval.steps` measures how near.
 WARPS = {"velocity": Warp(0.1, 1.0), "sample": Warp(0.1, 1.0), "epsilon": Warp(0.2, 0.88)}
 BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
 # Where the penalty acts when that is not given. Diffusion expands next to noise, where a good denoiser hardly depends

@@ -5,6 +5,7 @@ data         observations of a dataset, and a measured policy
 plan         how much of what is measured
 measures     the measurements
 expansion    the expansion rate at noised demonstrations
+steps        where steps cost accuracy, and where they should lie
 page         the page
 plots        its pictures
 """

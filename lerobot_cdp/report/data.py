@@ -12,6 +12,7 @@ from lerobot.datasets.utils import BackwardCompatibilityError, CompatibilityErro
 from lerobot.policies import PreTrainedPolicy, get_policy_class, make_pre_post_processors
 from lerobot.policies.diffusion.modeling_diffusion import DiffusionPolicy
 from lerobot.processor import PolicyProcessorPipeline
+from lerobot.utils.constants import ACTION
 from torch import Tensor
 from torch.utils.data import default_collate
 
@@ -19,6 +20,7 @@ from ..checkpoints.folders import CheckpointSource, checkpoint_folder
 from ..checkpoints.processors import renames_of
 from ..errors import HUB_ERRORS, SettingError, explain, require
 from ..policy.checks import with_axes
+from .expansion import acting_network
 from .plan import NEIGHBOUR_DRAWS, SPREAD_DRAWS, Plan, measure, own_solver, summarise
 from .video import video_backend
 
@@ -172,7 +174,9 @@ def measure_policy(config: PreTrainedConfig, source: DatasetSource, n_observatio
     policy, preprocessor, _ = load_policy(config)
     plan = Plan.of(policy)
     raw = measure(policy, plan, batches(dataset, frames, preprocessor, config), n_observations, seed)
-    return {"settings": describe(policy, plan, source, n_observations, seed), "measures": summarise(raw, plan)}
+    first = next(batches(dataset, frames, preprocessor, config))
+    warp = plan.best_warp(acting_network(policy, first), first[ACTION], seed)
+    return {"settings": describe(policy, plan, source, n_observations, seed), "measures": summarise(raw, plan, warp)}
 
 
 def describe(policy: DiffusionPolicy, plan: Plan, source: DatasetSource, n_observations: int, seed: int) -> dict:

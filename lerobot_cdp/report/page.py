@@ -32,10 +32,11 @@ def read_report(path: Path) -> dict:
     """
     try:
         report = json.loads(path.read_text())
-        if report["kind"] == KIND and "steps" in report["measures"]:
+        steps = report.get("measures", {}).get("steps", {})
+        if report["kind"] == KIND and (steps is None or "best" in steps):
             return report
         reason = f"of kind {report['kind']!r}, or of an earlier version"
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         reason = f"{type(error).__name__}: {error}"
     raise SettingError(f"`compare` must be a `report.json` of this command. Got {str(path)!r} ({reason}).")
 
@@ -77,6 +78,10 @@ def _injected(measures: dict, size: float) -> float:
     return injected["change"]["50"][injected["sizes"].index(size)]
 
 
+def _best(measures: dict, name: str) -> float | None:
+    return measures["steps"] and measures["steps"][f"best_{name}"]
+
+
 def _least_level(measures: dict) -> float | None:
     return measures["warm_start"] and measures["warm_start"]["least"]
 
@@ -94,6 +99,8 @@ ROWS = (
         "action",
     ),
     Row("Error of 3 steps as the policy lays them, median", lambda m: _solver_error(m, 3, LAID), "action"),
+    Row("Best `timestep_shift` of few steps", lambda m: _best(m, "shift"), "", False),
+    Row("Best `first_timestep` of few steps", lambda m: _best(m, "start"), "", False),
     Row("Change by a network error of 3 %, median", lambda m: _injected(m, 0.03), "action"),
     Row("Least level of a warm start that forgets what it guessed", _least_level, "", False),
 )
@@ -136,7 +143,8 @@ def _method(report: dict) -> list[str]:
         f"Line: median; band: middle half of the observations.",
         f"Sampling from one draw, cut into {N_LEVELS} equal long steps. Local error: where one ends beside {FINE} "
         f"short ones, root mean square. Downstream factor: what becomes, in the executed actions, of a small "
-        f"difference in its direction. Bottom: their product. Bands: middle half and middle 90 % of the observations.",
+        f"difference in its direction. Bottom: their product. Bands: middle half and middle 90 % of the observations. "
+        f"Best: the warp with which few first-order steps end closest to many, as `lerobot_cdp.speed_up` finds it.",
         f"One random pattern per observation is added to the output at every step of {solver}; root mean square change "
         f"of the executed actions. Outputs of different prediction types are not comparable.",
     ]

@@ -13,12 +13,13 @@ from tqdm import tqdm
 
 from ..acting.warm_start import FORGOTTEN
 from ..contraction import full_precision
+from ..diffusion.grid import Warp, levels
 from ..diffusion.process import Process
 from ..diffusion.sampler import sample, with_steps
 from ..errors import SettingError
 from . import measures
 from .expansion import N_PRODUCTS, Network, acting_model, acting_network, process_of
-from .steps import FINE, N_LEVELS, memory_evaluations, plan_memory, step_costs, step_evaluations
+from .steps import FINE, N_LEVELS, best_warp, memory_evaluations, plan_memory, step_costs, step_evaluations
 
 __all__ = ["NEIGHBOUR_DRAWS", "SPREAD_DRAWS", "Plan", "measure", "own_solver", "summarise"]
 
@@ -127,6 +128,13 @@ class Plan:
             ),
         }
 
+    def best_warp(self, network: Network, x_0: Tensor, seed: int) -> Warp | None:
+        """How steps should lie for B observations; None where the process has too few timesteps."""
+        if not self.has_step_costs:
+            return None
+        noise = torch.randn(x_0.shape, generator=torch.Generator().manual_seed(seed)).to(x_0)
+        return best_warp(network, self.process, noise, self.executed)
+
     def _step_costs(
         self, network: Network, x_0: Tensor, noise: Tensor, generator: torch.Generator
     ) -> dict[str, Tensor]:
@@ -171,8 +179,14 @@ def quantiles(values: Tensor) -> dict[str, list]:
     }
 
 
-def summarise(raw: dict[str, Tensor], plan: Plan) -> dict:
-    """The `measures` of `report.json`: plain data."""
+def summarise(raw: dict[str, Tensor], plan: Plan, warp: Warp | None) -> dict:
+    """The `measures` of `report.json`: plain data.
+
+    Args:
+        raw: as `measure` gives it.
+        plan: what was measured.
+        warp: how steps should lie, see `Plan.best_warp`.
+    """
     edges = torch.linspace(0, plan.process.scheduler.config.num_train_timesteps, plan.n_bins + 1).round()
     return {
         "expansion": {
@@ -192,15 +206,16 @@ def summarise(raw: dict[str, Tensor], plan: Plan) -> dict:
                 if name.startswith(ERROR_PREFIX)
             },
         },
-        "steps": _steps(raw, plan),
+        "steps": _steps(raw, plan, warp),
         "injected_error": {"sizes": list(ERROR_SIZES), "change": quantiles(raw["injected_error"])},
         "warm_start": _warm_start(raw),
     }
 
 
-def _steps(raw: dict[str, Tensor], plan: Plan) -> dict | None:
-    """Costs of long steps by the share of the timesteps where each begins, and where the policy's own steps lie."""
-    if STEP_COSTS[0] not in raw:
+def _steps(raw: dict[str, Tensor], plan: Plan, warp: Warp | None) -> dict | None:
+    """Costs of long steps by the share of the timesteps where each begins, where the policy's own steps lie, and where
+    as many should."""
+    if warp is None:
         return None
     timesteps = with_steps(plan.solver, plan.n_steps).timesteps.double()
     local, factor = (raw[name] for name in STEP_COSTS)
@@ -209,7 +224,10 @@ def _steps(raw: dict[str, Tensor], plan: Plan) -> dict | None:
         "local_error": quantiles(local),
         "downstream_factor": quantiles(factor),
         "left_in_action": quantiles(local * factor),
-        "own": (timesteps / plan.process.scheduler.config.num_train_timesteps).tolist(),
+        "own": plan.process.share_of(timesteps).tolist(),
+        "best": levels(plan.n_steps, warp).tolist(),
+        "best_shift": warp.shift,
+        "best_start": warp.start,
     }
 
 
@@ -217,6 +235,6 @@ def _warm_start(raw: dict[str, Tensor]) -> dict | None:
     """What is left of a guess by the level of a warm start, and the least one that forgets it."""
     if MEMORY not in raw:
         return None
-    levels = [1 - k / N_LEVELS for k in range(1, N_LEVELS)]
-    forgets = [level for level, left in zip(levels, raw[MEMORY].mean(dim=1), strict=True) if left <= FORGOTTEN]
-    return {"levels": levels, "memory": quantiles(raw[MEMORY]), "least": min(forgets, default=None)}
+    at = [1 - k / N_LEVELS for k in range(1, N_LEVELS)]
+    forgets = [level for level, left in zip(at, raw[MEMORY].mean(dim=1), strict=True) if left <= FORGOTTEN]
+    return {"levels": at, "memory": quantiles(raw[MEMORY]), "least": min(forgets, default=None)}

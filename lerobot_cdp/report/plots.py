@@ -114,11 +114,14 @@ def _steps(axes: list[Axes], reports: list[dict]) -> None:
             _fan(panel, measured["levels"], measured[name], color, label(report), "o-")
             _logarithmic(panel, "y", min(measured[name]["5"]))
         where = {"transform": left.get_xaxis_transform(), "clip_on": False, "zorder": 3}
-        left.plot(measured["own"], [0.03 + 0.08 * i] * len(measured["own"]), "^", color=color, ms=8, **where)
+        for name, height, face in (("own", 0.03, color), ("best", 0.11, "none")):
+            heights = [height + 0.16 * i] * len(measured[name])
+            left.plot(measured[name], heights, "^", color=color, mfc=face, ms=8, **where)
     factor.axhline(1, color="black", linewidth=0.8)
     local.set(ylabel="local error", xlim=(1.03, 0))
     factor.set(ylabel="downstream factor")
-    left.set(ylabel="left in the action", xlabel="noise level where the step begins; triangles: the policy's own steps")
+    where_steps_lie = "triangles: the policy's own steps; hollow: the best"
+    left.set(ylabel="left in the action", xlabel=f"noise level where the step begins; {where_steps_lie}")
     if local.lines:
         local.legend()
 
@@ -207,8 +210,9 @@ PLOTS = (
     ),
     Plot(
         "Where steps cost accuracy",
-        "Good: the policy's own steps (triangles) lie closest where most is left in the action (bottom). Contraction "
-        "behind an early error makes it small (factor below 1), so that few steps are needed there.",
+        "Good: the policy's own steps (triangles) lie where the best of as many do (hollow): closest where most is "
+        "left in the action (bottom). Contraction behind an early error makes it small (factor below 1), so that few "
+        "steps are needed there.",
         "Bad: many steps where little is left: `python -m lerobot_cdp.speed_up` lays them anew. A factor above 1 at "
         "much noise is natural: there the noise draw chooses between different ways to act.",
         _steps,

@@ -12,12 +12,16 @@ from torch import Tensor
 
 from ..acting.warm_start import memory
 from ..contraction import denoiser_coefficients, expand
-from ..diffusion.grid import EQUAL, levels, whole_timesteps
+from ..diffusion.calibration import COUNTS, calibrate
+from ..diffusion.calibration import REFERENCE_STEPS as MANY_STEPS
+from ..diffusion.grid import EQUAL, Warp, levels, whole_timesteps
 from ..diffusion.process import Process
+from ..diffusion.sampler import make_scheduler, sample
+from ..policy.configuration_cdp import WARPS
 from .expansion import Network
 from .measures import rms
 
-__all__ = ["FINE", "N_LEVELS", "memory_evaluations", "plan_memory", "step_costs", "step_evaluations"]
+__all__ = ["FINE", "N_LEVELS", "best_warp", "memory_evaluations", "plan_memory", "step_costs", "step_evaluations"]
 
 N_LEVELS = 10
 FINE = 5
@@ -81,6 +85,30 @@ def plan_memory(network: Network, process: Process, x_0: Tensor, executed: slice
 
         left.append(memory(solve, process, x_0, noise, ode.timesteps[point], executed))
     return torch.stack(left)
+
+
+@torch.no_grad()
+def best_warp(network: Network, process: Process, noise: Tensor, executed: slice) -> Warp:
+    """The warp with which few first-order steps end closest to many, as a calibration would lay them.
+
+    Args:
+        network, process, noise, executed: see `step_costs`.
+    """
+    own = process.scheduler.config
+    names = ("num_train_timesteps", "prediction_type", "timestep_spacing", "beta_schedule", "beta_start", "beta_end")
+    settings = {name: own[name] for name in names if name in own}
+    name, clip = (
+        "FlowMatchEuler" if process.name == "flow" else "DDIM",
+        own.clip_sample_range if own.clip_sample else None,
+    )
+
+    def solve(warp: Warp, n: int) -> Tensor:
+        return sample(network, make_scheduler(name, clip, warp, **settings), noise, n)[:, executed]
+
+    free = ("shift", "start") if process.prediction_type == "epsilon" else ("shift",)
+    many = min(MANY_STEPS, own.num_train_timesteps)
+    counts = tuple(n for n in COUNTS if 2 * n <= own.num_train_timesteps)
+    return calibrate(solve, solve(EQUAL, many), WARPS[process.prediction_type], free, counts).warp
 
 
 class FirstOrder:

@@ -73,13 +73,15 @@ def dense_rate(f, x_t, alpha, sigma, prediction, process):
     return shift * torch.eye(D, dtype=x_t.dtype) + scale * (jacobian + jacobian.mT) / 2
 
 
-def dense_loss(loss, rate, alpha, process):
+def dense_loss(loss, rate, alpha, prediction, process):
     if loss == "hinge":
         return torch.relu(torch.linalg.eigvalsh(rate)[:, -1]).mean()
     b = alpha if process == "vp" else torch.ones_like(alpha)
-    # R = α (J_D − b I), so α (J_D + 0.1 I) = R + α (b + 0.1) I.
-    target = (alpha * (b + 0.1)).view(-1, 1, 1) * torch.eye(D, dtype=alpha.dtype)
-    return (rate + target).square().sum() / D / len(rate)
+    # R = α (J_D − b I), so J_D + 0.1 I = R / α + (b + 0.1) I.
+    alpha, b = alpha.view(-1, 1, 1), b.view(-1, 1, 1)
+    matrix = rate / alpha + (b + 0.1) * torch.eye(D, dtype=alpha.dtype)
+    weight = alpha if prediction == "epsilon" else 1
+    return (weight * matrix).square().sum() / D / len(rate)
 
 
 def all_pairs(monkeypatch):
@@ -103,7 +105,7 @@ def test_rate_value_and_gradient_are_the_dense_ones(loss, prediction, process, m
     values += [contraction_loss(*arguments, n_products=1, method=method) for _ in range(n_draws - 1)]
 
     rate = dense_rate(f, x_t, alpha, sigma, prediction, process)
-    expected = dense_loss(loss, rate, alpha, process)
+    expected = dense_loss(loss, rate, alpha, prediction, process)
     close = {"rtol": TOLERANCE[method], "atol": TOLERANCE[method]}
     torch.testing.assert_close(values[0].rate, torch.linalg.eigvalsh(rate)[:, -1], **close)
     torch.testing.assert_close(torch.stack([value.loss for value in values]).mean(), expected, **close)
@@ -145,7 +147,9 @@ def test_a_network_without_parameters_has_the_rate_of_theory_and_no_gradient(pre
     values = [contraction_loss(*arguments, method=method) for _ in range(n_draws)]
     rate = alpha * b - alpha**2 if prediction == "sample" else sigma**2
     torch.testing.assert_close(values[0].rate, rate)
-    expected = torch.relu(rate) if loss == "hinge" else (rate + alpha**2 + 0.1 * alpha).square()
+    expected = torch.relu(rate)
+    if loss == "jacobian":  # J_D = b I; of noise α J_D = I
+        expected = (b + 0.1 if prediction == "sample" else 1 + 0.1 * alpha) ** 2 * torch.ones_like(alpha)
     torch.testing.assert_close(torch.stack([value.loss for value in values]).mean(), expected.mean())
     assert not any(g.any() for g in values[0].gradient)
 
@@ -155,6 +159,13 @@ def test_no_noise_gives_a_number(prediction, process, seed):
     f, parameters, x_t, *_ = make_point(process, torch.float32)
     value = contraction_loss(f, parameters, x_t, torch.ones(B), torch.zeros(B), prediction, process)
     assert value.loss.isfinite() and value.rate.isfinite().all() and all(g.isfinite().all() for g in value.gradient)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_nothing_but_noise_gives_a_number(loss, seed):
+    f, parameters, x_t, *_ = make_point("flow", torch.float32)
+    value = contraction_loss(f, parameters, x_t, torch.zeros(B), torch.ones(B), "velocity", "flow", loss)
+    assert value.loss.isfinite() and all(g.isfinite().all() for g in value.gradient)
 
 
 @pytest.mark.parametrize(

@@ -133,7 +133,8 @@ def check_numbers(report):
     measured = report["measures"]
     assert measured.keys() == {"expansion", "factor", "spread", "solver_error", "injected_error", "warm_start", "steps"}
     steps = measured["steps"]
-    assert steps["levels"][0] == 1 and len(steps["own"]) == report["settings"]["n_steps"]
+    assert steps["levels"][0] == 1 and len(steps["own"]) == len(steps["best"]) == report["settings"]["n_steps"]
+    assert steps["best"][0] == pytest.approx(steps["best_start"]) and steps["own"][0] <= 1
     assert all(len(steps[name]["50"]) == 10 for name in ("local_error", "downstream_factor", "left_in_action"))
     assert len(measured["expansion"]["margin"]["50"]) == len(measured["expansion"]["timesteps"]) == 2
     assert measured["solver_error"]["steps"] == [2, 3]
@@ -221,7 +222,7 @@ def test_the_command_fails_in_one_line(command, tmp_path):
     [
         ({"kind": "contraction report", "measures": {"factor": {}}}, "of kind 'contraction report', or of an earlier"),
         ({"kind": "other"}, "of kind 'other'"),
-        ([], "TypeError"),
+        ([], "AttributeError"),
     ],
 )
 def test_another_file_is_refused(other, reason, tmp_path):

@@ -3,16 +3,20 @@
 import pytest
 import torch
 
+from lerobot_cdp.policy.calibration import calibrate_policy, executed_rows, start_noise
+from lerobot_cdp.policy.modeling_cdp import CDPPolicy
 from lerobot_cdp.report.steps import (
     FINE,
     N_LEVELS,
     FirstOrder,
+    best_warp,
     memory_evaluations,
     plan_memory,
     step_costs,
     step_evaluations,
 )
 from tests.closed_forms import PREDICTIONS, as_network, first_order_gain, gaussian, make_process, signal_and_noise
+from tests.conftest import make_config
 
 STD, ALL = 0.3, slice(None)
 
@@ -94,3 +98,18 @@ def test_what_is_left_of_an_old_plan_of_gaussian_data(prediction, seed):
         alpha, _ = signal_and_noise(process, FirstOrder(network, process).timesteps[[k * FINE]])
         expected = alpha.item() * gain(process, range(k * FINE, n + 1, FINE), n)
         torch.testing.assert_close(row, expected * unit, rtol=2e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+def test_the_best_warp_is_that_of_a_calibration(prediction):
+    torch.manual_seed(0)
+    config = make_config(prediction_type=prediction, backbone="mlp", horizon=8, n_action_steps=4)
+    model = CDPPolicy(config).eval().acting_model
+    condition = torch.randn(6, model.encoder.condition_dim)
+    noise = start_noise(model, condition, torch.Generator().manual_seed(0))
+
+    def network(x_t, timesteps):
+        return model.backbone(x_t, timesteps, condition)
+
+    found = best_warp(network, model.process, noise, executed_rows(config))
+    assert found == calibrate_policy(model, condition).warp

@@ -7,8 +7,11 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
+from eval.benchmark.cells import Grid
 from eval.benchmark.figure import spread
+from eval.benchmark.grids import GRIDS
 from eval.benchmark.report import report
+from eval.benchmark.results import episode_rows
 from eval.pages import PageConfig
 from lerobot_cdp.errors import SettingError
 
@@ -60,7 +63,7 @@ def test_ways_to_lay_steps_are_compared(tmp_path):
     assert report(PageConfig(tmp_path, tmp_path / "docs")) == [tmp_path / "docs" / "benchmark_tasks.md"]
     text = (tmp_path / "docs" / "benchmark_tasks.md").read_text()
     assert "## PushT from keypoints, 52 demonstrations" in text
-    assert "Training seeds: 3, 2 of act. Start states: 20. Training steps: 10,000.\n" in text
+    assert "Training seeds: 3; 2 of `act`. Start states: 20. Training steps: 10,000.\n" in text
     heads = "1 | 2 | 2, calibrated | 3 | 3, calibrated | 10"
     assert f"| success, % | {heads} |" in text
     assert cells(text, "success, %", "velocity, γ = 0") == ["–", "20", "50", "30", "50", "50"]
@@ -88,12 +91,75 @@ def test_a_page_from_the_camera_says_that_one_seed_is_little(tmp_path):
     made_up(0.5, 10).to_parquet(tmp_path / "so101.parquet")
     report(PageConfig(tmp_path, tmp_path / "docs"))
     other, section = (tmp_path / "docs" / "benchmark_tasks.md").read_text().split("## PushT from the camera, on a CPU")
-    assert "Training seeds: 1. Start states: 20. Training steps: 6,000. Intervals of one seed know nothing" in section
+    assert "Training seeds: 1. Start states: 20. Training steps: 6,000. With one seed" in section
     assert "two of the four stages" in section
     (line,) = section.split("minus LeRobot's")[1].split("| velocity, γ = 0 | success, % |")[1:]
     found = [cell.strip(" *").split(" [")[0] for cell in line.splitlines()[0].split("|")[:-1]]
     assert found == ["+40", "+10"]  # to 100 evaluations, and to 10
-    assert "minus LeRobot's" not in other and "know nothing" not in other
+    assert "minus LeRobot's" not in other and "With one seed" not in other
+
+
+def scored(grid: Grid) -> pd.DataFrame:
+    """The table of a whole run, its numbers made up."""
+    rng, rows = np.random.default_rng(0), []
+    for cell in grid.cells:
+        for evaluation in grid.scored(cell):
+            for start in range(3):
+                episode = {
+                    "start": start,
+                    "reward": rng.random(),
+                    "success": rng.random() < 0.5,
+                    "steps": 9,
+                    "jerk": 1.0,
+                }
+                result = {"episodes": [episode], "chunk_latency_s": 0.1, "hardware": "a machine", "commit": ""}
+                training = {"history": [{"steps": cell.steps, "update_s": 1.0}], "seconds": 1.0, "parameters": 10**6}
+                rows += episode_rows(cell, evaluation, result, training)
+    return pd.DataFrame(rows)
+
+
+def test_a_run_of_the_grid_for_a_gpu_makes_its_page(tmp_path):
+    """Whole, and with few of its policies."""
+    table = scored(GRIDS["pusht_long"])
+    assert not table.duplicated(["policy", "solver", "evaluations", "demonstrations", "seed", "start"]).any()
+    table.to_parquet(tmp_path / "pusht_long.parquet")
+    report(PageConfig(tmp_path, tmp_path / "docs"))
+    text = (tmp_path / "docs" / "benchmark.md").read_text()
+    assert "36 policies" in text and "(a machine)" in text and "## Findings" in text
+    table[table["policy"] == "sample, γ = 0"].to_parquet(tmp_path / "pusht_long.parquet")
+    report(PageConfig(tmp_path, tmp_path / "docs"))
+    assert "## Findings" not in (tmp_path / "docs" / "benchmark.md").read_text()
+
+
+def test_a_quick_look_has_its_page(tmp_path):
+    scored(GRIDS["quick"]).to_parquet(tmp_path / "quick.parquet")
+    report(PageConfig(tmp_path, tmp_path / "docs"))
+    text = (tmp_path / "docs" / "benchmark_tasks.md").read_text()
+    assert "## PushT from keypoints, a quick look, 52 demonstrations" in text
+    assert "| epsilon, γ = 0.03, high noise, late |" in text
+
+
+@pytest.mark.parametrize("demonstrations", [(206, 52), (52,), ()])
+def test_the_page_of_steps_draws_what_is_there(tmp_path, demonstrations):
+    """And tells how far the default is from the calibrated warp, at worst."""
+    policies = [("pusht", "input skip, velocity, γ = 0", n) for n in demonstrations] + [("so101", "sample, γ = 0", 75)]
+    rows = []
+    for grid, policy, n in policies:
+        own = {"grid": grid, "policy": policy, "demonstrations": n, "seed": 0, "shift": 0.2, "start": 1.0}
+        for laid, factor in (("equal", 3), ("default", 1.25 if n == 52 else 1.5), ("calibrated", 1)):
+            rows += [own | {"quantity": "error", "laid": laid, "n": k, "value": factor / k} for k in range(1, 11)]
+        rows += [own | {"quantity": "error", "laid": "search", "n": k, "value": 0.9 / k} for k in (2, 3, 5)]
+        rows += [own | {"quantity": "needed", "laid": "", "n": k, "value": 0.9 * k} for k in range(1, 11)]
+        for cost in ("local error", "downstream factor"):
+            rows += [own | {"quantity": cost, "laid": "", "n": k, "value": 0.1 * (k + 1)} for k in range(10)]
+    pd.DataFrame(rows).to_parquet(tmp_path / "steps.parquet")
+    written = [path.name for path in report(PageConfig(tmp_path, tmp_path / "docs"))]
+    assert written == ["benchmark_steps.md"] + ["benchmark_steps.png"] * bool(demonstrations)
+    text = (tmp_path / "docs" / "benchmark_steps.md").read_text()
+    assert ("benchmark_steps.png" in text) == bool(demonstrations)
+    worst = {"sample": "1.50"} | ({"velocity": "1.50" if 206 in demonstrations else "1.25"} if demonstrations else {})
+    for predicts, ratio in worst.items():
+        assert f"| {predicts} | {ratio} | {ratio} | {ratio} | {ratio} |" in text
 
 
 def test_without_tables(tmp_path):

@@ -38,15 +38,17 @@ def test_noise_is_as_large_however_a_policy_normalises(mode, unit):
     assert torch.equal(noisy["observation.images.top"], observation["observation.images.top"])
 
 
-def test_actions_are_noisy_and_stay_in_the_range_of_the_demonstrations():
+def test_actions_are_noisy_in_halves_of_their_range_and_stay_in_it():
+    """Of ranges of 2 and 18; the first number is at the end of its range, so that half of its noise is clamped."""
     stats = {"action": {"min": torch.tensor([-1.0, -9.0]), "max": torch.tensor([1.0, 9.0])}}
     normalizer = NormalizerProcessorStep({"action": feature("ACTION", 2)}, {}, stats)
     preprocessor = PolicyProcessorPipeline([normalizer])
     actions = torch.tensor([[1.0, 3.0]]).repeat(20_000, 1)
-    pre, post = stressed(Stress(action_noise=0.5), preprocessor, lambda action: action)
+    pre, post = stressed(Stress(action_noise=0.2), preprocessor, lambda action: action)
     first, second = post(actions), post(actions)
     assert pre is preprocessor
-    assert first[:, 1].std().item() == pytest.approx(0.5, rel=0.02)
-    assert first[:, 1].mean().item() == pytest.approx(3, abs=0.02)
+    assert first[:, 1].std().item() == pytest.approx(0.2 * 9, rel=0.02)
+    assert first[:, 1].mean().item() == pytest.approx(3, abs=0.05)
+    assert (first - actions)[:, 0].square().mean().item() == pytest.approx(0.2**2 / 2, rel=0.05)
     assert first[:, 0].max() == 1 and (first[:, 0] == 1).float().mean().item() == pytest.approx(0.5, abs=0.02)
     assert torch.corrcoef(torch.stack([first[:, 1], second[:, 1]]))[0, 1].abs() < 0.03

@@ -9,7 +9,9 @@ from eval.benchmark.cells import Grid
 from eval.benchmark.grids import EPSILON, LATE_EPSILON, SAMPLE, VELOCITY
 from eval.benchmark.training import checkpoint
 from eval.cdpm import __main__ as command
+from eval.cdpm.report import cdpm_page
 from eval.cdpm.sampler import ContractiveSubVP
+from eval.pages import PageConfig, write_page
 from lerobot_cdp.errors import SettingError
 from lerobot_cdp.policy.modeling_cdp import CDPPolicy
 from tests.conftest import make_config, make_observation
@@ -44,17 +46,19 @@ def test_every_solver_has_as_many_evaluations(trained, tmp_path, monkeypatch, ca
     table = command.run(config(tmp_path))
     assert set(table["policy"]) == {EPSILON.label, SAMPLE.label}  # variance preserving, and not penalised
     solvers = table.groupby("evaluations")["solver"].unique().map(set)
-    assert solvers[3] == {"cdpm", "ddim", "ddpm", "ddim, calibrated"} and solvers[100] == {"cdpm", "ddim", "ddpm"}
+    assert solvers[3] == solvers[100] == {"cdpm", "ddim", "ddpm", "ddim, calibrated"}
     assert (table.groupby(["policy", "evaluations", "solver"]).size() == 2).all()
-    out = capsys.readouterr().out
-    assert "| 3 | cdpm | 100 | 1.00 [1.00, 1.00] | **0.75 [0.75, 0.75]** | 2 |" in out
+    row = "| 3 | cdpm | 100 | 1.00 [1.00, 1.00] | 2 | **+0.75 [+0.75, +0.75]** | **+0.75 [+0.75, +0.75]** |"
+    assert row in capsys.readouterr().out
+    page = write_page(PageConfig(tmp_path / "out", tmp_path), "cdpm", cdpm_page).read_text()
+    assert row in page and "Training seeds: 1. Start states of each: 2." in page
     monkeypatch.setattr(command, "_score", lambda *args: pytest.fail("scored again"))
     pd.testing.assert_frame_equal(command.run(config(tmp_path)), table)
 
 
 def test_settings_are_checked(trained, tmp_path):
     for settings, message in (
-        ({"filter": "velocity"}, "`results_dir` must be of policies that"),
+        ({"filter": "velocity"}, "`results_dir` must be a folder of policies that"),
         ({"filter": "("}, "`filter` must be a regular expression"),
         ({"starts": 0}, "`starts` must be at least 1"),
         ({"evaluations": (0,)}, "`evaluations` must be numbers of at least 1"),

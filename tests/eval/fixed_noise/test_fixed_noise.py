@@ -9,34 +9,68 @@ from lerobot.envs.configs import PushtEnv
 from eval.benchmark.tasks import TASKS, Task
 from eval.fixed_noise import __main__ as command
 from eval.fixed_noise.__main__ import FixedNoiseConfig, fixed_noises, run
-from eval.fixed_noise.matrix import by_chance, gap, gap_difference, gap_interval, worst_difference, worst_interval
+from eval.fixed_noise.matrix import by_chance, gap, noise_variance, variance_difference, worst
 from eval.fixed_noise.report import noise_page
 from lerobot_cdp.errors import SettingError
 
 
-def draw(rng, rates):
-    """Success of noises with these rates from 30 starts."""
-    return (rng.random((len(rates), 30)) < np.array(rates)[:, None]).astype(float)
+def draw(rng, rates, n_starts=30):
+    """Success of noises with these rates, from starts that differ by more than the noises do."""
+    rates = np.asarray(rates)[:, None] + rng.normal(0, 0.25, n_starts)
+    return (rng.random(rates.shape) < rates).astype(float)
 
 
 def test_by_hand():
-    success = np.array([[1, 1, 0, 1], [1, 0, 0, 0], [1, 1, 1, 1.0]])
-    assert gap(success) == 0.75 and worst_interval(success).mean == 0.25
-    assert gap_difference(success, success) == (0, 0, 0) == worst_difference(success, success)
+    """Over noises of one start (1, 1, 0) and another (1, 0, 0): covariance 1/6. The third start has none."""
+    success = np.array([[1, 1, 1], [1, 0, 1], [0, 0, 1.0]])
+    assert gap(success) == pytest.approx(2 / 3) and worst(success) == pytest.approx(1 / 3)
+    assert noise_variance(success).mean == pytest.approx(1 / 6 / 3)
+    assert variance_difference(success, success) == (0, 0, 0)
+
+
+def test_the_variance_is_that_of_the_noises_rates(seed):
+    """Of all noises with the rates 0.2, 0.5, 0.8, from starts without number: 0.06 · 30 / 29."""
+    rng, rates = np.random.default_rng(seed), np.repeat([0.2, 0.5, 0.8], 10)
+    success = (rng.random((30, 1000)) < rates[:, None]).astype(float)
+    assert noise_variance(success).mean == pytest.approx(0.06 * 30 / 29, rel=0.1)
+
+
+NO, WEAK, STRONG = (np.full(30, 0.6), np.linspace(0.5, 0.7, 30), np.linspace(0.3, 0.9, 30))
+
+
+@pytest.mark.parametrize("rates", [NO, WEAK, STRONG])
+def test_where_two_policies_depend_alike_on_noises_their_difference_excludes_0_by_chance_alone(rates):
+    """At most in 5 % of all experiments, which vary by 1 % in 400; and the variance is without bias."""
+    rng = np.random.default_rng(0)
+    pairs = [(draw(rng, rates), draw(rng, rates)) for _ in range(400)]
+    found = [variance_difference(*pair) for pair in pairs]
+    assert np.mean([each.excludes_0 for each in found]) < 0.08
+    mean = np.mean([each.mean for each in found])
+    assert abs(mean) < 4 * np.std([each.mean for each in found]) / 400**0.5
+    if rates is NO:
+        own = [noise_variance(success) for success, _ in pairs]
+        assert np.mean([each.excludes_0 for each in own]) < 0.08
+        assert abs(np.mean([each.mean for each in own])) < 4 * np.std([each.mean for each in own]) / 400**0.5
+
+
+def test_a_policy_that_depends_on_its_noise_is_told_from_one_that_does_not():
+    rng = np.random.default_rng(0)
+    found = [variance_difference(draw(rng, STRONG), draw(rng, NO)) for _ in range(50)]
+    assert np.mean([each.low > 0 for each in found]) > 0.8
 
 
 def test_where_noises_do_not_differ_the_gap_is_that_of_chance(seed):
     rng = np.random.default_rng(seed)
-    alike, unlike = draw(rng, [0.5] * 30), draw(rng, [0.1] + [0.5] * 28 + [0.9])
-    assert by_chance(alike).low <= gap(alike) <= by_chance(alike).high
-    assert gap(unlike) > by_chance(unlike).high
-    assert gap_difference(unlike, alike).low > 0 > worst_difference(unlike, alike).mean
+    alike, unlike = draw(rng, NO), draw(rng, [0.1] + [0.5] * 28 + [0.9])
+    for statistic in (gap, worst):
+        assert by_chance(alike, statistic).low <= statistic(alike) <= by_chance(alike, statistic).high
+    assert gap(unlike) > by_chance(unlike, gap).high and worst(unlike) < by_chance(unlike, worst).low
 
 
 def test_chance_keeps_how_hard_each_start_is():
     """Starts that all noises solve, or none: shuffled, nothing changes."""
     success = np.tile([1.0, 0, 1, 0], (5, 1))
-    assert by_chance(success) == (0, 0, 0) and gap_interval(success) == (0, 0, 0)
+    assert by_chance(success, gap) == noise_variance(success) == (0, 0, 0)
 
 
 def test_a_run_goes_on_and_meets_every_start_with_every_noise(tmp_path, monkeypatch):
@@ -44,8 +78,9 @@ def test_a_run_goes_on_and_meets_every_start_with_every_noise(tmp_path, monkeypa
     for name in ("plain", "penalised"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.json").touch()
+        (tmp_path / name / "model.safetensors").touch()
     cfg = FixedNoiseConfig(
-        [tmp_path / "plain", tmp_path / "penalised"], "tiny", noises=3, starts=2, results_dir=tmp_path / "results"
+        [tmp_path / "plain", tmp_path / "penalised"], "tiny", noises=3, starts=3, results_dir=tmp_path / "results"
     )
     seen = []
 
@@ -66,7 +101,7 @@ def test_a_run_goes_on_and_meets_every_start_with_every_noise(tmp_path, monkeypa
 
     def roll_out(policy, pre, post, env, seeds, n_envs):
         for i in range(0, len(seeds), n_envs):
-            if len(seen) == 3:
+            if len(seen) == 4:
                 seen.append("killed")
                 raise KeyboardInterrupt
             seen.append(seeds[i : i + n_envs])
@@ -78,17 +113,19 @@ def test_a_run_goes_on_and_meets_every_start_with_every_noise(tmp_path, monkeypa
     with pytest.raises(KeyboardInterrupt):
         run(cfg)
     table = run(cfg)
-    first, second = [700_000] * 3, [700_001] * 3
-    assert seen == [first, second, first, "killed", second]  # what was done is not done again
-    assert table.groupby(["policy", "start", "noise"]).size().eq(1).all() and len(table) == 2 * 3 * 2
+    starts = [[700_000 + i] * 3 for i in range(3)]
+    assert seen == [*starts, starts[0], "killed", *starts[1:]]  # what was done is not done again
+    assert table.groupby(["policy", "start", "noise"]).size().eq(1).all() and len(table) == 2 * 3 * 3
     assert (table["success"] == (table["noise"] > 0)).all()
     page = noise_page({"tiny": pd.read_parquet(tmp_path / "results" / "fixed_noise_tiny.parquet")})
-    assert "| plain | 67 | 100 [100, 100] |" in page and "3 noises, 2 start states." in page
+    # Of the success rates 0, 1, 1: variance 1/3, gap 1.
+    assert "| plain | 67 | 58 [58, 58] |  | 100 | " in page and "3 noises, 3 start states." in page
 
 
 @pytest.mark.parametrize(
-    "settings,name", [({}, "checkpoints"), ({"task": "chess"}, "task"), ({"noises": 1}, "noises")]
-)  # fmt: skip
+    "settings,name",
+    [({}, "checkpoints"), ({"task": "chess"}, "task"), ({"noises": 1}, "noises"), ({"starts": 2}, "starts")],
+)
 def test_a_wrong_setting_is_named(settings, name):
     with pytest.raises(SettingError, match=f"^`{name}` must be"):
         FixedNoiseConfig(**settings)

@@ -41,7 +41,12 @@ def trained(method) -> Learner:
 
 
 def actor(learner: Learner, acting: Acting, action_noise: float = 0.0) -> Actor:
-    return Actor(learner.average.module, learner.critic, learner.transitions, acting, 3, action_noise)
+    return Actor(learner.average.module, learner.critic, learner.transitions.normalise, acting, 3, action_noise)
+
+
+def of_candidate(draws: Draws, i: int) -> Draws:
+    """What is random about the candidate number i alone."""
+    return Draws(draws.start[:, [i]], draws.choice, draws.action[:, [i]])
 
 
 def test_the_action_is_one_of_the_candidates():
@@ -49,12 +54,23 @@ def test_the_action_is_one_of_the_candidates():
     draws = Draws.of(5, 6, 2, torch.Generator().manual_seed(0))
     states = torch.randn(5, 3, generator=torch.Generator().manual_seed(1))
     one = Acting("", 1)
-    candidates = torch.stack(
-        [actor(learner, one)(states, Draws(draws.start[:, [i]], draws.choice, draws.action)) for i in range(6)], 1
-    )
+    candidates = torch.stack([actor(learner, one)(states, of_candidate(draws, i)) for i in range(6)], 1)
     best = actor(learner, Acting("", 6, weight=1e9))(states, draws)
     normalised = learner.transitions.normalise(states)
     values = torch.stack([learner.critic(normalised, c).min(0).values for c in candidates.unbind(1)], 1)
+    torch.testing.assert_close(best, candidates[torch.arange(5), values.argmax(1)])
+
+
+def test_the_critic_chooses_among_noisy_candidates():
+    """The control's candidates differ by the noise, as a penalised policy's do: the best of them is taken."""
+    learner, states = trained(EDP), torch.zeros(5, 3)
+    draws, cold = Draws.of(5, 6, 2, torch.Generator().manual_seed(0)), {"temperature": 0.0}
+    best = actor(learner, Acting("", 6, weight=1e9, **cold), 0.3)(states, draws)
+    one = actor(learner, Acting("", 1, **cold), 0.3)
+    candidates = torch.stack([one(states, of_candidate(draws, i)) for i in range(6)], 1)
+    normalised = learner.transitions.normalise(states)
+    values = torch.stack([learner.critic(normalised, c).min(0).values for c in candidates.unbind(1)], 1)
+    assert len(values.unique()) == 30
     torch.testing.assert_close(best, candidates[torch.arange(5), values.argmax(1)])
 
 
@@ -107,8 +123,9 @@ def test_a_critic_finds_the_best_action_of_a_bandit():
         cloned.step(n)
         edp.step(n)
     states, draws = bandit(400, seed=1).states, Draws.of(400, 10, 2, torch.Generator().manual_seed(0))
-    chosen = Actor(cloned.average.module, edp.critic, edp.transitions, Acting("", 10, weight=20.0), 3)(states, draws)
-    one = Draws(draws.start[:, :1], draws.choice, draws.action)
+    critics_choice = Acting("", 10, weight=20.0)
+    chosen = Actor(cloned.average.module, edp.critic, edp.transitions.normalise, critics_choice, 3)(states, draws)
+    one = of_candidate(draws, 0)
     actions = {"cloned": actor(cloned, Acting(""))(states, one), "edp": actor(edp, Acting(""))(states, one)}
     squared = {
         name: (each - BEST).square().sum(1).mean().item() for name, each in (actions | {"chosen": chosen}).items()

@@ -1,19 +1,21 @@
 """The whole command on a tiny grid: made once, gone on with after a kill, and shown."""
 
+from dataclasses import replace
+
 import gymnasium as gym
 import pandas as pd
 import pytest
 import torch
 
-from eval.offline_rl import grids, training
+from eval.offline_rl import grids, training, work
 from eval.offline_rl.__main__ import OfflineRLConfig, run
 from eval.offline_rl.grids import BC, EDP, Cell, Grid, contractive
 from eval.offline_rl.learner import Learner
-from eval.offline_rl.page import make_page
+from eval.offline_rl.page import offline_rl_page
 from eval.offline_rl.tasks import TASKS, Task
 from eval.offline_rl.training import load, train
 from eval.offline_rl.transitions import Transitions, write_arrays
-from eval.pages import PageConfig
+from eval.pages import PageConfig, write_page
 from lerobot_cdp.errors import SettingError
 
 from .conftest import SMALL, bandit
@@ -78,7 +80,7 @@ def tiny(tmp_path, monkeypatch) -> OfflineRLConfig:
 
 def test_the_command(tiny, tmp_path, monkeypatch, capsys):
     assert run(tiny)
-    table = pd.read_parquet(tmp_path / "tiny.parquet")
+    table = pd.read_parquet(tmp_path / "offline_rl_tiny.parquet")
     ways = table.groupby("method", observed=True)["acting"].unique().map(set)
     assert ways[BC.name] == {"sampled", "temperature 0"}
     assert ways[EDP.name] == {"chosen by Q", "temperature 0", "temperature 0.5", "noise as EDP, γ = 1"}
@@ -89,21 +91,94 @@ def test_the_command(tiny, tmp_path, monkeypatch, capsys):
     expected = (penalised**2 - plain**2).clip(lower=0) ** 0.5
     assert (abs(noise - expected) < 1e-5).all()
     assert "offline_rl.page" in capsys.readouterr().out
-    (tmp_path / "tiny.parquet").rename(tmp_path / "mujoco.parquet")
-    text = make_page(PageConfig(tmp_path, tmp_path)).read_text()
+    text = write_page(PageConfig(tmp_path, tmp_path), "offline_rl", offline_rl_page).read_text()
     plain = table[(table["method"] == EDP.name) & (table["acting"] == "chosen by Q")]
-    row = next(line for line in text.splitlines() if line.startswith(f"| {EDP.name} | chosen by Q |"))
+    row = next(line for line in text.splitlines() if line.startswith(f"| {EDP.name} | "))
     assert f"{plain['score'].mean():.1f}" in row.replace("−", "-")
-    assert "Not run yet: `python -m eval.offline_rl --grid=ogbench`" in text
 
     monkeypatch.setattr(Learner, "step", lambda *args: pytest.fail("trained again"))
     assert run(tiny)
+
+
+@pytest.mark.parametrize("is_needed", [True, False])
+def test_a_control_that_needs_no_noise_is_the_plain_policy(tiny, tmp_path, monkeypatch, is_needed):
+    """Scored again in no training seed where the penalised policy spreads no more."""
+    spread = {EDP.name: 0.2, BC.name: 0.1, "EDP, γ = 1": 0.3 if is_needed else 0.1}
+    monkeypatch.setattr(
+        training, "measure", lambda learner: {"spread": spread[learner.method.name], "contracting": 1.0, "rate": -1.0}
+    )
+    scored, run_episodes = [], work.run_episodes
+    monkeypatch.setattr(work, "run_episodes", lambda *args: scored.append(args) or run_episodes(*args))
+    assert run(tiny)
+    assert len(scored) == 2 * (2 + 3 + 2 + is_needed)
+    table = pd.read_parquet(tmp_path / "offline_rl_tiny.parquet")
+    plain, control = (
+        table[(table["method"] == EDP.name) & (table["acting"] == name)].set_index(["seed", "start"])
+        for name in ("chosen by Q", "noise as EDP, γ = 1")
+    )
+    assert len(control) == 4 and (control["score"] == plain["score"]).all() != is_needed
+    assert (control["noise"] == 0).all() != is_needed
+    row = next(line for line in offline_rl_page({"tiny": table}).splitlines() if line.startswith("| EDP, γ = 1 |"))
+    assert ("none needed" in row) != is_needed
+
+
+def test_fresh_seeds_and_pilots_have_tables_of_their_own(tiny, tmp_path):
+    assert run(replace(tiny, filter="BC", steps=3, first_seed=7))
+    table = pd.read_parquet(tmp_path / "offline_rl_tiny_steps3_seed7.parquet")
+    assert set(table["seed"]) == {7, 8} and set(table["gradient_steps"]) == {3}
+    assert set(table["start"]) == {107_000, 107_001}
+
+
+# Of 20 starts: chosen by Q, with noise of as much, and at temperature 0.
+SOLVED = {
+    "EDP, γ = 0": (10, None, 10), "EDP, γ = 1": (18, 12, 16), "EDP, γ = 2": (18, 18, 16), "EDP, γ = 3": (18, 12, 10),
+}  # fmt: skip
+
+
+def made_up() -> pd.DataFrame:
+    """Three seeds alike. One method leads in all comparisons; noise helps as much as one; one leads only by noise."""
+    rows = []
+    for method, solved in SOLVED.items():
+        names = [(method, "chosen by Q"), (EDP.name, f"noise as {method}"), (method, "temperature 0")]
+        for (name, acting), n in zip(names, solved, strict=True):
+            facts = {"task": "hopper-replay", "method": name, "acting": acting, "noise": 0.01, "jerk": 0.1}
+            facts |= {"spread": 0.1, "contracting": 0.5, "gradient_steps": 5}
+            rows += [
+                facts | {"seed": seed, "start": start, "score": 10.0 * (start < n)}
+                for seed in range(3)
+                for start in range(20 * (n is not None))
+            ]
+    return pd.DataFrame(rows)
+
+
+def survivors(episodes: pd.DataFrame) -> str:
+    return offline_rl_page({"mujoco": episodes}).split("survive the controls")[1].split("Score:")[0]
+
+
+def test_the_page_names_the_gains_that_survive_all_controls():
+    found = survivors(made_up())
+    assert "hopper-replay: EDP, γ = 1: +4.0" in found and "γ = 2" not in found and "γ = 3" not in found
+    page = offline_rl_page({"mujoco": made_up()})
+    (line,) = (line for line in page.splitlines() if line.startswith("| EDP, γ = 1 |"))
+    means = [cell.split("[")[0].strip(" *") for cell in line.split("|")[2:-1]]
+    assert means == ["9.0", "0.1", "0.100", "50", "8.0", "+4.0", "+3.0", "0.010", "+3.0"]
+    assert "Not run yet: `python -m eval.offline_rl --grid=ogbench`." in page
+    assert "None: no penalised" in survivors(made_up().query("method != 'EDP, γ = 1'"))
+
+
+def test_a_control_that_one_training_seed_lacks_is_none():
+    episodes = made_up()
+    lacks = (episodes["acting"] == "noise as EDP, γ = 1") & (episodes["seed"] == 1)
+    assert "EDP, γ = 1" not in survivors(episodes[~lacks])
+    assert "Not known yet" in survivors(episodes[episodes["acting"] != "temperature 0"])
 
 
 def test_settings_are_checked(tiny):
     for settings, message in (
         ({"grid": "none"}, "`grid` must be one of"),
         ({"jobs": 0}, "`jobs` must be at least 1"),
+        ({"first_seed": 100}, "`first_seed` must be from 0 to 99"),
+        ({"steps": 0}, "`steps` must be from 1 to 1000000"),
         ({"filter": "("}, "`filter` must be a regular expression"),
         ({"filter": "absent"}, "`filter` must be found in a name like tiny/BC-seed0"),
     ):

@@ -8,11 +8,13 @@ import torch
 from eval.offline_rl.grids import BC, EDP, Method, contractive
 from eval.offline_rl.learner import Learner
 from eval.offline_rl.networks import PROCESS, make_actor
+from eval.offline_rl.transitions import Transitions
 from lerobot_cdp.contraction import ContractionPenalty
 from tests.conftest import SEEDS
 
 from .conftest import SMALL, bandit
 
+batch = Transitions.batch
 PENALISED = replace(contractive(0.5, "jacobian"), every=1)
 
 
@@ -39,7 +41,7 @@ def test_without_a_value_term_it_is_behaviour_cloning_bit_by_bit(seed):
     optimizer = torch.optim.Adam(actor.parameters(), SMALL.learning_rate, fused=True)
     for n in range(3):
         learner.step(n)
-        generator = torch.Generator().manual_seed(seed << 32 | n)
+        generator = torch.Generator().manual_seed(1_000_000 * seed + n)
         rows = torch.randint(len(data), (SMALL.batch_size,), generator=generator)
         timesteps = torch.randint(0, 100, (SMALL.batch_size,), generator=generator)
         epsilon = torch.randn(2, SMALL.batch_size, 2, generator=generator)[0]
@@ -53,6 +55,17 @@ def test_without_a_value_term_it_is_behaviour_cloning_bit_by_bit(seed):
     assert learner.critic is None
     for own, other in zip(learner.actor.parameters(), actor.parameters(), strict=True):
         torch.testing.assert_close(own, other, rtol=0, atol=1e-7)
+
+
+def test_training_seeds_see_different_batches(monkeypatch):
+    """And a step sees another batch than the one before."""
+    data, rows = bandit(), []
+    monkeypatch.setattr(Transitions, "batch", lambda data, of: rows.append(tuple(of.tolist())) or batch(data, of))
+    for seed in (0, 1, 99):
+        learner = Learner(BC, SMALL, data, seed)
+        for n in range(3):
+            learner.step(n)
+    assert len(set(rows)) == 9
 
 
 def test_without_weight_no_penalty_is_computed(monkeypatch):

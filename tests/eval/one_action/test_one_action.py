@@ -5,13 +5,24 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+from lerobot.processor import NormalizerProcessorStep, PolicyProcessorPipeline
 from lerobot.utils.import_utils import register_third_party_plugins
 
-from eval.benchmark.training import policy_config
+from eval.benchmark.training import checkpoint, policy_config
 from eval.one_action import controls as module
-from eval.one_action.controls import control_name, controlled, controls, finished, run_controls
+from eval.one_action.controls import (
+    control_name,
+    controlled,
+    controls,
+    finished,
+    half_control_name,
+    run_controls,
+    squared_half,
+)  # fmt: skip
 from eval.one_action.grids import COLD, GRIDS, PLAIN
 from eval.one_action.report import one_action_page
+from tests.conftest import feature
 
 GRID = GRIDS["so101"]
 
@@ -30,9 +41,10 @@ def test_policies_differ_by_their_penalty_alone_and_plan_one_action(name):
         assert config.penalty_range == (0, 1) and (config.contraction.weight == 0) == (policy == PLAIN)
         assert cell.settings | {"contraction": 0} == plain.settings | {"contraction": 0}
         found = [(e.solver, e.evaluations, e.settings.get("sampling_temperature", 1)) for e in grid.scored(cell)]
-        assert found == [("dpm++", 2, 1), ("dpm++", 10, 1), ("dpm++", 2, COLD)]
+        assert found == [("dpm++", 2, 1), ("dpm++", 10, 1), ("dpm++", 2, COLD), ("dpm++", 10, COLD)]
     d = plain.settings["horizon"] * {"so101": 4, "pusht": 2}[name.split("_")[0]]
-    assert by_policy[f"paper's loss, γ = 10 / {d}"].settings["contraction"]["weight"] == 10 / d
+    gamma = 0.001 if "range" in name else 10
+    assert by_policy[f"paper's loss, γ = {gamma:g} / {d}"].settings["contraction"]["weight"] == gamma / d
 
 
 def write(folder, cell, evaluation, jerk):
@@ -47,19 +59,25 @@ def pair():
 
 
 @pytest.mark.parametrize("response", [20.0, 8.0, 2.0, 60.0])
-def test_the_noise_is_as_large_as_what_the_penalty_makes(response, pair, tmp_path, monkeypatch):
-    """A robot whose jerk grows by `response` times the variance, 20 without clamping: found in three tries."""
+def test_the_noise_is_as_large_as_what_the_penalty_makes_and_half_as_large(response, pair, tmp_path, monkeypatch):
+    """A robot whose jerk grows by `response` times the variance, 20 without clamping, in units of the actions, of which
+    half a range is 3: found in three tries."""
     cell, plain, evaluation = pair
-    tries = []
+    tries, sizes = [], []
 
     def roll_out(folder, datasets_dir, scored, evaluations):
         (tried,) = evaluations
-        assert scored is plain and tried.policy == control_name(cell.policy)
-        tries.append(0.01 + response * tried.stress.action_noise**2)
+        assert scored is plain
+        sizes.append(tried.stress.action_noise)
+        if tried.policy == control_name(cell.policy):
+            tries.append(0.01 + response * 9 * tried.stress.action_noise**2)
+        else:
+            assert tried.policy == half_control_name(cell.policy)
         write(folder, scored, tried, tries[-1])
         return True
 
     monkeypatch.setattr(module, "run_cell", roll_out)
+    monkeypatch.setattr(module, "squared_half", lambda folder, scored: 9.0)
     assert controls(tmp_path, cell, plain, evaluation) == []  # nothing is scored yet
     write(tmp_path, plain, evaluation, 0.01)
     write(tmp_path, cell, evaluation, 0.25)
@@ -67,50 +85,88 @@ def test_the_noise_is_as_large_as_what_the_penalty_makes(response, pair, tmp_pat
     assert run_controls(tmp_path, None, cell, plain, evaluation)
     assert len(tries) <= 3 and tries[-1] == pytest.approx(0.25, rel=0.2)
     assert tries[0] == pytest.approx(0.01 + response * 0.24 / 20, rel=0.01)
-    ((scored, last),) = finished(tmp_path, GRID)
-    assert scored == plain and 0.01 + response * last.stress.action_noise**2 == tries[-1]
-    assert run_controls(tmp_path, None, cell, plain, evaluation) and len(tries) <= 3  # nothing is done twice
+    assert sizes[-1] == pytest.approx(sizes[-2] / 2, rel=0.01) and len(sizes) == len(tries) + 1
+    (scored, as_much), (also_scored, half) = finished(tmp_path, GRID)
+    assert scored == also_scored == plain and [e.stress.action_noise for e in (as_much, half)] == sizes[-2:]
+    assert run_controls(tmp_path, None, cell, plain, evaluation) and len(sizes) == len(tries) + 1  # nothing twice
 
 
-def test_a_policy_that_shakes_no_more_needs_no_noise(pair, tmp_path):
-    cell, plain, evaluation = pair
-    write(tmp_path, plain, evaluation, 0.25)
-    write(tmp_path, cell, evaluation, 0.26)
-    assert controls(tmp_path, cell, plain, evaluation) == []
-    assert run_controls(tmp_path, None, cell, plain, evaluation)
+def test_half_a_range_is_that_of_the_demonstrations(tmp_path, pair):
+    """Of the numbers of an action from −1 to 1 and from 0 to 1, as a gripper's: mean square of 1 and ½."""
+    cell, folder = pair[1], checkpoint(tmp_path / pair[1].name, pair[1])
+    stats = {"action": {"min": torch.tensor([-1.0, 0.0]), "max": torch.tensor([1.0, 1.0])}}
+    normalizer = NormalizerProcessorStep({"action": feature("ACTION", 2)}, {}, stats)
+    PolicyProcessorPipeline([normalizer], name="policy_preprocessor").save_pretrained(folder)
+    assert squared_half(tmp_path, cell) == pytest.approx((1 + 0.25) / 2)
 
 
 BETTER, SHAKING, CALM = "paper's loss, γ = 10 / 8", "paper's loss, γ = 1 / 8", "hinge, γ = 1"
-# Success of 20 starts: at temperature 1, with noise of the policy's size, and without start noise.
-SUCCESSES = {PLAIN: (8, None, 8), BETTER: (16, 10, 15), SHAKING: (16, 16, 8), CALM: (15, None, 14)}
+PAST_THE_BEST = "paper's loss, γ = 100 / 8"
+# Success of 20 starts: at temperature 1, with noise of the policy's size, with half of it, and without start noise.
+SUCCESSES = {
+    PLAIN: (8, None, None, 8), BETTER: (16, 10, 9, 15), SHAKING: (16, 16, 9, 8), CALM: (15, 8, 8, 14),
+    PAST_THE_BEST: (16, 9, 16, 15),
+}  # fmt: skip
 
 
 def made_up() -> pd.DataFrame:
     """Three seeds alike."""
     rows = []
-    for policy, (warm, noisy, cold) in SUCCESSES.items():
-        for name, temperature, n in (
-            (policy, 1.0, warm), (control_name(policy), 1.0, noisy), (policy, COLD, cold),
-        ):  # fmt: skip
-            facts = {"policy": name if n else None, "temperature": temperature, "evaluations": 2, "step": 20_000}
+    for policy, counts in SUCCESSES.items():
+        names = (policy, control_name(policy), half_control_name(policy), policy)
+        for i, (name, n) in enumerate(zip(names, counts, strict=True)):
+            facts = {"policy": name, "temperature": COLD if i == 3 else 1.0, "evaluations": 2, "step": 20_000}
+            facts |= {"jerk": 0.1, "action_noise": 0.01 * (i in (1, 2) and policy != CALM)}
             rows += [
-                facts | {"seed": seed, "start": start, "success": start < n, "reward": float(start < n), "jerk": 0.1}
+                facts | {"seed": seed, "start": start, "success": start < n, "reward": float(start < n)}
                 for seed in range(3)
                 for start in range(20 * (n is not None))
             ]
     return pd.DataFrame(rows).astype({"temperature": np.float32})
 
 
+def survivors(episodes: pd.DataFrame) -> str:
+    return one_action_page({"so101": episodes}).split("survive the controls")[1].split("\n## ")[0]
+
+
 def test_the_page_names_the_gains_that_survive_all_controls():
-    """One policy leads in all three comparisons; one shakes as much as it gains; one needs no noise beside it."""
+    """Two policies lead in all comparisons, of which one needs no noise beside it; one shakes as much as it gains; one
+    shakes more than is best."""
     page = one_action_page({"so101": made_up()})
-    survivors = page.split("survive the controls")[1].split("\n## ")[0]
-    assert BETTER in survivors and CALM in survivors and SHAKING not in survivors
+    found = survivors(made_up())
+    assert BETTER in found and CALM in found and SHAKING not in found and PAST_THE_BEST not in found
     assert (
         "10 % of the transitions of 75 demonstrations" in page
         and "20,000 training steps. Training seeds: 3. Start states of each: 20." in page
     )
     (line,) = (line for line in page.splitlines() if line.startswith(f"| {BETTER} |"))
     means = [cell.split("[")[0].strip(" *") for cell in line.split("|")[2:-1]]
-    assert means == ["80", "0.1", "75", "+40", "+30", "0.1", "+35"]
-    assert one_action_page({"so101": made_up().query("policy != @BETTER and policy != @CALM")}).count("None: no") == 1
+    assert means == ["80", "0.1", "75", "+40", "+30", "0.1", "+35", "+35"]
+    assert "None: no penalised policy is better than all four controls (comparisons: 2)" in survivors(
+        made_up().query("policy != @BETTER and policy != @CALM")
+    )
+
+
+@pytest.mark.parametrize("name", [control_name, half_control_name])
+def test_a_control_that_one_training_seed_lacks_is_none(name):
+    episodes = made_up()
+    found = survivors(episodes[(episodes["policy"] != name(BETTER)) | (episodes["seed"] != 1)])
+    assert BETTER not in found and CALM in found
+    assert CALM not in survivors(episodes[~episodes["policy"].isin([control_name(CALM), half_control_name(CALM)])])
+
+
+def test_a_control_that_missed_the_jerk_is_none():
+    episodes = made_up()
+    missed = (episodes["policy"] == control_name(BETTER)) & (episodes["seed"] == 1)
+    assert BETTER in survivors(episodes.assign(jerk=episodes["jerk"].where(~missed, 0.11)))
+    assert BETTER not in survivors(episodes.assign(jerk=episodes["jerk"].where(~missed, 0.13)))
+
+
+def test_what_was_not_compared_did_not_fail():
+    """Without temperature 0 nothing can survive: the page does not say that nothing did."""
+    assert "Not known yet" in survivors(made_up().query("temperature > 0.5"))
+
+
+def test_a_pilot_of_fresh_seeds_says_so():
+    page = one_action_page({"so101_steps100_seed3": made_up()})
+    assert "100 steps, fresh seeds" in page and "--grid=so101 --steps=100 --first_seed=3" in page

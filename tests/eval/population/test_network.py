@@ -52,7 +52,9 @@ def test_other_convolutions_are_refused(other):
         MatmulConv1d(nn.Conv1d(4, 4, 3, **other))
 
 
-@pytest.mark.parametrize("settings", [{}, {"use_film_scale_modulation": False}, {"down_dims": (16, 32, 48)}])
+@pytest.mark.parametrize(
+    "settings", [{}, {"input_skip": True}, {"use_film_scale_modulation": False}, {"down_dims": (16, 32, 48)}]
+)
 def test_unets_as_one(settings, seed):
     assert_as_one(networks("unet", seed, **settings))
 

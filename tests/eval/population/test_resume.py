@@ -1,6 +1,7 @@
 """A killed run goes on to the same weights, bit by bit, and leaves nothing half-written."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -75,3 +76,20 @@ def test_the_benchmark_goes_on_from_a_member(pair, monkeypatch):
     (folder / "checkpoints" / "000004.partial-12").mkdir()  # what a kill in the middle of writing leaves
     benchmark_training.train(cell, pair.datasets_dir, folder)
     assert load_policy(checkpoint(folder, cell))[0].n_updates == STEPS
+
+
+def test_policies_that_have_come_further_lose_nothing(pair, monkeypatch):
+    """One is killed alone, the other was never begun."""
+    with monkeypatch.context() as patch, pytest.raises(KilledError):
+        patch.setattr(Member, "write", killed_after(2, Member.write))
+        run(replace(pair, filter="epsilon"))
+    begun = []
+
+    def begin(*args):
+        begun.append(args[-1])
+        return Member.begin(*args)
+
+    monkeypatch.setattr(training, "Member", SimpleNamespace(begin=begin))
+    run(pair)
+    assert sorted(begun) == [0, 3]
+    assert weights(pair).keys() == {cell.name for cell in GRIDS["tiny"].cells}  # all are trained

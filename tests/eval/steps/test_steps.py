@@ -17,6 +17,7 @@ from lerobot_cdp.diffusion.grid import Warp, levels
 from lerobot_cdp.diffusion.sampler import sample, with_steps
 from lerobot_cdp.errors import SettingError
 from lerobot_cdp.policy.build import make_solver
+from lerobot_cdp.policy.configuration_cdp import WARPS
 from lerobot_cdp.policy.modeling_cdp import CDPPolicy
 from tests.closed_forms import PREDICTIONS
 from tests.conftest import make_config
@@ -58,6 +59,7 @@ def test_quantiles_of_equal_costs_are_equal_steps_and_of_others_the_closed_form(
     u = 1 - (np.arange(1000) + 0.5) / 1000
     # p = u: ∫_0^u p^(1/2) ∝ u^(3/2), so u_k = (1 − k / n)^(2/3).
     np.testing.assert_allclose(quantile_levels(u, 5), (1 - np.arange(5) / 5) ** (2 / 3), atol=1e-3)
+    np.testing.assert_allclose(quantile_levels(u, 5, 0.7), 0.7 * (1 - np.arange(5) / 5) ** (2 / 3), atol=1e-3)
 
 
 def test_a_search_finds_the_least_error(seed):
@@ -97,6 +99,7 @@ def test_what_is_measured_of_a_policy(prediction, monkeypatch):
     torch.manual_seed(0)
     model = CDPPolicy(make_config(prediction_type=prediction, backbone="mlp")).eval().acting_model
     found = measure(model, torch.randn(8, model.encoder.condition_dim))
+    assert found["default"] == WARPS[prediction]._asdict() != found["warp"]
     assert found["errors"].keys() == {
         "equal", "equal from the start", "default", "calibrated", "closed form", "search"
     }  # fmt: skip
