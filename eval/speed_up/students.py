@@ -168,10 +168,15 @@ def _begin(folders: Folders, cell: Cell, grid: Grid, config: SpeedUpConfig) -> N
     if not start.exists():
         begin = time.perf_counter()
         prepare(config, start)
-        write_json(start.with_suffix(".json"), {"seconds": time.perf_counter() - begin})
+        write_json(_cost(start), {"seconds": time.perf_counter() - begin})
     if not (start / PLANS).exists():
         model, batch = _seeing(cell, grid, start / "pretrained_model")
         write_bytes(start / PLANS, save({"plans": _plans(model, batch, None)}))
+
+
+def _cost(start: Path) -> Path:
+    """Where the wall time of a start is noted."""
+    return start.with_name(f"{start.name}.json")
 
 
 def _config(
@@ -211,7 +216,7 @@ def _make(config: SpeedUpConfig, start: Path, cost: Path) -> None:
         return
     # Of a checkpoint that was made before, and deleted since, it says nothing.
     before = read_json(cost).get("own", 0.0) if config.work_dir.exists() else 0.0
-    shared, begin = read_json(start.with_suffix(".json")).get("seconds", 0.0), time.perf_counter()
+    shared, begin = read_json(_cost(start)).get("seconds", 0.0), time.perf_counter()
     try:
         speed_up(config, start)
     finally:
