@@ -83,8 +83,10 @@ def _findings(warm: pd.DataFrame) -> str:
 
     def to(ours: str, theirs: str, demonstrations: int, n: int, name: str) -> str:
         found = compare(warm, (ours, theirs), demonstrations, n, "success")
+        if found is None:
+            return f"not measured beside {name}"
         place = "ahead of" if found.low > 0 else "behind" if found.high < 0 else "within noise of"
-        return f"{place} {name} ({marked(found, '+.0f')})"
+        return f"{place} {name} ({marked(found, '+.1f')})"
 
     def share(policy: str, demonstrations: int, n: int) -> str:
         return f"{100 * rows_of(warm, policy, demonstrations, n)['success'].mean():.0f} %"
@@ -92,7 +94,7 @@ def _findings(warm: pd.DataFrame) -> str:
     def jerk(policy: str, demonstrations: int, n: int) -> str:
         return f"{rows_of(warm, policy, demonstrations, n)['jerk'].mean():,.0f}"
 
-    slow = "`diffusion` with 100"
+    slow = "`diffusion` with 100 evaluations"
     findings = f"""\
 - **All demonstrations.** With 10 evaluations, velocity prediction (flow matching) succeeds in
   {share(VELOCITY, 206, 10)} of the episodes. It is {to(VELOCITY, EPSILON, 206, 10, "epsilon")},
@@ -161,8 +163,8 @@ METHOD = """\
   by both. With three seeds they are somewhat too narrow, and among so many some exclude 0 by chance.
 - **Training.** Batch 128, Adam, learning rate 5e-4 with 300 steps of warm-up and a cosine decay; 52 demonstrations are
   the first 52. `python -m eval.population --grid=pusht_long` trains them side by side, as one network with an axis of
-  policies, and `python -m eval.benchmark --grid=pusht_long` scores them, except those with a margin or noisy
-  observations.
+  policies, and `python -m eval.benchmark --grid=pusht_long` scores them. The policies with a margin or noisy
+  observations are from an earlier run; the grid no longer has them.
 - **Sampling.** Equal DDIM or Euler steps (`timestep_spacing=trailing`) from averaged weights, chunks of 16 actions of
   which 8 are executed. `diffusion` is `epsilon, γ = 0` as LeRobot samples it: 100 steps of DDPM, without averaged
   weights. Where two were not scored on the same start states, differences use those that both have.

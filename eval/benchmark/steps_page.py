@@ -29,9 +29,9 @@ Flow matching, PushT. Above: what a step of a tenth of the way gets wrong (local
 it leave (downstream factor), and their product, which is what ends up in the action. It is largest next to the data, so
 that is where steps belong. Below: the end-point error."""
 FREE = """\
-`quantiles` has no formula: steps of a size h ∝ 1/√p, where p is the product above, of which the sum of errors is least
-if errors grow as h². `free search` moves each level by itself and so fits a number for every step where a warp fits one
-or two."""
+`quantiles` needs no warp: it takes steps of size h ∝ 1/√p, p being the product above, which minimise the summed error
+if a step's error grows as h². `free search` moves each level by itself and so fits a number for every step where a
+warp fits one or two."""
 DEFAULTS = """\
 Until a policy is calibrated, it acts by the default of its prediction type. Its error over that of the calibrated warp,
 at worst over tasks, numbers of demonstrations and seeds:"""

@@ -79,10 +79,10 @@ evaluations per chunk, and how the solver's steps are laid: equal,
 [warm start](contraction.md#warm-start), which may take fewer. Brackets: bootstrap 95 % intervals over training seeds
 and start states.
 
-`diffusion` is LeRobot's way to act, by the weights of the same training without an average. Two settings are the same
-for all policies, and not everyone's default: keypoints are normalised to [−1, 1], where LeRobot's `diffusion` takes
-pixels, and actions beyond the end of an episode count in the loss, where `cdp` leaves them out. `act` has the size,
-chunks and batches of the U-Nets; its own defaults are for cameras and chunks of 100 actions."""
+`diffusion` samples as LeRobot does, with the weights of the same training that are not averaged. Two settings are
+shared by all policies and differ from some defaults: keypoints are normalised to [−1, 1], where LeRobot's `diffusion`
+takes pixels, and actions beyond the end of an episode count in the loss, where `cdp` leaves them out. `act` has the
+size, chunks and batches of the U-Nets; its own defaults are for cameras and chunks of 100 actions."""
 
 
 def _choice(tables: dict[str, pd.DataFrame]) -> list[str]:

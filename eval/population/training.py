@@ -47,7 +47,7 @@ def together(cells: Sequence[Cell], folder: Path) -> list[tuple[list[Cell], int]
     groups: list[tuple[list[Cell], set[int]]] = []
     for cell in cells:
         steps = {int(path.name) for path in saved(folder / cell.name) if (path / TRAINING_STATE_DIR).exists()}
-        steps |= {0} if min(steps, default=0) <= SAVE_EVERY else set()
+        steps |= {0} if max(steps, default=0) <= SAVE_EVERY else set()
         for others, shared in groups:
             if shared & steps:
                 others.append(cell)

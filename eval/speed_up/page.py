@@ -6,9 +6,10 @@ python -m eval.speed_up.page --results_dir=outputs/speed_up --output_dir=outputs
 
 import pandas as pd
 
-from eval.benchmark.intervals import Interval, difference, marked, mean
+from eval.benchmark.intervals import Interval, marked, mean
 from eval.benchmark.markdown import page, table
 from eval.pages import page_command
+from eval.runs import lead
 
 from .students import UNIFORM
 from .verdicts import LEROBOTS, TEACHER, Groups, verdicts
@@ -20,9 +21,10 @@ SCORES = {"success": ("success, %", 100, ".0f"), "jerk": ("squared jerk", 1, ".3
 INTRODUCTION = f"""\
 Teachers predict noise and were trained as LeRobot's `diffusion`, without an average of the weights; they act by 100
 steps of DDPM. {LEROBOTS} lays few steps below the noise, a single one at the data; {UNIFORM} begins at the noise, with
-the same weights. The fast copies are of `python -m lerobot_cdp.speed_up`, with its defaults but for the weight γ of the
-penalty. Every policy meets the same unseen start states. Brackets: bootstrap 95 % intervals over training seeds and
-start states; differences are paired, and **bold** where the interval excludes 0."""
+the same weights. The fast copies are of `python -m lerobot_cdp.speed_up`, with its defaults but for the weight γ of
+the penalty. Each is made for 3 evaluations and scored with 1 and 2 as well, for which its steps were not chosen. Every
+policy meets the same unseen start states. Brackets: bootstrap 95 % intervals over training seeds and start states;
+differences are paired, and **bold** where the interval excludes 0."""
 SIDES = """\
 Where the teacher's plans take two sides, at fresh start states, in %: the smaller side that is kept, and plans in
 between."""
@@ -121,7 +123,7 @@ def _cells(group: pd.DataFrame, others: tuple[pd.DataFrame | None, ...]) -> list
 
 
 def _difference(group: pd.DataFrame, other: pd.DataFrame | None, score: str, unit: float) -> Interval | None:
-    found = None if other is None else difference(group, other, score)
+    found = None if other is None else lead(group, other, score)
     return found and found * unit
 
 

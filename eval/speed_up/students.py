@@ -36,7 +36,7 @@ UNIFORM = "uniform DDIM"
 N_PLANS, N_OBSERVATIONS = 24, 64  # of the diversity
 PLANS = "teachers_plans.safetensors"
 COST = "cost.json"
-LEFT_OUT = {("aloha_transfer_cube", 25)}  # teachers by task and demonstrations: PushT has few ones, too
+LEFT_OUT = {("aloha_transfer_cube", 25)}  # teachers by task and demonstrations: PushT covers small data
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from eval.benchmark.intervals import Interval, difference
+from eval.benchmark.intervals import Interval
+from eval.runs import lead
 
 from .students import UNIFORM
 
@@ -69,5 +70,5 @@ def verdicts(grid: str, groups: Groups) -> list[Verdict]:
 def _difference(groups: Groups, n: int, other: tuple[str, int], score: str) -> Interval | None:
     """Of the strength that is recommended for n evaluations to another policy; of success in points."""
     own, theirs = groups.get((RECOMMENDED[n], n)), groups.get(other)
-    found = None if own is None or theirs is None else difference(own, theirs, score)
+    found = None if own is None or theirs is None else lead(own, theirs, score)
     return found and found * (100 if score == "success" else 1)

@@ -66,9 +66,10 @@ def note_data(config: CDPConfig, meta: LeRobotDatasetMetadata) -> None:
 
 def _kept_statistics(config: CDPConfig) -> dict[str, dict[str, np.ndarray]]:
     """Of a teacher all, as of a checkpoint with `keep_statistics`; with a frozen encoder those of pictures."""
-    source, keys = config.pretrained_path, {*config.observed_features, ACTION}
+    source, revision = config.pretrained_path, config.pretrained_revision
+    keys = {*config.observed_features, ACTION}
     if config.teacher is not None:
-        source = checkpoint_folder(CheckpointSource(config.teacher), "teacher")
+        source, revision = checkpoint_folder(CheckpointSource(config.teacher), "teacher"), None
     elif config.keep_statistics:
         must_be = "false without a checkpoint (policy.path), whose statistics it keeps"
         require(source is not None, "keep_statistics", must_be, True)
@@ -76,7 +77,7 @@ def _kept_statistics(config: CDPConfig) -> dict[str, dict[str, np.ndarray]]:
         keys = {*config.image_features}
     else:
         return {}
-    known = read_statistics(source).get(PROCESSORS[0], {})
+    known = read_statistics(source, revision=revision).get(PROCESSORS[0], {})
     return {key: {name: value.numpy() for name, value in known[key].items()} for key in keys & known.keys()}
 
 

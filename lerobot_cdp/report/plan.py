@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from ..acting.warm_start import FORGOTTEN
 from ..contraction import full_precision
+from ..diffusion.calibration import COUNTS
 from ..diffusion.grid import Warp, levels
 from ..diffusion.process import Process
 from ..diffusion.sampler import sample, with_steps
@@ -214,7 +215,7 @@ def summarise(raw: dict[str, Tensor], plan: Plan, warp: Warp | None) -> dict:
 
 def _steps(raw: dict[str, Tensor], plan: Plan, warp: Warp | None) -> dict | None:
     """Costs of long steps by the share of the timesteps where each begins, where the policy's own steps lie, and where
-    as many should."""
+    as many should, but no more than a warp is chosen for."""
     if warp is None:
         return None
     timesteps = with_steps(plan.solver, plan.n_steps).timesteps.double()
@@ -225,7 +226,7 @@ def _steps(raw: dict[str, Tensor], plan: Plan, warp: Warp | None) -> dict | None
         "downstream_factor": quantiles(factor),
         "left_in_action": quantiles(local * factor),
         "own": plan.process.share_of(timesteps).tolist(),
-        "best": levels(plan.n_steps, warp).tolist(),
+        "best": levels(min(plan.n_steps, max(COUNTS)), warp).tolist(),
         "best_shift": warp.shift,
         "best_start": warp.start,
     }

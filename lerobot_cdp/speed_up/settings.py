@@ -15,14 +15,12 @@ class Strength:
     """A way to speed a policy up.
 
     Attributes:
-        does: In words.
         steps: Of its training, unless the user says; 0: it trains nothing.
         learning_rate: Its peak, as a share of the checkpoint's own.
         weight: Of the contraction penalty, unless the user says.
         passes: Cost of a training step, in forward passes of the network; data loading not counted.
     """
 
-    does: str
     steps: int = 0
     learning_rate: float = 1.0
     weight: float = 0.0
@@ -30,10 +28,10 @@ class Strength:
 
 
 STRENGTHS = {
-    "calibrate": Strength("chooses the solver's steps to suit the policy; the weights stay"),
+    "calibrate": Strength(),
     # As the late penalty of the benchmark: over its last third a cosine schedule falls from a fifth of its peak.
-    "repair": Strength("trains on with the penalty next to noise", 1500, 0.2, 0.03, 5.0),
-    "distil": Strength("teaches a copy to end in one step where the policy ends in many", 2000, 0.5, 0.0, 13.0),
+    "repair": Strength(1500, 0.2, 0.03, 5.0),
+    "distil": Strength(2000, 0.5, 0.0, 13.0),
 }
 
 

@@ -83,13 +83,16 @@ class Start:
             return first
         if config.strength == "repair":
             is_noise = read_json(self.checkpoint / "config.json").get("prediction_type") == "epsilon"
-            noise = "expect smoother actions at 2 or 3 evaluations; the policy itself moves, so the error may grow"
+            noise = "expect smoother actions; training changes the policy itself, so this error may grow"
             other = "expect no gain: the penalty helps noise prediction; choose `calibrate` or `distil` for this policy"
             return f"{first}\n{noise if is_noise else other}"
         low, high = self.teacher_error, calibrated
         if low < high:
             return f"{first}\nthe student should land between {low:.3f} and {high:.3f}"
-        return f"{first}\nexpect no less: what is taught is {low:.3f} away; `calibrate` does as well at {n} evaluations"
+        return (
+            f"{first}\nexpect no smaller error: the student's targets are themselves {low:.3f} away from 100 steps; "
+            f"`calibrate` does as well at {n} evaluations"
+        )
 
 
 def prepare(config: SpeedUpConfig, folder: Path, done: int = 0) -> Start:

@@ -321,7 +321,7 @@ def test_costs_are_of_what_is_left_and_count_the_encoder(tmp_path):
         ("repair", "epsilon", 0.1, "expect smoother actions"),
         ("repair", "velocity", 0.1, "expect no gain: the penalty helps noise prediction"),
         ("distil", "epsilon", 0.1, "the student should land between 0.100 and 0.200"),
-        ("distil", "epsilon", 0.3, "expect no less: what is taught is 0.300 away"),
+        ("distil", "epsilon", 0.3, "expect no smaller error: the student's targets are themselves 0.300 away"),
     ],
 )
 def test_what_is_to_be_expected_follows_from_the_errors(tmp_path, strength, prediction, taught, expected):

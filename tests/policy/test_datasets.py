@@ -5,6 +5,7 @@ Every dataset is made here: a point walks to a goal.
 
 import copy
 import urllib.error
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -169,6 +170,20 @@ def test_to_keep_statistics_needs_a_checkpoint():
     meta = SimpleNamespace(features={}, tasks=None, stats={})
     with pytest.raises(SettingError, match="^`keep_statistics` must be false without a checkpoint .* Got True.$"):
         note_data(make_config(keep_statistics=True), meta)
+
+
+@pytest.mark.parametrize("keeps", ["keep_statistics", "freeze_vision_encoder"])
+def test_statistics_that_are_kept_are_of_the_revision_whose_weights_are_loaded(keeps, monkeypatch):
+    asked = []
+
+    def read(source, revision):
+        asked.append((str(source), revision))
+        return {}
+
+    monkeypatch.setattr("lerobot_cdp.policy.data_review.read_statistics", read)
+    config = make_config(images=True, pretrained_path=Path("user/policy"), pretrained_revision="v1", **{keeps: True})
+    note_data(config, SimpleNamespace(stats=None))
+    assert asked == [("user/policy", "v1")]
 
 
 @pytest.mark.parametrize(("size", "stages"), [(24, 2), (32, 3), (48, 4), (17, 2)])

@@ -11,6 +11,7 @@ from lerobot.datasets import LeRobotDatasetMetadata
 from lerobot.policies import make_policy, make_policy_config, make_pre_post_processors
 from tqdm import tqdm
 
+from lerobot_cdp.diffusion.grid import Warp, levels
 from lerobot_cdp.errors import SettingError
 from lerobot_cdp.report import __main__ as command_module
 from lerobot_cdp.report import data, plan
@@ -133,7 +134,10 @@ def check_numbers(report):
     measured = report["measures"]
     assert measured.keys() == {"expansion", "factor", "spread", "solver_error", "injected_error", "warm_start", "steps"}
     steps = measured["steps"]
-    assert steps["levels"][0] == 1 and len(steps["own"]) == len(steps["best"]) == report["settings"]["n_steps"]
+    assert steps["levels"][0] == 1 and len(steps["own"]) == report["settings"]["n_steps"]
+    assert len(steps["best"]) == min(10, len(steps["own"]))
+    assert report["settings"]["timestep_spacing"] == "shift 0.2 from 0.88"
+    assert steps["own"] == pytest.approx(levels(3, Warp(0.2, 0.88)), abs=0.006)  # whole timesteps of 100
     assert steps["best"][0] == pytest.approx(steps["best_start"]) and steps["own"][0] <= 1
     assert all(len(steps[name]["50"]) == 10 for name in ("local_error", "downstream_factor", "left_in_action"))
     assert len(measured["expansion"]["margin"]["50"]) == len(measured["expansion"]["timesteps"]) == 2

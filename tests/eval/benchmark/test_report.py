@@ -126,6 +126,12 @@ def test_a_run_of_the_grid_for_a_gpu_makes_its_page(tmp_path):
     report(PageConfig(tmp_path, tmp_path / "docs"))
     text = (tmp_path / "docs" / "benchmark.md").read_text()
     assert "36 policies" in text and "(a machine)" in text and "## Findings" in text
+    is_scored = (
+        (table["policy"] != "velocity, γ = 0.1") | (table["evaluations"] != 10) | (table["demonstrations"] != 52)
+    )
+    table[is_scored].to_parquet(tmp_path / "pusht_long.parquet")
+    report(PageConfig(tmp_path, tmp_path / "docs"))
+    assert "with 52 demonstrations not measured beside γ = 0" in (tmp_path / "docs" / "benchmark.md").read_text()
     table[table["policy"] == "sample, γ = 0"].to_parquet(tmp_path / "pusht_long.parquet")
     report(PageConfig(tmp_path, tmp_path / "docs"))
     assert "## Findings" not in (tmp_path / "docs" / "benchmark.md").read_text()
