@@ -77,8 +77,10 @@ def test_a_command_that_was_killed_is_said_to_be(tmp_path):
 def test_no_process_is_left_whatever_ends_the_demo(tmp_path, signum):
     pid = tmp_path / "pid"
     stage = f"run_stage('1/1', {{'sleep': ['python', '-c', {PARENT!r}, {str(pid)!r}]}}, Path({str(tmp_path)!r}))"
+    # A shell's background jobs ignore Ctrl-C, and so would this one.
+    heeds = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
     starter = subprocess.Popen(
-        [sys.executable, "-c", f"from pathlib import Path; from eval.demo.stages import run_stage; {stage}"],
+        [sys.executable, "-c", f"{heeds}; from pathlib import Path; from eval.demo.stages import run_stage; {stage}"],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
