@@ -4,6 +4,7 @@
     python -m eval.one_action --grid=so101 --filter="^γ_0|γ_10_"        some of its policies
     python -m eval.one_action --grid=so101 --first_seed=3              fresh training seeds and start states
     python -m eval.one_action --grid=so101 --steps=2000                a pilot
+    python -m eval.one_action --grid=so101 --together=true --jobs=8    with a GPU
 
 Each policy is scored with few and with many evaluations of its network, at temperature 1 and without start noise; γ = 0
 also with noise on its actions that shakes it as much as each penalised policy shakes (see controls.py).
@@ -21,6 +22,7 @@ from eval.benchmark.jobs import run_all
 from eval.benchmark.results import collect, write_table
 from eval.benchmark.work import run_cell
 from eval.command import found_by, run_command
+from eval.population.training import train_missing
 from eval.runs import STARTS_APART, run_name
 from lerobot_cdp.errors import require
 
@@ -42,6 +44,7 @@ class OneActionConfig:
         first_seed: Of the training seeds, >= 0. Other ones are scored from other start states: fresh seeds confirm what
             was found with the first.
         steps: Gradient steps; None: as the grid says.
+        together: Whether the policies are trained all at once, as `eval.population` does it on a GPU.
         jobs: Policies at the same time, each in its own process with an equal share of torch's threads.
     """
 
@@ -51,6 +54,7 @@ class OneActionConfig:
     filter: str = ""
     first_seed: int = 0
     steps: int | None = None
+    together: bool = False
     jobs: int = 1
 
 
@@ -58,6 +62,8 @@ def run(cfg: OneActionConfig) -> bool:
     """Train and score the chosen policies, then the controls. Returns whether all is done."""
     grid, folder = _grid(cfg), cfg.results_dir / cfg.grid
     chosen = _chosen(cfg, grid)
+    if cfg.together:
+        train_missing(chosen, cfg.datasets_dir, folder)
     policies = [(folder, cfg.datasets_dir, cell, grid.scored(cell)) for cell in chosen]
     names = {cell.name for cell in chosen}
     pairs = [(folder, cfg.datasets_dir, *each) for each in controlled(grid) if {each[0].name, each[1].name} <= names]

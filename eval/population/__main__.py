@@ -10,17 +10,14 @@ looks for them: that has only to score them then, and to train what is not `cdp`
 """
 
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
-
-import torch
 
 from eval.benchmark.cells import Cell
 from eval.benchmark.grids import GRIDS
 from eval.command import found_by, run_command
-from lerobot_cdp.errors import SettingError, first_line, require
+from lerobot_cdp.errors import require
 
-from .training import architecture, check_trainable, is_done, together, train
+from .training import train_missing
 
 __all__ = ["PopulationConfig", "run"]
 
@@ -44,17 +41,8 @@ class PopulationConfig:
 
 def run(cfg: PopulationConfig) -> None:
     """Train what is missing of the chosen policies."""
-    cells, folder = _chosen(cfg), cfg.results_dir / cfg.grid
-    for cell in cells:
-        check_trainable(cell)
-    missing = [cell for cell in cells if not is_done(cell, folder / cell.name)]
-    print(f"{cfg.grid}: {len(cells)} policies, {len(missing)} to train")
-    try:
-        for _, alike in groupby(sorted(missing, key=architecture), architecture):
-            for population, done in together(list(alike), folder):
-                train(population, done, cfg.datasets_dir, folder)
-    except torch.OutOfMemoryError as error:
-        raise SettingError(f"`filter` must choose fewer policies for this GPU. Got {first_line(error)}") from error
+    folder = cfg.results_dir / cfg.grid
+    train_missing(_chosen(cfg), cfg.datasets_dir, folder)
     print(f"{folder}\n\nNext: python -m eval.benchmark --grid={cfg.grid} --results_dir={cfg.results_dir}")
 
 

@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
 
 import torch
@@ -11,7 +12,7 @@ from tqdm import tqdm
 from eval.benchmark.cells import Cell
 from eval.benchmark.training import LOG_EVERY, SAVE_EVERY, checkpoint, policy_config, saved, tidy
 from lerobot_cdp.contraction.penalty import BATCH_SHARE
-from lerobot_cdp.errors import require
+from lerobot_cdp.errors import SettingError, first_line, require
 from lerobot_cdp.policy.configuration_cdp import AUTO
 
 from .data import Batch, Samples, load_shares, sample_order
@@ -20,10 +21,29 @@ from .members import Member, Population
 from .record import Record
 from .step import Step, predicts_and_penalty
 
-__all__ = ["architecture", "check_trainable", "is_done", "together", "train"]
+__all__ = ["architecture", "check_trainable", "is_done", "together", "train", "train_missing"]
 
 # What members of a population may differ in, besides seed and share of the data: the last three are for sampling.
 FREE = ("prediction_type", "contraction", "timestep_spacing", "noise_scheduler_type", "num_inference_steps")
+
+
+def train_missing(cells: Sequence[Cell], datasets_dir: Path | None, folder: Path) -> None:
+    """Train those of the cells that are not done: a population for each architecture, and for each step after which
+    trainings were left. See `train`.
+
+    Raises:
+        SettingError: if a cell asks for what a population does not do, or the GPU's memory is too small.
+    """
+    for cell in cells:
+        check_trainable(cell)
+    missing = [cell for cell in cells if not is_done(cell, folder / cell.name)]
+    print(f"{folder.name}: {len(cells)} policies, {len(missing)} to train")
+    try:
+        for _, alike in groupby(sorted(missing, key=architecture), architecture):
+            for population, done in together(list(alike), folder):
+                train(population, done, datasets_dir, folder)
+    except torch.OutOfMemoryError as error:
+        raise SettingError(f"`filter` must choose fewer policies for this GPU. Got {first_line(error)}") from error
 
 
 def is_done(cell: Cell, folder: Path) -> bool:

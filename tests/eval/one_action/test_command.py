@@ -49,6 +49,15 @@ def test_a_run_has_its_controls_and_goes_on(tiny, tmp_path, monkeypatch):
     assert run(tiny)
 
 
+def test_policies_can_be_trained_together(tiny, tmp_path, monkeypatch):
+    """On one device, the paper's loss beside γ = 0; scored as those that are trained one by one."""
+    monkeypatch.setattr(work, "train", lambda *args: pytest.fail("trained alone"))
+    monkeypatch.setattr(controls, "CLOSE", 1e9)
+    assert run(replace(tiny, together=True))
+    table = pd.read_parquet(tmp_path / "one_action_so101.parquet")
+    assert {PLAIN, "paper's loss, γ = 10 / 4"} < set(table["policy"])
+
+
 def test_where_the_penalty_shakes_no_more_both_controls_are_the_plain_policy(tiny, tmp_path, monkeypatch):
     """Not scored again: copied, so that each training seed has its controls."""
     monkeypatch.setattr(controls, "CLOSE", 1e9)

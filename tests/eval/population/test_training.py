@@ -154,11 +154,11 @@ def test_samples_of_a_checkpoint_are_those_of_its_member(tiny, monkeypatch):
 
 def test_policies_of_other_architectures_are_another_population(tiny, monkeypatch):
     populations = []
-    monkeypatch.setattr("eval.population.__main__.train", lambda cells, *_: populations.append(cells))
+    monkeypatch.setattr("eval.population.training.train", lambda cells, *_: populations.append(cells))
     mlp = policy("sample", backbone="mlp", down_dims=None, n_groups=None)
     grid = replace(GRIDS["tiny"], policies={3: [EPSILON, replace(EPSILON, steps=7), mlp, replace(EPSILON, type="act")]})
     monkeypatch.setitem(GRIDS, "tiny", grid)
-    monkeypatch.setattr("eval.population.__main__.check_trainable", lambda cell: None)
+    monkeypatch.setattr("eval.population.training.check_trainable", lambda cell: None)
     run(tiny)
     assert sorted((cells[0].steps, len(cells)) for cells in populations) == [(5, 2), (5, 2), (7, 2)]
     assert all(cell.type == "cdp" for cells in populations for cell in cells)
@@ -216,7 +216,7 @@ def test_a_gpu_that_is_too_small(tiny, monkeypatch):
     def full(*_):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB.")
 
-    monkeypatch.setattr("eval.population.__main__.train", full)
+    monkeypatch.setattr("eval.population.training.train", full)
     with pytest.raises(SettingError, match=r"^`filter` must choose fewer policies for this GPU. Got CUDA out of"):
         run(tiny)
 
