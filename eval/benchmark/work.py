@@ -83,11 +83,11 @@ def _calibrated(cell: Cell, folder: Path, datasets_dir: Path | None) -> dict:
         `settings` of its steps, and the level of its `warm_start`.
     """
     known = folder / CALIBRATION
-    if "warm_start" not in read_json(known):
+    if "scores" not in read_json(known):
         policy, preprocessor, _ = load_policy(folder, {"timestep_spacing": "shifted"})
-        observations = training_observations(cell, policy, preprocessor, datasets_dir, OBSERVATIONS)
-        found = calibrate_policy(policy.acting_model, observations)
+        observed, demonstrated = training_observations(cell, policy, preprocessor, datasets_dir, OBSERVATIONS)
+        found = calibrate_policy(policy.acting_model, observed, demonstrated=demonstrated)
         warp = {"timestep_shift": found.warp.shift, "first_timestep": found.warp.start}
         measured = {"settings": warp, "warm_start": found.warm_start}
-        write_json(known, measured | {"errors": found.errors, "before": found.before})
+        write_json(known, measured | {"scores": found.errors, "before": found.before})
     return read_json(known)

@@ -86,8 +86,8 @@ def _is_measured(cell: Cell, file: Path) -> bool:
 
 def _measured(cell: Cell, folder: Path, datasets_dir: Path | None) -> dict:
     policy, preprocessor, _ = load_policy(checkpoint(folder, cell), {"timestep_spacing": "shifted"})
-    observations = training_observations(cell, policy, preprocessor, datasets_dir, OBSERVATIONS)
-    return measure(policy.acting_model, observations) | provenance()
+    seen = training_observations(cell, policy, preprocessor, datasets_dir, OBSERVATIONS)
+    return measure(policy.acting_model, *seen) | provenance()
 
 
 def _rows(grid: str, cell: Cell, folder: Path) -> list[dict]:

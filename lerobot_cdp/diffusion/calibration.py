@@ -1,12 +1,19 @@
-"""Where a policy's steps should lie: the warp with which few evaluations end where many would.
+"""Where a policy's steps should lie: the warp with which few evaluations sample what was demonstrated.
 
-    error(w, n) = mean over samples of the RMS distance between the chunk of n steps laid by w and that of many steps,
-                  both from the same noise
-    w           = argmin Σ_n log error(w, n)
+    w = argmin Σ_n log error(w, n)
 
-No environment is needed, only observations. What an early step misses fades in the steps after it as far as sampling
-contracts there, so the best warp belongs to the policy: trained on less data, it is sharper next to the data, and its
-steps crowd closer.
+for an error of the chunks that n steps laid by w sample. It is their energy score (Gneiting and Raftery 2007) against
+the demonstrated actions y,
+
+    E d(x, y) − ½ E d(x, x'),     x, x' sampled independently, d the root mean square distance,
+
+which is least where samples are distributed as the demonstrations are, or, where no demonstrated actions are known, the
+distance to the chunks of many steps from the same noise. The score is the better one, because many steps can be worse
+than few: next to the data a network may have learned to remove its noise badly, and a step there leaves it in the
+action.
+
+No environment is needed. What an early step misses fades in the steps after it as far as sampling contracts there, so
+the best warp belongs to the policy: trained on less data, it is sharper next to the data, and its steps crowd closer.
 """
 
 import math
@@ -14,14 +21,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 
+import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from .grid import Warp
 
-__all__ = ["COUNTS", "REFERENCE_STEPS", "Calibration", "calibrate", "distance", "n_candidates"]
+__all__ = [
+    "COUNTS", "DRAWS", "REFERENCE_STEPS", "Calibration", "calibrate", "distance", "energy_score", "n_candidates",
+]  # fmt: skip
 
 COUNTS = (2, 3, 5, 10)  # steps that are to end well
+DRAWS = 2  # samples for each observation, of an energy score
 REFERENCE_STEPS = 100
 SHIFTS = (0.05, 0.07, 0.1, 0.125, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.6, 0.8, 1.0, 1.25)
 STARTS = (0.7, 0.75, 0.8, 0.84, 0.88, 0.92, 0.96, 1.0)
@@ -46,12 +57,30 @@ class Calibration:
 
 def distance(actions: Tensor, reference: Tensor) -> float:
     """Mean over B of the root mean square difference of two (B, T, A): the few that change mode do not dominate it."""
-    return (actions - reference).square().mean(dim=(1, 2)).sqrt().mean().item()
+    return _rms(actions - reference).mean().item()
+
+
+def energy_score(draws: Tensor, demonstrated: Tensor) -> float:
+    """Mean over B of E d(x, y) − ½ E d(x, x'), without bias; smaller is better.
+
+    Args:
+        draws: (K, B, T, A) sampled actions, K >= 2 independent ones for each observation.
+        demonstrated: (B, T, A); what is NaN was not demonstrated and does not count.
+    """
+    known = ~demonstrated.isnan()
+    draws, demonstrated = draws.where(known, 0.0), demonstrated.where(known, 0.0)
+    first, second = torch.triu_indices(len(draws), len(draws), offset=1).to(draws.device)
+    spread = _rms(draws[first] - draws[second]).mean()
+    return (_rms(draws - demonstrated).mean() - spread / 2).item()
+
+
+def _rms(difference: Tensor) -> Tensor:
+    """(..., T, A) -> (...)."""
+    return difference.square().mean(dim=(-2, -1)).sqrt()
 
 
 def calibrate(
-    solve: Callable[[Warp, int], Tensor],
-    reference: Tensor,
+    error: Callable[[Warp, int], float],
     first: Warp,
     free: tuple[str, ...] = ("shift", "start"),
     counts: tuple[int, ...] = COUNTS,
@@ -59,8 +88,7 @@ def calibrate(
     """Find the warp that belongs to a policy: the shift, where sampling starts, and the shift again.
 
     Args:
-        solve: (w, n) -> the chunks (B, T, A) of n steps laid by w, always from the same noise.
-        reference: (B, T, A), those of many steps.
+        error: (w, n) -> that of n steps laid by w, always from the same noise.
         first: where the search begins; a tie is its own.
         free: numbers of the warp that are searched.
         counts: numbers n of steps.
@@ -68,7 +96,7 @@ def calibrate(
 
     @cache
     def errors(warp: Warp) -> dict[int, float]:
-        return {n: distance(solve(warp, n), reference) for n in counts}
+        return {n: error(warp, n) for n in counts}
 
     def score(warp: Warp) -> float:
         return sum(math.log(max(e, 1e-12)) for e in errors(warp).values())

@@ -5,11 +5,14 @@ from dataclasses import replace
 
 import torch
 from lerobot.policies import PreTrainedPolicy
+from lerobot.utils.constants import ACTION
 from torch import Tensor
 
 from ..acting.warm_start import least_level, memory
 from ..contraction.sharding import is_sharded, rank
-from ..diffusion.calibration import COUNTS, REFERENCE_STEPS, Calibration, calibrate, n_candidates
+from ..diffusion.calibration import (
+    COUNTS, DRAWS, REFERENCE_STEPS, Calibration, calibrate, distance, energy_score, n_candidates,
+)  # fmt: skip
 from ..diffusion.encoder import stack_cameras
 from ..diffusion.grid import EQUAL, Warp, rest_from
 from ..diffusion.sampler import sample, with_steps
@@ -24,6 +27,7 @@ __all__ = [
     "calibrate_in_training",
     "calibrate_policy",
     "calibration_passes",
+    "demonstrated_actions",
     "executed",
     "executed_rows",
     "many_steps",
@@ -34,6 +38,7 @@ __all__ = [
 ]
 
 CALIBRATION_BATCH = 64  # observations of a training; a command takes more
+ACTION_KEYS = (ACTION, "action_is_pad")
 SETTLED = 1000  # updates; what a network has learned before changes too much
 
 
@@ -43,6 +48,7 @@ def calibrate_policy(
     condition: Tensor,
     seed: int = 0,
     counts: tuple[int, ...] = COUNTS,
+    demonstrated: Tensor | None = None,
     reference: Tensor | None = None,
 ) -> Calibration:
     """Find the warp of a policy, where it is free, and the level of its warm start; no random state is touched.
@@ -52,27 +58,34 @@ def calibrate_policy(
         condition: (B, C) observation features, as its encoder gives them.
         seed: of the noise.
         counts: numbers of evaluations that are to end well.
-        reference: its `many_steps`; None: they are taken.
+        demonstrated: (B, n_action_steps, A), see `demonstrated_actions`; None: they are not known, and few steps are
+            compared with many.
+        reference: those `many_steps`; None: they are taken, if they are needed.
     """
     config, most = model.config, model.config.num_train_timesteps
     fitting = tuple(n for n in counts if 2 * n <= most)
     require(fitting, "num_train_timesteps", f"at least {2 * min(counts)} for a calibration", most)
 
-    def solve(warp: Warp, n: int) -> Tensor:
-        return executed(model, condition, n, warp, seed)
-
     found, free = Calibration(config.warp or config.found_warp, {}, {}), _free(config)
     if free:
-        reference = many_steps(model, condition, seed) if reference is None else reference
-        found = calibrate(solve, reference, found.warp, free, fitting)
+        if demonstrated is None and reference is None:
+            reference = many_steps(model, condition, seed)
+
+        def error(warp: Warp, n: int) -> float:
+            if demonstrated is None:
+                return distance(executed(model, condition, n, warp, seed), reference)
+            draws = [executed(model, condition, n, warp, seed + k) for k in range(DRAWS)]
+            return energy_score(torch.stack(draws), demonstrated)
+
+        found = calibrate(error, found.warp, free, fitting)
     warp = found.warp if config.timestep_spacing == SHIFTED else EQUAL
     return replace(found, warm_start=_warm_start_level(model, condition, warp, seed))
 
 
-def calibration_passes(config: CDPConfig, counts: tuple[int, ...]) -> int:
-    """Passes of the network on all observations that a calibration takes, about."""
+def calibration_passes(config: CDPConfig, counts: tuple[int, ...], is_demonstrated: bool) -> int:
+    """Passes of the network on all observations that a calibration takes, about, with demonstrated actions or not."""
     free = _free(config)
-    searched = n_candidates(free) * sum(counts) if free else 0
+    searched = (DRAWS if is_demonstrated else 1) * n_candidates(free) * sum(counts) if free else 0
     return searched + 2 * min(REFERENCE_STEPS, config.num_train_timesteps)  # those of the warm start are others
 
 
@@ -96,6 +109,20 @@ def executed(model: CDPDiffusionModel, condition: Tensor, n: int, warp: Warp | N
     noise = start_noise(model, condition, generator)
     chunks = sample(lambda x_t, t: model.backbone(x_t, t, condition), solver, noise, n)
     return chunks[:, executed_rows(model.config)]
+
+
+def demonstrated_actions(batch: dict[str, Tensor], config: CDPConfig) -> Tensor:
+    """The part of demonstrated chunks that would be executed, (B, n_action_steps, A).
+
+    NaN stands for what follows the end of an episode, where the policy is not trained on that.
+
+    Args:
+        batch: normalised `action` (B, horizon, A) and `action_is_pad` (B, horizon).
+    """
+    actions, is_pad = (batch[key][:, executed_rows(config)] for key in ACTION_KEYS)
+    if not config.do_mask_loss_for_padding:
+        return actions
+    return actions.masked_fill(is_pad.unsqueeze(2), torch.nan)
 
 
 def start_noise(model: CDPDiffusionModel, condition: Tensor, generator: torch.Generator) -> Tensor:
@@ -159,18 +186,20 @@ def remember(config: CDPConfig, found: Calibration, measured_on: str) -> None:
 
 
 def observations_for(policy: PreTrainedPolicy, batch: dict[str, Tensor]) -> dict[str, Tensor] | None:
-    """The observations that a calibration after this update would take, copied: of a batch nothing else stays.
+    """The observations and actions that a calibration after this update would take, copied: of a batch nothing else
+    stays.
 
     Args:
         policy: in training.
-        batch: observations (B, n_obs_steps, …), normalised.
+        batch: of the training, normalised.
 
     Returns:
         The first CALIBRATION_BATCH of them; None where there will be no calibration.
     """
     if not _is_wanted(policy, int(policy.n_updates) + 1):
         return None
-    return {key: batch[key][:CALIBRATION_BATCH].clone() for key in policy.config.observed_features}
+    keys = (*policy.config.observed_features, *ACTION_KEYS)
+    return {key: batch[key][:CALIBRATION_BATCH].clone() for key in keys}
 
 
 def _is_wanted(policy: PreTrainedPolicy, n_updates: int) -> bool:
@@ -225,6 +254,6 @@ def _calibrate_as_it_acts(model: CDPDiffusionModel, observations: dict[str, Tens
     model.eval()
     try:
         condition = model.encoder(stack_cameras(observations, model.config, time_axis=True))
-        return calibrate_policy(model, condition)
+        return calibrate_policy(model, condition, demonstrated=demonstrated_actions(observations, model.config))
     finally:
         model.train(was_training)

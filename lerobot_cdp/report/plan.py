@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from ..acting.warm_start import FORGOTTEN
 from ..contraction import full_precision
-from ..diffusion.calibration import COUNTS
+from ..diffusion.calibration import COUNTS, DRAWS
 from ..diffusion.grid import Warp, levels
 from ..diffusion.process import Process
 from ..diffusion.sampler import sample, with_steps
@@ -130,11 +130,13 @@ class Plan:
         }
 
     def best_warp(self, network: Network, x_0: Tensor, seed: int) -> Warp | None:
-        """How steps should lie for B observations; None where the process has too few timesteps."""
+        """How steps should lie for B observations with the demonstrated chunks x_0; None where the process has too few
+        timesteps."""
         if not self.has_step_costs:
             return None
-        noise = torch.randn(x_0.shape, generator=torch.Generator().manual_seed(seed)).to(x_0)
-        return best_warp(network, self.process, noise, self.executed)
+        generator = torch.Generator().manual_seed(seed)
+        noises = [torch.randn(x_0.shape, generator=generator).to(x_0) for _ in range(DRAWS)]
+        return best_warp(network, self.process, x_0, noises, self.executed)
 
     def _step_costs(
         self, network: Network, x_0: Tensor, noise: Tensor, generator: torch.Generator

@@ -12,8 +12,7 @@ from torch import Tensor
 
 from ..acting.warm_start import memory
 from ..contraction import denoiser_coefficients, expand
-from ..diffusion.calibration import COUNTS, calibrate
-from ..diffusion.calibration import REFERENCE_STEPS as MANY_STEPS
+from ..diffusion.calibration import COUNTS, calibrate, energy_score
 from ..diffusion.grid import EQUAL, Warp, levels, whole_timesteps
 from ..diffusion.process import Process
 from ..diffusion.sampler import make_scheduler, sample
@@ -88,11 +87,13 @@ def plan_memory(network: Network, process: Process, x_0: Tensor, executed: slice
 
 
 @torch.no_grad()
-def best_warp(network: Network, process: Process, noise: Tensor, executed: slice) -> Warp:
-    """The warp with which few first-order steps end closest to many, as a calibration would lay them.
+def best_warp(network: Network, process: Process, x_0: Tensor, draws: list[Tensor], executed: slice) -> Warp:
+    """The warp with which few first-order steps sample what was demonstrated best, as a calibration would lay them.
 
     Args:
-        network, process, noise, executed: see `step_costs`.
+        network, process, executed: see `step_costs`.
+        x_0: (B, T, A) demonstrated chunks.
+        draws: noises (B, T, A), two or more.
     """
     own = process.scheduler.config
     names = ("num_train_timesteps", "prediction_type", "timestep_spacing", "beta_schedule", "beta_start", "beta_end")
@@ -102,13 +103,14 @@ def best_warp(network: Network, process: Process, noise: Tensor, executed: slice
         own.clip_sample_range if own.clip_sample else None,
     )
 
-    def solve(warp: Warp, n: int) -> Tensor:
-        return sample(network, make_scheduler(name, clip, warp, **settings), noise, n)[:, executed]
+    def error(warp: Warp, n: int) -> float:
+        solver = make_scheduler(name, clip, warp, **settings)
+        chunks = torch.stack([sample(network, solver, noise, n) for noise in draws])
+        return energy_score(chunks[:, :, executed], x_0[:, executed])
 
     free = ("shift", "start") if process.prediction_type == "epsilon" else ("shift",)
-    many = min(MANY_STEPS, own.num_train_timesteps)
     counts = tuple(n for n in COUNTS if 2 * n <= own.num_train_timesteps)
-    return calibrate(solve, solve(EQUAL, many), WARPS[process.prediction_type], free, counts).warp
+    return calibrate(error, WARPS[process.prediction_type], free, counts).warp
 
 
 class FirstOrder:

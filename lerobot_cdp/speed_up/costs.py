@@ -66,7 +66,7 @@ def measure_costs(config: SpeedUpConfig, model: CDPDiffusionModel, observed: Obs
         observed: what it is measured at.
     """
     _, training_s, pass_s = (_pass(model, observed, size) for size in (1, config.batch_size, len(observed.condition)))
-    calibration_s = pass_s * calibration_passes(model.config, (config.evaluations,))
+    calibration_s = pass_s * calibration_passes(model.config, (config.evaluations,), observed.demonstrated is not None)
     weights = sum(p.numel() * p.element_size() for p in model.parameters()) / 1e9
     return Costs(training_s / config.batch_size, observed.encoder_s, calibration_s, weights)
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from ..checkpoints.processors import PROCESSORS
 from ..diffusion.encoder import ObservationEncoder, stack_cameras
 from ..errors import require
+from ..policy.calibration import demonstrated_actions
 from ..policy.configuration_cdp import CDPConfig
 from ..policy.statistics import read_statistics
 from ..report.data import DatasetSource, batches, choose_frames, open_dataset
@@ -24,11 +25,13 @@ class Observed:
     Attributes:
         condition: (n, C) features.
         source: What they are of, in words.
+        demonstrated: (n, n_action_steps, A) what was done then, see `demonstrated_actions`; None: it is not known.
         encoder_s: Seconds that the encoder took for each; 0 without cameras.
     """
 
     condition: Tensor
     source: str
+    demonstrated: Tensor | None = None
     encoder_s: float = 0.0
 
 
@@ -42,15 +45,17 @@ def of_dataset(
         SettingError: if the dataset cannot be read, is too small, or lacks what the policy observes.
     """
     dataset = open_dataset(source, config)
-    frames, features, seconds = choose_frames(dataset, config, n, seed), [], 0.0
+    frames, features, actions, seconds = choose_frames(dataset, config, n, seed), [], [], 0.0
     for batch in batches(dataset, frames, preprocessor, config):
+        actions.append(demonstrated_actions(batch, config))
         batch = stack_cameras(batch, config, time_axis=True)
         begin = time.perf_counter()
         features.append(encoder(batch))
         features[-1].sum().item()  # which waits for a GPU
         seconds += time.perf_counter() - begin
     words = f"{n} observations of {source.repo_id}"
-    return Observed(torch.cat(features), words, seconds / n if config.image_features else 0.0)
+    encoder_s = seconds / n if config.image_features else 0.0
+    return Observed(torch.cat(features), words, torch.cat(actions), encoder_s)
 
 
 @torch.no_grad()

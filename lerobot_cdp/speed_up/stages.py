@@ -134,7 +134,7 @@ def _lay_steps(
 ) -> CDPConfig:
     """The settings with the steps that belong to the policy; a consistency policy keeps those that it was taught at."""
     condition, counts = observed.condition, (config.evaluations,)
-    found = calibrate_policy(policy.acting_model, condition, config.seed, counts, reference)
+    found = calibrate_policy(policy.acting_model, condition, config.seed, counts, observed.demonstrated, reference)
     calibration = StepCalibration(*found.warp, observed.source, found.warm_start)
     return replace(settings, timestep_shift=None, first_timestep=None, calibration=calibration)
 

@@ -7,7 +7,9 @@ from lerobot.configs import PreTrainedConfig
 from lerobot_cdp.acting.warm_start import LEVELS
 from lerobot_cdp.diffusion.encoder import stack_cameras
 from lerobot_cdp.diffusion.grid import Warp
-from lerobot_cdp.policy.calibration import SETTLED, calibrate_policy, remember
+from lerobot_cdp.policy.calibration import (
+    SETTLED, calibrate_policy, demonstrated_actions, executed, many_steps, remember,
+)  # fmt: skip
 from lerobot_cdp.policy.configuration_cdp import WARPS, StepCalibration
 from lerobot_cdp.policy.modeling_cdp import CDPPolicy
 from tests.closed_forms import gaussian, give_denoiser
@@ -134,7 +136,8 @@ def test_pictures_are_seen_as_by_the_network_that_acts(ema_decay, tmp_path, few_
     with torch.no_grad():
         condition = model.encoder(stack_cameras(batch, policy.config, time_axis=True))
     policy.config.calibration, measured_on = None, policy.config.calibration.measured_on
-    expected = calibrate_policy(model, condition)
+    demonstrated = demonstrated_actions(batch, policy.config)
+    expected = calibrate_policy(model, condition, demonstrated=demonstrated)
     remember(policy.config, expected, measured_on)
     assert CDPPolicy.from_pretrained(tmp_path).config.calibration == policy.config.calibration
 
@@ -179,6 +182,34 @@ def test_a_level_that_was_not_measured_is_said(tmp_path, caplog):
     assert "`warm_start` = auto was not measured on this policy: it begins at the noise level 0.5." in caplog.text
 
 
+def badly_denoised(x_t, alpha, sigma):
+    """Of data that is 0: right above the noise level 0.1, below it a network that takes noise for signal."""
+    return torch.where(sigma > 0.1, 0.0, x_t / alpha)
+
+
+def test_few_steps_follow_the_demonstrations_and_not_what_many_make_of_them():
+    """Many steps carry their noise into the action, so that more steps next to the data would be laid to do as they."""
+    settings = {"prediction_type": "sample", "clip_sample": False, "n_action_steps": 4}
+    model = CDPPolicy(make_config(**settings)).eval().acting_model
+    give_denoiser(model, badly_denoised)
+    condition, demonstrated = torch.zeros(32, model.encoder.condition_dim), torch.zeros(32, 4, 2)
+    by_many = calibrate_policy(model, condition).warp
+    found = calibrate_policy(model, condition, demonstrated=demonstrated).warp
+    assert found.shift > 2 * by_many.shift
+    rms = {warp: executed(model, condition, 5, warp).square().mean().sqrt() for warp in (found, by_many)}
+    assert rms[found] < 1e-6 < rms[by_many] <= 1.5 * many_steps(model, condition).square().mean().sqrt()
+
+
+def test_what_follows_an_episode_counts_where_it_is_trained_on():
+    config = make_config(n_action_steps=4, do_mask_loss_for_padding=False)
+    batch = make_batch(config)
+    batch["action_is_pad"][:, 3:] = True
+    assert torch.equal(demonstrated_actions(batch, config), batch["action"][:, 1:5])
+    config.do_mask_loss_for_padding = True
+    masked = demonstrated_actions(batch, config)
+    assert torch.equal(masked[:, :2], batch["action"][:, 1:3]) and masked[:, 2:].isnan().all()
+
+
 @pytest.mark.parametrize("steps,expected", [(1, 0.6), (60, 0.85)])
 def test_the_level_is_that_of_the_steps_in_use(steps, expected):
     """Of Gaussian data an error e ends as α² s² e / (α² s² + σ²) after one step, and as the root of that after many."""
@@ -198,7 +229,8 @@ def test_of_a_batch_only_what_a_calibration_takes_is_kept():
     policy = trained(SETTLED - 1)
     batch = make_batch(policy.config, 70)
     policy(batch)
-    for key in policy.config.observed_features:
+    assert policy._seen.keys() == {*policy.config.observed_features, "action", "action_is_pad"}
+    for key in policy._seen:
         kept = policy._seen[key]
         assert torch.equal(kept, batch[key][:64]) and kept.untyped_storage().nbytes() == kept.nbytes
     for settings in ({}, {"timestep_shift": 0.5, "first_timestep": 0.9}, {"use_peft": True}):

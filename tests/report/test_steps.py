@@ -106,10 +106,11 @@ def test_the_best_warp_is_that_of_a_calibration(prediction):
     config = make_config(prediction_type=prediction, backbone="mlp", horizon=8, n_action_steps=4)
     model = CDPPolicy(config).eval().acting_model
     condition = torch.randn(6, model.encoder.condition_dim)
-    noise = start_noise(model, condition, torch.Generator().manual_seed(0))
+    draws = [start_noise(model, condition, torch.Generator().manual_seed(k)) for k in range(2)]
+    x_0, executed = torch.randn_like(draws[0]), executed_rows(config)
 
     def network(x_t, timesteps):
         return model.backbone(x_t, timesteps, condition)
 
-    found = best_warp(network, model.process, noise, executed_rows(config))
-    assert found == calibrate_policy(model, condition).warp
+    found = best_warp(network, model.process, x_0, draws, executed)
+    assert found == calibrate_policy(model, condition, demonstrated=x_0[:, executed]).warp
