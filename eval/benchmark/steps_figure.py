@@ -1,4 +1,4 @@
-"""The picture of the page about the solver's steps: what long steps cost on the way, and errors over their number."""
+"""The picture of the page about the solver's steps: what long steps cost on the way, and scores over their number."""
 
 import io
 
@@ -40,7 +40,7 @@ def steps_figure(rows: pd.DataFrame) -> bytes:
     for (above, below), demonstrations in zip(grid.T, shares, strict=True):
         own = shown[shown["demonstrations"] == demonstrations]
         _costs(above, own)
-        _errors(below, own)
+        _scores(below, own)
         above.set_title(f"{demonstrations} demonstrations", fontsize=12, loc="left")
     low, high = np.array([axes.dataLim.intervaly for axes in grid[0]]).T
     grid[0, 0].set_ylim(low.min() / 2, 30 * high.max())  # above: room for the places
@@ -49,7 +49,7 @@ def steps_figure(rows: pd.DataFrame) -> bytes:
         axes.grid(alpha=0.25)
     grid[0, 0].legend(frameon=False, fontsize=9)
     grid[1, 0].legend(frameon=False, fontsize=9)
-    grid[1, 0].set_ylabel("end-point error")
+    grid[1, 0].set_ylabel("energy score")
     buffer = io.BytesIO()
     drawing.savefig(buffer, format="png", dpi=120, metadata={"Software": None})
     return buffer.getvalue()
@@ -77,8 +77,8 @@ def _costs(axes: Axes, own: pd.DataFrame) -> None:
     axes.set(yscale="log", xlim=(1.04, -0.3), xlabel="noise level at which the step begins")
 
 
-def _errors(axes: Axes, own: pd.DataFrame) -> None:
-    means = own[own["quantity"] == "error"].groupby(["laid", "n"])["value"].mean()
+def _scores(axes: Axes, own: pd.DataFrame) -> None:
+    means = own[(own["quantity"] == "score") & (own["n"] <= 10)].groupby(["laid", "n"])["value"].mean()
     for laid, (colour, marker, label) in LAID.items():
         of_n = means[laid]
         line = "" if laid == "search" else "-"

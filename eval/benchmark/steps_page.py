@@ -17,28 +17,30 @@ LAID = {
     "search": "free search",
 }
 COUNTS = (2, 3, 5, 10)
+MANY = 100
 INTRODUCTION = """\
-End-point errors of policies without penalty after at least 5,000 training steps: the mean over observations of the RMS
-distance between the executed actions of few steps and of 100, from the same noise, in normalised units. Warps and
-levels are found on 128 training observations and measured on 128 others. The policies are those of the
-[benchmark of three tasks](benchmark_tasks.md)."""
+Energy scores of policies without penalty after at least 5,000 training steps: E d(x, y) − ½ E d(x, x'), of sampled
+actions x, x' and demonstrated ones y, with the RMS distance d in normalised units. It is least where a policy does what
+was demonstrated, as often. Warps and levels are found on 128 training observations and measured on 128 others. The
+policies are those of the [benchmark of three tasks](benchmark_tasks.md)."""
 PICTURE = """\
 ![Costs of long steps, where the solver's steps lie, and errors over their number](benchmark_steps.png)
 
 Flow matching, PushT. Above: what a step of a tenth of the way gets wrong (local error), how much of it the steps behind
 it leave (downstream factor), and their product, which is what ends up in the action. It is largest next to the data, so
-that is where steps belong. Below: the end-point error."""
+that is where steps belong. Below: the energy score."""
 FREE = """\
 `quantiles` needs no warp: it takes steps of size h ∝ 1/√p, p being the product above, which minimise the summed error
 if a step's error grows as h². `free search` moves each level by itself and so fits a number for every step where a
 warp fits one or two."""
 DEFAULTS = """\
-Until a policy is calibrated, it acts by the default of its prediction type. Its error over that of the calibrated warp,
+Until a policy is calibrated, it acts by the default of its prediction type. Its score over that of the calibrated warp,
 at worst over tasks, numbers of demonstrations and seeds:"""
 ORACLE = """\
 Could a sampler save evaluations that takes more for some observations than for others? The table bounds it: the mean
-number of evaluations with which a sampler that knew every error beforehand would reach the error of n calibrated steps.
-A sampler that has to judge by what it has evaluated saves less. So `cdp` takes the same number for all."""
+number of evaluations with which a sampler that knew every error beforehand would come as close to 100 steps from the
+same noise as n calibrated ones do. A sampler that has to judge by what it has evaluated saves less. So `cdp` takes the
+same number for all."""
 
 
 def steps_page(rows: pd.DataFrame) -> str:
@@ -54,7 +56,7 @@ def steps_page(rows: pd.DataFrame) -> str:
         *(["## Why it works", PICTURE] if len(shown_in(rows)) else []),
         "## Two numbers against free levels",
         FREE,
-        _errors(rows),
+        _scores(rows),
         "## The best numbers",
         _warps(rows),
         DEFAULTS,
@@ -75,14 +77,15 @@ def _names(key: tuple) -> tuple[str, str, str]:
     return TASKS_SHOWN[grid], str(demonstrations), policy.removesuffix(", γ = 0")
 
 
-def _errors(rows: pd.DataFrame) -> str:
+def _scores(rows: pd.DataFrame) -> str:
     body = []
     for key, group in _groups(rows).items():
-        means = group[group["quantity"] == "error"].groupby(["laid", "n"])["value"].mean()
+        means = group[group["quantity"] == "score"].groupby(["laid", "n"])["value"].mean()
         for laid, name in LAID.items():
-            cells = [f"{means[laid, n]:.4f}" if (laid, n) in means.index else "–" for n in COUNTS]
+            cells = [f"{means[laid, n]:.4f}" if (laid, n) in means.index else "–" for n in (*COUNTS, MANY)]
             body.append((*_names(key), name, *cells))
-    return table(("task", "demonstrations", "predicts", "steps laid by", *(f"{n} steps" for n in COUNTS)), body)
+    numbers = [f"{n} steps" for n in (*COUNTS, MANY)]
+    return table(("task", "demonstrations", "predicts", "steps laid by", *numbers), body)
 
 
 def _warps(rows: pd.DataFrame) -> str:
@@ -94,13 +97,13 @@ def _warps(rows: pd.DataFrame) -> str:
 
 
 def _defaults(rows: pd.DataFrame) -> str:
-    errors = rows[(rows["quantity"] == "error") & rows["laid"].isin(["default", "calibrated"])]
-    errors = errors.assign(predicts=errors["policy"].map(_predicts))
-    wide = errors.pivot(
+    scores = rows[(rows["quantity"] == "score") & rows["laid"].isin(["default", "calibrated"])]
+    scores = scores.assign(predicts=scores["policy"].map(_predicts))
+    wide = scores.pivot(
         index=["predicts", "grid", "policy", "demonstrations", "seed", "n"], columns="laid", values="value"
     )
     worst = (wide["default"] / wide["calibrated"]).groupby(["predicts", "n"]).max()
-    body = [(name, *(f"{worst[name, n]:.2f}" for n in COUNTS)) for name in sorted({*errors["predicts"]})]
+    body = [(name, *(f"{worst[name, n]:.2f}" for n in COUNTS)) for name in sorted({*scores["predicts"]})]
     return table(("predicts", *(f"{n} steps" for n in COUNTS)), body)
 
 

@@ -81,7 +81,8 @@ def _trained(results_dir: Path) -> Iterator[tuple[str, Cell]]:
 
 def _is_measured(cell: Cell, file: Path) -> bool:
     """Whether it is, beside the warp that is the default today."""
-    return read_json(file).get("default") == WARPS[cell.settings["prediction_type"]]._asdict()
+    known = read_json(file)
+    return "scores" in known and known["default"] == WARPS[cell.settings["prediction_type"]]._asdict()
 
 
 def _measured(cell: Cell, folder: Path, datasets_dir: Path | None) -> dict:
@@ -91,7 +92,7 @@ def _measured(cell: Cell, folder: Path, datasets_dir: Path | None) -> dict:
 
 
 def _rows(grid: str, cell: Cell, folder: Path) -> list[dict]:
-    """A row per number: errors by the way to lay steps and by their number, and so on.
+    """A row per number: scores by the way to lay steps and by their number, and so on.
 
     `n` is a number of evaluations; of `costs`, which of the long steps it is, from noise to data.
     """
@@ -100,7 +101,7 @@ def _rows(grid: str, cell: Cell, folder: Path) -> list[dict]:
     found = read_json(folder / "steps.json")
     policy = {"grid": grid, "policy": cell.policy, "demonstrations": cell.demonstrations, "seed": cell.seed}
     policy |= found["warp"] | {"machine": found["hardware"], "commit": found["commit"] or ""}
-    values = [("error", laid, int(n), e) for laid, errors in found["errors"].items() for n, e in errors.items()]
+    values = [("score", laid, int(n), score) for laid, of in found["scores"].items() for n, score in of.items()]
     values += [("needed", "", int(n), needed) for n, needed in found["needed"].items()]
     values += [(name, "", k, cost) for name, costs in found["costs"].items() for k, cost in enumerate(costs)]
     return [policy | dict(zip(("quantity", "laid", "n", "value"), each, strict=True)) for each in values]

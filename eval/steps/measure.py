@@ -1,7 +1,8 @@
-"""What is measured of a trained policy: end-point errors of steps laid in several ways, found on one half of the
+"""What is measured of a trained policy: energy scores of steps laid in several ways, found on one half of the
 observations and measured on the other."""
 
 import copy
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -9,7 +10,7 @@ from diffusers import DPMSolverMultistepScheduler, FlowMatchEulerDiscreteSchedul
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor
 
-from lerobot_cdp.diffusion.calibration import distance
+from lerobot_cdp.diffusion.calibration import DRAWS, REFERENCE_STEPS, energy_score
 from lerobot_cdp.diffusion.grid import EQUAL, Warp, levels
 from lerobot_cdp.diffusion.sampler import follow
 from lerobot_cdp.policy.build import make_solver
@@ -29,17 +30,19 @@ COSTS = ("local error", "downstream factor")
 
 
 class Observations:
-    """Chunks to be solved for: what the solutions are compared with is that of many steps from the same noise.
+    """Observations, and what was done then.
 
     Args:
         model: The network that acts.
         condition: (B, C) observation features.
+        demonstrated: (B, n_action_steps, A) actions.
         seed: Of the noise.
     """
 
-    def __init__(self, model: CDPDiffusionModel, condition: Tensor, seed: int):
-        self.model, self.condition, self.seed = model, condition, seed
-        self.noise = start_noise(model, condition, torch.Generator().manual_seed(seed))
+    def __init__(self, model: CDPDiffusionModel, condition: Tensor, demonstrated: Tensor, seed: int):
+        self.model, self.condition, self.demonstrated, self.seed = model, condition, demonstrated, seed
+        generators = (torch.Generator().manual_seed(seed + k) for k in range(DRAWS))
+        self.noises = [start_noise(model, condition, generator) for generator in generators]
         self.reference = many_steps(model, condition, seed)
         self.executed = executed_rows(model.config)
 
@@ -47,18 +50,19 @@ class Observations:
         condition = self.condition.repeat(len(x_t) // len(self.condition), 1)
         return self.model.backbone(x_t, timesteps, condition)
 
-    def by_warp(self, warp: Warp, n: int) -> Tensor:
+    def by_warp(self, warp: Warp, n: int, draw: int = 0) -> Tensor:
         """Executed actions of n steps laid by `warp`."""
-        return executed(self.model, self.condition, n, warp, self.seed)
+        return executed(self.model, self.condition, n, warp, self.seed + draw)
 
-    def by_levels(self, at: np.ndarray) -> Tensor:
+    def by_levels(self, at: np.ndarray, draw: int = 0) -> Tensor:
         """Executed actions of steps at the levels `at`."""
         solver = solver_at(make_solver(self.model.config, Warp(1.0, float(at[0]))), at)
-        x_t = self.noise * solver.init_noise_sigma
+        x_t = self.noises[draw] * solver.init_noise_sigma
         return follow(self.network, solver, solver.timesteps.tolist(), x_t)[:, self.executed]
 
-    def error(self, actions: Tensor) -> float:
-        return distance(actions, self.reference)
+    def score(self, by: Callable[..., Tensor], *laid) -> float:
+        """The energy score of steps laid so, by `by_warp` or `by_levels`."""
+        return energy_score(torch.stack([by(*laid, k) for k in range(DRAWS)]), self.demonstrated)
 
 
 def solver_at(scheduler: SchedulerMixin, at: np.ndarray) -> SchedulerMixin:
@@ -74,37 +78,42 @@ def solver_at(scheduler: SchedulerMixin, at: np.ndarray) -> SchedulerMixin:
 
 
 @torch.no_grad()
-def measure(model: CDPDiffusionModel, condition: Tensor, seed: int = 0) -> dict:
-    """The end-point errors of a policy, as plain data.
+def measure(model: CDPDiffusionModel, condition: Tensor, demonstrated: Tensor, seed: int = 0) -> dict:
+    """How well a policy's few steps sample what was demonstrated, as plain data.
 
     Args:
         model: The network that acts.
         condition: (2 B, C) features of observations: steps are laid on the first half and measured on the other.
+        demonstrated: (2 B, n_action_steps, A) what was done then.
         seed: Of the noise.
 
     Returns:
-        `warp`: the calibrated one. `default`: that of its prediction type. `errors`: by the way in which steps are
-        laid, then by their number; `closed form` and `search` are of FEW steps. `levels`: those of the search.
-        `needed`: by number n, the mean number of evaluations with which an oracle reaches the error of n calibrated
-        ones. `costs`: local error and downstream factor of long steps from noise to data, see
+        `warp`: the calibrated one. `default`: that of its prediction type. `scores`: energy scores by the way in which
+        steps are laid, then by their number; `equal` also of many, `closed form` and `search` of FEW. `levels`: those
+        of the search. `needed`: by number n, the mean number of evaluations with which an oracle comes as close to many
+        steps as n calibrated ones do. `costs`: local error and downstream factor of long steps from noise to data, see
         `lerobot_cdp.report.steps`.
     """
-    first, second = (Observations(model, half, seed + i) for i, half in enumerate(condition.chunk(2)))
-    warp = calibrate_policy(model, first.condition, seed).warp
+    halves = zip(condition.chunk(2), demonstrated.chunk(2), strict=True)
+    first, second = (Observations(model, *half, seed + DRAWS * i) for i, half in enumerate(halves))
+    warp = calibrate_policy(model, first.condition, seed, demonstrated=first.demonstrated).warp
     starts = Warp(1.0, warp.start)
     laid = {"equal": EQUAL, "equal from the start": starts, "default": model.config.default_warp, "calibrated": warp}
-    errors = {name: {n: second.error(second.by_warp(w, n)) for n in COUNTS} for name, w in laid.items()}
+    scores = {name: {n: second.score(second.by_warp, w, n) for n in COUNTS} for name, w in laid.items()}
+    many = min(REFERENCE_STEPS, model.config.num_train_timesteps)
+    scores["equal"][many] = second.score(second.by_warp, EQUAL, many)
     costs = [
-        cost.mean(dim=1).cpu().numpy() for cost in step_costs(first.network, model.process, first.noise, first.executed)
+        cost.mean(dim=1).cpu().numpy()
+        for cost in step_costs(first.network, model.process, first.noises[0], first.executed)
     ]
     free = {n: _free(first, warp, costs[0] * costs[1], n) for n in FEW}
     for name in ("closed form", "search"):
-        errors[name] = {n: second.error(second.by_levels(free[n][name])) for n in FEW}
+        scores[name] = {n: second.score(second.by_levels, free[n][name]) for n in FEW}
     each = torch.stack([rms(second.by_warp(warp, n) - second.reference) for n in COUNTS]).cpu().numpy()
     return {
         "warp": warp._asdict(),
         "default": model.config.default_warp._asdict(),
-        "errors": errors,
+        "scores": scores,
         "levels": {n: free[n]["search"].tolist() for n in FEW},
         "needed": {n: evaluations_needed(each, float(each[n - 1].mean())) for n in COUNTS},
         "costs": {name: cost.tolist() for name, cost in zip(COSTS, costs, strict=True)},
@@ -120,7 +129,7 @@ def _free(observations: Observations, warp: Warp, costs: np.ndarray, n: int) -> 
     def error(at: np.ndarray) -> float:
         apart = -np.diff(np.round(n_timesteps * at)) if is_whole else -np.diff(at)
         is_legal = at[-1] >= 1 / n_timesteps and (apart > 0).all()
-        return observations.error(observations.by_levels(at)) if is_legal else np.inf
+        return observations.score(observations.by_levels, at) if is_legal else np.inf
 
     first = min((levels(n, warp), closed), key=error)
     return {"closed form": closed, "search": search(error, first, warp.start < 1)}

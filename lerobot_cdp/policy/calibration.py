@@ -11,8 +11,15 @@ from torch import Tensor
 from ..acting.warm_start import least_level, memory
 from ..contraction.sharding import is_sharded, rank
 from ..diffusion.calibration import (
-    COUNTS, DRAWS, REFERENCE_STEPS, Calibration, calibrate, distance, energy_score, n_candidates,
-)  # fmt: skip
+    COUNTS,
+    DRAWS,
+    REFERENCE_STEPS,
+    Calibration,
+    calibrate,
+    distance,
+    energy_score,
+    n_candidates,
+)
 from ..diffusion.encoder import stack_cameras
 from ..diffusion.grid import EQUAL, Warp, rest_from
 from ..diffusion.sampler import sample, with_steps

@@ -8,8 +8,13 @@ from lerobot_cdp.acting.warm_start import LEVELS
 from lerobot_cdp.diffusion.encoder import stack_cameras
 from lerobot_cdp.diffusion.grid import Warp
 from lerobot_cdp.policy.calibration import (
-    SETTLED, calibrate_policy, demonstrated_actions, executed, many_steps, remember,
-)  # fmt: skip
+    SETTLED,
+    calibrate_policy,
+    demonstrated_actions,
+    executed,
+    many_steps,
+    remember,
+)
 from lerobot_cdp.policy.configuration_cdp import WARPS, StepCalibration
 from lerobot_cdp.policy.modeling_cdp import CDPPolicy
 from tests.closed_forms import gaussian, give_denoiser

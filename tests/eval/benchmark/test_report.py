@@ -153,8 +153,8 @@ def test_the_page_of_steps_draws_what_is_there(tmp_path, demonstrations):
     for grid, policy, n in policies:
         own = {"grid": grid, "policy": policy, "demonstrations": n, "seed": 0, "shift": 0.2, "start": 1.0}
         for laid, factor in (("equal", 3), ("default", 1.25 if n == 52 else 1.5), ("calibrated", 1)):
-            rows += [own | {"quantity": "error", "laid": laid, "n": k, "value": factor / k} for k in range(1, 11)]
-        rows += [own | {"quantity": "error", "laid": "search", "n": k, "value": 0.9 / k} for k in (2, 3, 5)]
+            rows += [own | {"quantity": "score", "laid": laid, "n": k, "value": factor / k} for k in range(1, 11)]
+        rows += [own | {"quantity": "score", "laid": "search", "n": k, "value": 0.9 / k} for k in (2, 3, 5)]
         rows += [own | {"quantity": "needed", "laid": "", "n": k, "value": 0.9 * k} for k in range(1, 11)]
         for cost in ("local error", "downstream factor"):
             rows += [own | {"quantity": cost, "laid": "", "n": k, "value": 0.1 * (k + 1)} for k in range(10)]

@@ -84,12 +84,15 @@ def test_steps_at_the_levels_of_a_warp_are_those_of_the_warp(prediction):
     torch.testing.assert_close(at.timesteps.double(), with_steps(with_warp, 4).timesteps.double())
     model = CDPPolicy(config).eval().acting_model
     with torch.no_grad():
-        observations = Observations(model, torch.randn(3, model.encoder.condition_dim), seed=0)
-        expected = observations.by_warp(warp, 4)
-        torch.testing.assert_close(observations.by_levels(levels(4, warp)), expected)
-        network = observations.network
-        whole = sample(network, with_warp, observations.noise, 4)
-    assert torch.equal(whole[:, 1:5], expected)
+        observations = Observations(model, torch.randn(3, model.encoder.condition_dim), torch.zeros(3, 4, 2), seed=0)
+        draws = [observations.by_warp(warp, 4, k) for k in range(2)]
+        for k, expected in enumerate(draws):
+            torch.testing.assert_close(observations.by_levels(levels(4, warp), k), expected)
+            whole = sample(observations.network, with_warp, observations.noises[k], 4)
+            assert torch.equal(whole[:, 1:5], expected)
+    first, second = (draw.square().mean(dim=(1, 2)).sqrt().mean() for draw in draws)
+    apart = (draws[0] - draws[1]).square().mean(dim=(1, 2)).sqrt().mean()
+    assert observations.score(observations.by_warp, warp, 4) == pytest.approx(((first + second - apart) / 2).item())
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "velocity"])
@@ -98,12 +101,14 @@ def test_what_is_measured_of_a_policy(prediction, monkeypatch):
     monkeypatch.setattr(measure_module, "COUNTS", (1, 2, 3))
     torch.manual_seed(0)
     model = CDPPolicy(make_config(prediction_type=prediction, backbone="mlp")).eval().acting_model
-    found = measure(model, torch.randn(8, model.encoder.condition_dim))
+    n_executed = model.config.n_action_steps
+    found = measure(model, torch.randn(8, model.encoder.condition_dim), torch.randn(8, n_executed, 2))
     assert found["default"] == WARPS[prediction]._asdict() != found["warp"]
-    assert found["errors"].keys() == {
+    assert found["scores"].keys() == {
         "equal", "equal from the start", "default", "calibrated", "closed form", "search"
     }  # fmt: skip
-    assert {*found["errors"]["calibrated"]} == {1, 2, 3} and {*found["errors"]["search"]} == {2}
+    assert {*found["scores"]["calibrated"]} == {1, 2, 3} and {*found["scores"]["search"]} == {2}
+    assert {*found["scores"]["equal"]} == {1, 2, 3, 100}
     assert 1 == found["needed"][1] <= found["needed"][2] <= 2
     assert 2 in found["levels"] and len(FEW) == 3
 
