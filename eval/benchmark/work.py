@@ -23,7 +23,7 @@ from .training import checkpoint, train
 __all__ = ["CALIBRATION", "OBSERVATIONS", "acting_policy", "run_cell"]
 
 CALIBRATION = "calibration.json"  # beside a policy: its steps
-OBSERVATIONS = 256  # that they are calibrated on
+OBSERVATIONS = 128  # that they are calibrated on
 
 
 def run_cell(folder: Path, datasets_dir: Path | None, cell: Cell, evaluations: list[Evaluation]) -> bool:
