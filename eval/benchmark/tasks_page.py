@@ -8,6 +8,7 @@ from .cells import STEPS
 from .choice import DEFAULT_EVALUATIONS, choose
 from .intervals import difference, marked, mean
 from .markdown import page, table
+from .work import OBSERVATIONS
 
 __all__ = ["TASKS_SHOWN", "tasks_page"]
 
@@ -72,10 +73,10 @@ def _task(episodes: pd.DataFrame) -> list[str]:
     return parts
 
 
-INTRODUCTION = """\
+INTRODUCTION = f"""\
 U-Nets with 2.3 million parameters, batch 64, no penalty, unseen start states. Columns: network
 evaluations per chunk, and how the solver's steps are laid: equal,
-[calibrated](contraction.md#where-the-solvers-steps-lie) on 256 training observations, or calibrated with a
+[calibrated](contraction.md#where-the-solvers-steps-lie) on {OBSERVATIONS} training observations, or calibrated with a
 [warm start](contraction.md#warm-start), which may take fewer. Brackets: bootstrap 95 % intervals over training seeds
 and start states.
 

@@ -10,7 +10,7 @@ from diffusers import DPMSolverMultistepScheduler, FlowMatchEulerDiscreteSchedul
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor
 
-from lerobot_cdp.diffusion.calibration import DRAWS, REFERENCE_STEPS, energy_score
+from lerobot_cdp.diffusion.calibration import REFERENCE_STEPS, energy_score
 from lerobot_cdp.diffusion.grid import EQUAL, Warp, levels
 from lerobot_cdp.diffusion.sampler import follow
 from lerobot_cdp.policy.build import make_solver
@@ -26,6 +26,7 @@ __all__ = ["COSTS", "COUNTS", "FEW", "measure"]
 
 COUNTS = tuple(range(1, 11))
 FEW = (2, 3, 5)  # steps that are searched freely
+DRAWS = 4  # of an energy score, for each observation
 COSTS = ("local error", "downstream factor")
 
 

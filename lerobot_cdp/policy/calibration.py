@@ -12,13 +12,13 @@ from ..acting.warm_start import least_level, memory
 from ..contraction.sharding import is_sharded, rank
 from ..diffusion.calibration import (
     COUNTS,
-    DRAWS,
     REFERENCE_STEPS,
     Calibration,
     calibrate,
     distance,
     energy_score,
     n_candidates,
+    n_draws,
 )
 from ..diffusion.encoder import stack_cameras
 from ..diffusion.grid import EQUAL, Warp, rest_from
@@ -40,6 +40,7 @@ __all__ = [
     "many_steps",
     "observations_for",
     "remember",
+    "sampling_score",
     "start_noise",
     "warn_of_no_level",
 ]
@@ -64,7 +65,7 @@ def calibrate_policy(
         model: the network that acts.
         condition: (B, C) observation features, as its encoder gives them.
         seed: of the noise.
-        counts: numbers of evaluations that are to end well.
+        counts: numbers of evaluations that are to sample well.
         demonstrated: (B, n_action_steps, A), see `demonstrated_actions`; None: they are not known, and few steps are
             compared with many.
         reference: those `many_steps`; None: they are taken, if they are needed.
@@ -81,23 +82,22 @@ def calibrate_policy(
         def error(warp: Warp, n: int) -> float:
             if demonstrated is None:
                 return distance(executed(model, condition, n, warp, seed), reference)
-            draws = [executed(model, condition, n, warp, seed + k) for k in range(DRAWS)]
-            return energy_score(torch.stack(draws), demonstrated)
+            return sampling_score(model, condition, demonstrated, n, warp, seed, n_draws(len(condition)))
 
         found = calibrate(error, found.warp, free, fitting)
     warp = found.warp if config.timestep_spacing == SHIFTED else EQUAL
     return replace(found, warm_start=_warm_start_level(model, condition, warp, seed))
 
 
-def calibration_passes(config: CDPConfig, counts: tuple[int, ...], is_demonstrated: bool) -> int:
-    """Passes of the network on all observations that a calibration takes, about, with demonstrated actions or not."""
+def calibration_passes(config: CDPConfig, counts: tuple[int, ...], draws: int) -> int:
+    """Passes of the network on all observations that a calibration takes, about, with so many draws for each."""
     free = _free(config)
-    searched = (DRAWS if is_demonstrated else 1) * n_candidates(free) * sum(counts) if free else 0
+    searched = draws * n_candidates(free) * sum(counts) if free else 0
     return searched + 2 * min(REFERENCE_STEPS, config.num_train_timesteps)  # those of the warm start are others
 
 
 def many_steps(model: CDPDiffusionModel, condition: Tensor, seed: int = 0) -> Tensor:
-    """What few steps are compared with; see `executed`."""
+    """What few steps are compared with where no demonstrated actions are known; see `executed`."""
     return executed(model, condition, min(REFERENCE_STEPS, model.config.num_train_timesteps), EQUAL, seed)
 
 
@@ -130,6 +130,20 @@ def demonstrated_actions(batch: dict[str, Tensor], config: CDPConfig) -> Tensor:
     if not config.do_mask_loss_for_padding:
         return actions
     return actions.masked_fill(is_pad.unsqueeze(2), torch.nan)
+
+
+def sampling_score(
+    model: CDPDiffusionModel, condition: Tensor, demonstrated: Tensor, n: int, warp: Warp, seed: int, draws: int
+) -> float:
+    """The energy score of the executed actions of n steps laid by `warp` against the demonstrated ones.
+
+    Args:
+        model, condition, n, warp, seed: see `executed`.
+        demonstrated: see `demonstrated_actions`.
+        draws: >= 2 samples for each observation.
+    """
+    chunks = [executed(model, condition, n, warp, seed + k) for k in range(draws)]
+    return energy_score(torch.stack(chunks), demonstrated)
 
 
 def start_noise(model: CDPDiffusionModel, condition: Tensor, generator: torch.Generator) -> Tensor:
@@ -176,7 +190,7 @@ def _free(config: CDPConfig) -> tuple[str, ...]:
     """The numbers of the warp that are to be found: those that the user has not set.
 
     Where sampling starts matters to noise prediction alone. A consistency policy has been taught where its first steps
-    lead; DDPM has no end to compare with.
+    lead; DDPM draws new noise at every step and takes equal ones.
     """
     if config.timestep_spacing != SHIFTED or config.noise_scheduler_type in ("DDPM", LCM):
         return ()

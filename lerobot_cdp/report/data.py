@@ -19,6 +19,7 @@ from torch.utils.data import default_collate
 from ..checkpoints.folders import CheckpointSource, checkpoint_folder
 from ..checkpoints.processors import renames_of
 from ..errors import HUB_ERRORS, SettingError, explain, require
+from ..policy.calibration import demonstrated_actions
 from ..policy.checks import with_axes
 from .expansion import acting_network
 from .plan import NEIGHBOUR_DRAWS, SPREAD_DRAWS, Plan, measure, own_solver, summarise
@@ -175,7 +176,8 @@ def measure_policy(config: PreTrainedConfig, source: DatasetSource, n_observatio
     plan = Plan.of(policy)
     raw = measure(policy, plan, batches(dataset, frames, preprocessor, config), n_observations, seed)
     first = next(batches(dataset, frames, preprocessor, config))
-    warp = plan.best_warp(acting_network(policy, first), first[ACTION], seed)
+    demonstrated = demonstrated_actions(first, config)
+    warp = plan.best_warp(acting_network(policy, first), first[ACTION], demonstrated, seed)
     return {"settings": describe(policy, plan, source, n_observations, seed), "measures": summarise(raw, plan, warp)}
 
 

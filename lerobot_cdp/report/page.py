@@ -144,7 +144,7 @@ def _method(report: dict) -> list[str]:
         f"Sampling from one draw, cut into {N_LEVELS} equal long steps. Local error: where one ends beside {FINE} "
         f"short ones, root mean square. Downstream factor: what becomes, in the executed actions, of a small "
         f"difference in its direction. Bottom: their product. Bands: middle half and middle 90 % of the observations. "
-        f"Best: the warp with which 2, 3, 5 and 10 first-order steps sample the demonstrated actions best, by their "
+        f"Best: the warp with which 2, 3 and 5 first-order steps sample the demonstrated actions best, by their "
         f"energy score, as a training lays them; of at most 64 observations.",
         f"One random pattern per observation is added to the output at every step of {solver}; root mean square change "
         f"of the executed actions. Outputs of different prediction types are not comparable.",

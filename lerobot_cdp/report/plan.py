@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from ..acting.warm_start import FORGOTTEN
 from ..contraction import full_precision
-from ..diffusion.calibration import COUNTS, DRAWS
+from ..diffusion.calibration import COUNTS, n_draws
 from ..diffusion.grid import Warp, levels
 from ..diffusion.process import Process
 from ..diffusion.sampler import sample, with_steps
@@ -129,14 +129,20 @@ class Plan:
             ),
         }
 
-    def best_warp(self, network: Network, x_0: Tensor, seed: int) -> Warp | None:
-        """How steps should lie for B observations with the demonstrated chunks x_0; None where the process has too few
-        timesteps."""
+    def best_warp(self, network: Network, x_0: Tensor, demonstrated: Tensor, seed: int) -> Warp | None:
+        """How steps should lie for B observations; None where the process has too few timesteps.
+
+        Args:
+            network: of these observations.
+            x_0: (B, T, A) chunks.
+            demonstrated: (B, n_action_steps, A), see `demonstrated_actions`.
+            seed: of the noise.
+        """
         if not self.has_step_costs:
             return None
         generator = torch.Generator().manual_seed(seed)
-        noises = [torch.randn(x_0.shape, generator=generator).to(x_0) for _ in range(DRAWS)]
-        return best_warp(network, self.process, x_0, noises, self.executed)
+        noises = [torch.randn(x_0.shape, generator=generator).to(x_0) for _ in range(n_draws(len(x_0)))]
+        return best_warp(network, self.process, demonstrated, noises, self.executed)
 
     def _step_costs(
         self, network: Network, x_0: Tensor, noise: Tensor, generator: torch.Generator

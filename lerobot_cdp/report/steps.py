@@ -87,12 +87,12 @@ def plan_memory(network: Network, process: Process, x_0: Tensor, executed: slice
 
 
 @torch.no_grad()
-def best_warp(network: Network, process: Process, x_0: Tensor, draws: list[Tensor], executed: slice) -> Warp:
+def best_warp(network: Network, process: Process, demonstrated: Tensor, draws: list[Tensor], executed: slice) -> Warp:
     """The warp with which few first-order steps sample what was demonstrated best, as a calibration would lay them.
 
     Args:
         network, process, executed: see `step_costs`.
-        x_0: (B, T, A) demonstrated chunks.
+        demonstrated: (B, n_action_steps, A) actions.
         draws: noises (B, T, A), two or more.
     """
     own = process.scheduler.config
@@ -106,7 +106,7 @@ def best_warp(network: Network, process: Process, x_0: Tensor, draws: list[Tenso
     def error(warp: Warp, n: int) -> float:
         solver = make_scheduler(name, clip, warp, **settings)
         chunks = torch.stack([sample(network, solver, noise, n) for noise in draws])
-        return energy_score(chunks[:, :, executed], x_0[:, executed])
+        return energy_score(chunks[:, :, executed], demonstrated)
 
     free = ("shift", "start") if process.prediction_type == "epsilon" else ("shift",)
     counts = tuple(n for n in COUNTS if 2 * n <= own.num_train_timesteps)

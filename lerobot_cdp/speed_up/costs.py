@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
+from ..diffusion.calibration import n_draws
 from ..policy.calibration import calibration_passes
 from ..policy.model import CDPDiffusionModel
 from .observations import Observed
@@ -66,7 +67,8 @@ def measure_costs(config: SpeedUpConfig, model: CDPDiffusionModel, observed: Obs
         observed: what it is measured at.
     """
     _, training_s, pass_s = (_pass(model, observed, size) for size in (1, config.batch_size, len(observed.condition)))
-    calibration_s = pass_s * calibration_passes(model.config, (config.evaluations,), observed.demonstrated is not None)
+    draws = 1 if observed.demonstrated is None else n_draws(len(observed.condition))
+    calibration_s = pass_s * calibration_passes(model.config, (config.evaluations,), draws)
     weights = sum(p.numel() * p.element_size() for p in model.parameters()) / 1e9
     return Costs(training_s / config.batch_size, observed.encoder_s, calibration_s, weights)
 

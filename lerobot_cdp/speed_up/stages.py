@@ -11,9 +11,10 @@ from torch import Tensor
 
 from ..checkpoints.files import read_json, write_bytes, write_json, write_text, written_whole
 from ..checkpoints.processors import renames_of
+from ..diffusion.calibration import REFERENCE_STEPS
 from ..diffusion.grid import EQUAL
 from ..hub.card import ORIGIN, DatasetFacts, Facts, Origin, known_as, make_card
-from ..policy.calibration import calibrate_policy, many_steps
+from ..policy.calibration import calibrate_policy, many_steps, sampling_score
 from ..policy.configuration_cdp import LCM, CDPConfig, ContractionConfig, StepCalibration
 from ..policy.modeling_cdp import CDPPolicy
 from ..report.data import load_policy
@@ -35,6 +36,7 @@ OF_THE_TRAINING = (
 )  # fmt: skip
 EVERY, RANGE = 5, (0.7, 1.0)  # of the penalty: training updates, and the share of the timesteps
 EMA_DECAY = 0.98  # the average of a short training must not lag behind it
+DRAWS_TOLD = 2  # of the scores that are told
 N_CHECKPOINTS = 6  # of a training: a kill loses no more than the part since the last
 
 
@@ -48,6 +50,8 @@ class Start:
         teacher_error: Of what it teaches as a teacher.
         costs: Of the strengths.
         measured_on: In words.
+        scores: Of `evaluations` steps, equal and calibrated, and of many, against the demonstrated actions; None where
+            these are not known.
     """
 
     folder: Path
@@ -55,6 +59,7 @@ class Start:
     teacher_error: float
     costs: Costs
     measured_on: str
+    scores: dict[str, float] | None = None
 
     @classmethod
     def of(cls, folder: Path) -> "Start":
@@ -79,6 +84,9 @@ class Start:
         first = (
             f"error of {n} evaluations at {self.measured_on}: {equal:.3f} equally spaced, {calibrated:.3f} calibrated"
         )
+        if self.scores is not None:
+            told = ", ".join(f"{score:.4f} {name}" for name, score in self.scores.items())
+            first += f"\nscore against the demonstrated actions, by which steps are chosen, less is better: {told}"
         if config.strength == "calibrate":
             return first
         if config.strength == "repair":
@@ -145,11 +153,21 @@ def _measured(
     """By the fields of `Start`."""
     model, condition, counts, seed = policy.acting_model, observed.condition, config.counts, config.seed
     model.config.calibration = laid.calibration  # by which it teaches
+    many = min(REFERENCE_STEPS, model.config.num_train_timesteps)
+    laid_so = {
+        "equally spaced": (config.evaluations, EQUAL), "calibrated": (config.evaluations, laid.warp),
+        f"with {many} steps": (many, EQUAL),
+    }  # fmt: skip
+    scores = observed.demonstrated is not None and {
+        name: sampling_score(model, condition, observed.demonstrated, *steps, seed, DRAWS_TOLD)
+        for name, steps in laid_so.items()
+    }
     equal, calibrated = (end_errors(model, condition, counts, seed, reference, w) for w in (EQUAL, laid.warp))
     return {
         "errors": {str(n): {"equal": equal[n], "calibrated": calibrated[n]} for n in counts},
         "teacher_error": taught_error(model, condition, seed, reference),
         "measured_on": observed.source,
+        "scores": scores or None,
     }
 
 

@@ -1,6 +1,7 @@
 """A fast copy is what its strength says, the original stays, a killed training goes on, wrong settings are told."""
 
 import json
+import re
 import shutil
 import sys
 from dataclasses import asdict, replace
@@ -20,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from lerobot_cdp.checkpoints.files import write_json
 from lerobot_cdp.errors import SettingError
 from lerobot_cdp.hub.card import ORIGIN, Origin, known_as
+from lerobot_cdp.policy.calibration import calibrate_policy
 from lerobot_cdp.policy.configuration_cdp import CDPConfig, ContractionConfig
 from lerobot_cdp.policy.modeling_cdp import CDPPolicy
 from lerobot_cdp.policy.statistics import read_statistics
@@ -47,6 +49,7 @@ def few_candidates(monkeypatch):
     """A calibration that takes no time."""
     monkeypatch.setattr("lerobot_cdp.diffusion.calibration.SHIFTS", (0.3, 1.0))
     monkeypatch.setattr("lerobot_cdp.diffusion.calibration.STARTS", (0.8, 1.0))
+    monkeypatch.setattr("lerobot_cdp.diffusion.calibration.SAMPLES", 16)
 
 
 @pytest.fixture
@@ -111,6 +114,27 @@ def test_a_calibrated_copy_differs_in_its_steps_alone(saved, run, prediction, tm
     assert found.measured_on == origin.measured_on == "6 observations of local/tiny"
     assert same_weights(tmp_path / "copy", folder) and acts(tmp_path / "copy").shape == (1, 2)
     assert origin.errors.keys() == {"1", "2", "3"} and origin.errors["2"].keys() == {"equal", "calibrated"}
+
+
+def test_steps_are_chosen_by_what_was_demonstrated(saved, run, monkeypatch, capsys):
+    """Normalised, in the part of a chunk that is executed; without a dataset nobody knows it."""
+    asked = []
+
+    def calibrate(*args):
+        asked.append(args)
+        return calibrate_policy(*args)
+
+    monkeypatch.setattr(stages, "calibrate_policy", calibrate)
+    folder = saved("cdp", prediction_type="velocity")
+    run(folder)
+    shutil.rmtree(folder.parent / "copy")
+    said = capsys.readouterr().out
+    run(folder, dataset=None)
+    (_, condition, _, _, demonstrated, _), without = asked
+    assert demonstrated.shape == (len(condition), 4, 2) and demonstrated.nan_to_num().abs().max() <= 1
+    assert demonstrated.nan_to_num().std() > 0.1 and without[4] is None
+    told = r"score against the demonstrated actions, .*: \S+ equally spaced, \S+ calibrated, \S+ with 10 steps"
+    assert re.search(told, said) and not re.search(told, capsys.readouterr().out)
 
 
 def test_a_checkpoint_of_diffusion_leaves_ddpm(saved, run, tmp_path):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lerobot_cdp.diffusion.calibration import COUNTS, SHIFTS, STARTS, calibrate, distance, energy_score
+from lerobot_cdp.diffusion.calibration import COUNTS, SHIFTS, STARTS, calibrate, distance, energy_score, n_draws
 from lerobot_cdp.diffusion.grid import EQUAL, Warp
 from lerobot_cdp.diffusion.sampler import sample
 from tests.closed_forms import SOLVERS, as_network, gaussian, gaussian_end, make_process, make_solver
@@ -50,12 +50,19 @@ def test_the_energy_score_of_normal_numbers_is_least_for_their_own_distribution(
         assert expected >= 2 / torch.pi**0.5 - 1 / torch.pi**0.5 - 1e-6
 
 
+def test_few_observations_are_sampled_more_often():
+    assert [n_draws(n) for n in (1, 8, 64, 65, 500)] == [256, 32, 4, 4, 4]
+
+
 def test_what_was_not_demonstrated_does_not_count(seed):
     draws, demonstrated = torch.randn(2, 3, 4, 2), torch.randn(3, 4, 2)
     demonstrated[1, 2:] = torch.nan
     score = energy_score(draws, demonstrated)
     draws[:, 1, 2:] = 9.0
     assert energy_score(draws, demonstrated) == score > 0
+    alone = energy_score(draws[:, 1:2, :2], demonstrated[1:2, :2])
+    others = energy_score(draws[:, ::2], demonstrated[::2])
+    assert score == pytest.approx((alone + 2 * others) / 3, rel=1e-5)
 
 
 @pytest.mark.parametrize("solver,prediction", SOLVERS)
@@ -76,18 +83,18 @@ def test_it_finds_the_best_shift_for_gaussian_data(solver, prediction, seed):
 
 
 def test_where_sampling_starts_is_searched_where_it_is_free():
-    """An error that is least at (0.25, 0.84), whichever is looked at first."""
+    """An error that is least at (0.2, 0.84), whichever is looked at first."""
     asked = []
 
     def error(warp, n):
         asked.append(warp)
-        return 0.01 + abs(warp.shift - 0.25) + abs(warp.start - 0.84)
+        return 0.01 + abs(warp.shift - 0.2) + abs(warp.start - 0.84)
 
-    assert calibrate(error, EQUAL).warp == Warp(0.25, 0.84)
+    assert calibrate(error, EQUAL).warp == Warp(0.2, 0.84)
     assert {warp.start for warp in asked} == {*STARTS}
     assert len(asked) == len(set(asked)) * len(COUNTS)  # none is solved twice
     asked.clear()
-    assert calibrate(error, EQUAL, ("shift",)).warp == Warp(0.25, 1.0)
+    assert calibrate(error, EQUAL, ("shift",)).warp == Warp(0.2, 1.0)
     assert calibrate(error, EQUAL, ("start",)).warp == Warp(1.0, 0.84)
 
 

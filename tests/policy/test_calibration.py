@@ -5,6 +5,7 @@ import torch
 from lerobot.configs import PreTrainedConfig
 
 from lerobot_cdp.acting.warm_start import LEVELS
+from lerobot_cdp.diffusion.calibration import Calibration
 from lerobot_cdp.diffusion.encoder import stack_cameras
 from lerobot_cdp.diffusion.grid import Warp
 from lerobot_cdp.policy.calibration import (
@@ -28,6 +29,7 @@ def few_candidates(monkeypatch):
     """A search is not what is tested."""
     monkeypatch.setattr("lerobot_cdp.diffusion.calibration.SHIFTS", (0.2, 0.4))
     monkeypatch.setattr("lerobot_cdp.diffusion.calibration.STARTS", (0.84, 1.0))
+    monkeypatch.setattr("lerobot_cdp.diffusion.calibration.SAMPLES", 16)
     for name, value in (("COUNTS", (2, 3)), ("REFERENCE_STEPS", 20)):
         monkeypatch.setattr(f"lerobot_cdp.policy.calibration.{name}", value)
 
@@ -203,6 +205,20 @@ def test_few_steps_follow_the_demonstrations_and_not_what_many_make_of_them():
     assert found.shift > 2 * by_many.shift
     rms = {warp: executed(model, condition, 5, warp).square().mean().sqrt() for warp in (found, by_many)}
     assert rms[found] < 1e-6 < rms[by_many] <= 1.5 * many_steps(model, condition).square().mean().sqrt()
+
+
+def test_a_training_lays_its_steps_by_what_was_demonstrated(tmp_path, monkeypatch):
+    asked = []
+
+    def calibrate(model, condition, demonstrated):
+        asked.append(demonstrated)
+        return Calibration(Warp(0.3, 1.0), {}, {}, 0.5)
+
+    monkeypatch.setattr("lerobot_cdp.policy.calibration.calibrate_policy", calibrate)
+    policy = trained(prediction_type="velocity")
+    policy.save_pretrained(tmp_path)
+    assert torch.equal(asked[0], demonstrated_actions(policy._seen, policy.config)) and len(asked[0]) > 1
+    assert torch.equal(policy._seen["action"], make_batch(policy.config)["action"])
 
 
 def test_what_follows_an_episode_counts_where_it_is_trained_on():

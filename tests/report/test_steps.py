@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from lerobot_cdp.diffusion.calibration import n_draws
 from lerobot_cdp.policy.calibration import calibrate_policy, executed_rows, start_noise
 from lerobot_cdp.policy.modeling_cdp import CDPPolicy
 from lerobot_cdp.report.steps import (
@@ -101,16 +102,18 @@ def test_what_is_left_of_an_old_plan_of_gaussian_data(prediction, seed):
 
 
 @pytest.mark.parametrize("prediction", PREDICTIONS)
-def test_the_best_warp_is_that_of_a_calibration(prediction):
+def test_the_best_warp_is_that_of_a_calibration(prediction, monkeypatch):
+    monkeypatch.setattr("lerobot_cdp.diffusion.calibration.SAMPLES", 12)
     torch.manual_seed(0)
     config = make_config(prediction_type=prediction, backbone="mlp", horizon=8, n_action_steps=4)
     model = CDPPolicy(config).eval().acting_model
     condition = torch.randn(6, model.encoder.condition_dim)
-    draws = [start_noise(model, condition, torch.Generator().manual_seed(k)) for k in range(2)]
+    draws = [start_noise(model, condition, torch.Generator().manual_seed(k)) for k in range(n_draws(6))]
     x_0, executed = torch.randn_like(draws[0]), executed_rows(config)
 
     def network(x_t, timesteps):
         return model.backbone(x_t, timesteps, condition)
 
-    found = best_warp(network, model.process, x_0, draws, executed)
+    x_0[2, 3:] = torch.nan  # after the end of its episode
+    found = best_warp(network, model.process, x_0[:, executed], draws, executed)
     assert found == calibrate_policy(model, condition, demonstrated=x_0[:, executed]).warp

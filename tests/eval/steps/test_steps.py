@@ -13,6 +13,7 @@ from eval.steps.__main__ import StepsConfig, run
 from eval.steps.free import quantile_levels, search
 from eval.steps.measure import FEW, Observations, measure, solver_at
 from eval.steps.oracle import evaluations_needed
+from lerobot_cdp.diffusion.calibration import energy_score
 from lerobot_cdp.diffusion.grid import Warp, levels
 from lerobot_cdp.diffusion.sampler import sample, with_steps
 from lerobot_cdp.errors import SettingError
@@ -85,18 +86,17 @@ def test_steps_at_the_levels_of_a_warp_are_those_of_the_warp(prediction):
     model = CDPPolicy(config).eval().acting_model
     with torch.no_grad():
         observations = Observations(model, torch.randn(3, model.encoder.condition_dim), torch.zeros(3, 4, 2), seed=0)
-        draws = [observations.by_warp(warp, 4, k) for k in range(2)]
+        draws = [observations.by_warp(warp, 4, k) for k in range(4)]
         for k, expected in enumerate(draws):
             torch.testing.assert_close(observations.by_levels(levels(4, warp), k), expected)
             whole = sample(observations.network, with_warp, observations.noises[k], 4)
             assert torch.equal(whole[:, 1:5], expected)
-    first, second = (draw.square().mean(dim=(1, 2)).sqrt().mean() for draw in draws)
-    apart = (draws[0] - draws[1]).square().mean(dim=(1, 2)).sqrt().mean()
-    assert observations.score(observations.by_warp, warp, 4) == pytest.approx(((first + second - apart) / 2).item())
+    assert observations.score(observations.by_warp, warp, 4) == energy_score(torch.stack(draws), torch.zeros(3, 4, 2))
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "velocity"])
 def test_what_is_measured_of_a_policy(prediction, monkeypatch):
+    monkeypatch.setattr("lerobot_cdp.diffusion.calibration.SAMPLES", 16)
     monkeypatch.setattr(measure_module, "FEW", (2,))
     monkeypatch.setattr(measure_module, "COUNTS", (1, 2, 3))
     torch.manual_seed(0)
