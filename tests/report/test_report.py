@@ -25,6 +25,14 @@ TINY = CHUNKS | {"down_dims": [8, 16], "n_groups": 4}
 MLP = CHUNKS | {"backbone": "mlp", "hidden_dim": 16, "num_layers": 1}
 
 
+@pytest.fixture(scope="module", autouse=True)
+def few_samples():
+    """A search for steps that takes no time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lerobot_cdp.diffusion.calibration.SAMPLES", 16)
+        yield
+
+
 @pytest.fixture(scope="module")
 def checkpoints(datasets_dir, tmp_path_factory):
     """Untrained checkpoints of both types, and of flow matching, as LeRobot saves them."""
