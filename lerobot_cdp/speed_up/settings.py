@@ -65,7 +65,7 @@ class SpeedUpConfig:
         batch_size: Of a training.
         num_workers: Processes that load data for a training.
         train_encoder: Train the image encoder as well.
-        n_observations: What the error is measured at.
+        n_observations: What the steps are chosen and the error is measured at.
         seed: Of their choice, of the noise and of the training.
     """
 
