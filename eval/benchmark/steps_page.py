@@ -24,7 +24,7 @@ actions x, x' and demonstrated ones y, with the RMS distance d in normalised uni
 was demonstrated, as often. Warps and levels are found on 128 training observations and measured on 128 others. The
 policies are those of the [benchmark of three tasks](benchmark_tasks.md)."""
 PICTURE = """\
-![Costs of long steps, where the solver's steps lie, and errors over their number](benchmark_steps.png)
+![Costs of long steps, where the solver's steps lie, and scores over their number](benchmark_steps.png)
 
 Flow matching, PushT. Above: what a step of a tenth of the way gets wrong (local error), how much of it the steps behind
 it leave (downstream factor), and their product, which is what ends up in the action. It is largest next to the data, so

@@ -9,8 +9,7 @@ the demonstrated actions y,
 
 which is least where samples are distributed as the demonstrations are, or, where no demonstrated actions are known, the
 distance to the chunks of many steps from the same noise. The score is the better one, because many steps can be worse
-than few: next to the data a network may have learned to remove its noise badly, and a step there leaves it in the
-action.
+than few: next to the data a network may remove too little noise, and a step there leaves the rest in the action.
 
 No environment is needed. What an early step misses fades in the steps after it as far as sampling contracts there, so
 the best warp belongs to the policy: trained on less data, it is sharper next to the data, and its steps crowd closer.

@@ -158,16 +158,18 @@ def _measured(
         "equally spaced": (config.evaluations, EQUAL), "calibrated": (config.evaluations, laid.warp),
         f"with {many} steps": (many, EQUAL),
     }  # fmt: skip
-    scores = observed.demonstrated is not None and {
-        name: sampling_score(model, condition, observed.demonstrated, *steps, seed, DRAWS_TOLD)
-        for name, steps in laid_so.items()
-    }
+    scores = None
+    if observed.demonstrated is not None:
+        scores = {
+            name: sampling_score(model, condition, observed.demonstrated, *steps, seed, DRAWS_TOLD)
+            for name, steps in laid_so.items()
+        }
     equal, calibrated = (end_errors(model, condition, counts, seed, reference, w) for w in (EQUAL, laid.warp))
     return {
         "errors": {str(n): {"equal": equal[n], "calibrated": calibrated[n]} for n in counts},
         "teacher_error": taught_error(model, condition, seed, reference),
         "measured_on": observed.source,
-        "scores": scores or None,
+        "scores": scores,
     }
 
 
