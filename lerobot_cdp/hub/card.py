@@ -72,6 +72,7 @@ class Origin:
         errors: by the number of evaluations, and by how they are laid.
         steps: of its training; None: it was not trained.
         contraction_weight: of its training.
+        scores: against the demonstrated actions, by how the steps are laid; None: these are not known.
     """
 
     policy: str
@@ -81,6 +82,7 @@ class Origin:
     errors: dict[str, dict[str, float]]
     steps: int | None = None
     contraction_weight: float | None = None
+    scores: dict[str, float] | None = None
 
     @classmethod
     def of(cls, folder: Path) -> "Origin | None":
@@ -239,6 +241,7 @@ def _origin(origin: Origin) -> dict:
         "measured_on": _text(origin.measured_on),
         "errors": errors,
         "columns": list(next(iter(errors.values()), {})),
+        "scores": {_text(name): f"{float(score):.4f}" for name, score in (origin.scores or {}).items()},
     }
 
 

@@ -20,7 +20,7 @@ from draccus.utils import ParsingError
 from ..checkpoints.files import partial_folder, read_json, write_json, written_whole
 from ..errors import SettingError, require
 from ..hub.card import Origin
-from .measure import table
+from .measure import scores_line, table
 from .settings import SpeedUpConfig
 from .stages import finish, prepare, trained
 from .training import steps_done
@@ -116,7 +116,8 @@ def main() -> None:
         origin = speed_up(config)
     except (ParsingError, ValueError, OSError) as error:
         sys.exit(f"error: {error}")
-    print(f"{table(origin.errors)}\nCheckpoint: {config.output_dir}")
+    scores = "" if origin.scores is None else f"\n{scores_line(origin.scores)}"
+    print(f"{table(origin.errors)}{scores}\nCheckpoint: {config.output_dir}")
 
 
 if __name__ == "__main__":

@@ -9,9 +9,10 @@ from ..policy.calibration import executed, executed_rows, start_noise
 from ..policy.consistency import taught_end
 from ..policy.model import CDPDiffusionModel
 
-__all__ = ["Errors", "end_errors", "table", "taught_error"]
+__all__ = ["Errors", "Scores", "end_errors", "scores_line", "table", "taught_error"]
 
 Errors = dict[str, dict[str, float]]  # by the number of evaluations, and by how they are laid
+Scores = dict[str, float]  # by how steps are laid, see `policy.calibration.sampling_score`
 
 
 def end_errors(
@@ -45,3 +46,9 @@ def table(errors: Errors) -> str:
     lines += [f"{n:>11}" + "".join(f"  {of[name]:>10.4f}" for name in names) for n, of in errors.items()]
     where = "Distance of executed actions to those of the checkpoint with 100 steps from the same noise, normalised."
     return "\n".join([*lines, where])
+
+
+def scores_line(scores: Scores) -> str:
+    """For the terminal."""
+    told = ", ".join(f"{score:.4f} {name}" for name, score in scores.items())
+    return f"score against the demonstrated actions, by which steps are chosen, less is better: {told}"

@@ -12,14 +12,15 @@ from torch import Tensor
 from ..checkpoints.files import read_json, write_bytes, write_json, write_text, written_whole
 from ..checkpoints.processors import renames_of
 from ..diffusion.calibration import REFERENCE_STEPS
-from ..diffusion.grid import EQUAL
+from ..diffusion.grid import EQUAL, Warp
 from ..hub.card import ORIGIN, DatasetFacts, Facts, Origin, known_as, make_card
 from ..policy.calibration import calibrate_policy, many_steps, sampling_score
 from ..policy.configuration_cdp import LCM, CDPConfig, ContractionConfig, StepCalibration
+from ..policy.model import CDPDiffusionModel
 from ..policy.modeling_cdp import CDPPolicy
 from ..report.data import load_policy
 from .costs import Costs, measure_costs
-from .measure import Errors, end_errors, taught_error
+from .measure import Errors, Scores, end_errors, scores_line, taught_error
 from .observations import Observed, of_dataset, of_statistics
 from .settings import STRENGTHS, SpeedUpConfig
 from .source import copy_checkpoint, few_steps, read_config, write_as_cdp, write_config
@@ -59,7 +60,7 @@ class Start:
     teacher_error: float
     costs: Costs
     measured_on: str
-    scores: dict[str, float] | None = None
+    scores: Scores | None = None
 
     @classmethod
     def of(cls, folder: Path) -> "Start":
@@ -85,8 +86,7 @@ class Start:
             f"error of {n} evaluations at {self.measured_on}: {equal:.3f} equally spaced, {calibrated:.3f} calibrated"
         )
         if self.scores is not None:
-            told = ", ".join(f"{score:.4f} {name}" for name, score in self.scores.items())
-            first += f"\nscore against the demonstrated actions, by which steps are chosen, less is better: {told}"
+            first += f"\n{scores_line(self.scores)}"
         if config.strength == "calibrate":
             return first
         if config.strength == "repair":
@@ -158,18 +158,12 @@ def _measured(
         "equally spaced": (config.evaluations, EQUAL), "calibrated": (config.evaluations, laid.warp),
         f"with {many} steps": (many, EQUAL),
     }  # fmt: skip
-    scores = None
-    if observed.demonstrated is not None:
-        scores = {
-            name: sampling_score(model, condition, observed.demonstrated, *steps, seed, DRAWS_TOLD)
-            for name, steps in laid_so.items()
-        }
     equal, calibrated = (end_errors(model, condition, counts, seed, reference, w) for w in (EQUAL, laid.warp))
     return {
         "errors": {str(n): {"equal": equal[n], "calibrated": calibrated[n]} for n in counts},
         "teacher_error": taught_error(model, condition, seed, reference),
         "measured_on": observed.source,
-        "scores": scores,
+        "scores": _scores(model, observed, laid_so, seed),
     }
 
 
@@ -216,9 +210,9 @@ def _arguments(config: SpeedUpConfig, start: Start) -> list[str]:
 
 def finish(config: SpeedUpConfig, start: Start, source: Path, folder: Path) -> Origin:
     """Write the result and its card from the weights in `source`; what the card says of its origin is returned."""
-    settings, errors = CDPConfig.from_pretrained(source), start.errors
+    settings, errors, scores = CDPConfig.from_pretrained(source), start.errors, start.scores
     if config.trains:
-        settings, errors = _with_result(config, settings, start, source)
+        settings, errors, scores = _with_result(config, settings, start, source)
         settings = replace(settings, **_untouched(settings, read_config(start.checkpoint)))
     settings = replace(settings, teacher=None, repo_id=None, push_to_hub=False)
     write_config(settings, folder, like=start.checkpoint)
@@ -226,16 +220,18 @@ def finish(config: SpeedUpConfig, start: Start, source: Path, folder: Path) -> O
     if config.trains:
         _note_training(folder)
     told = (config.strength, config.evaluations, start.measured_on, errors, config.steps, config.contraction_weight)
-    origin = Origin(known_as(config.policy.path), *told)
+    origin = Origin(known_as(config.policy.path), *told, scores)
     write_json(folder / ORIGIN, asdict(origin))
     facts = Facts(settings, read_json(folder / TRAIN_CONFIG), _dataset_facts(config), origin=origin)
     write_text(folder / "README.md", str(make_card(facts)))
     return origin
 
 
-def _with_result(config: SpeedUpConfig, settings: CDPConfig, start: Start, source: Path) -> tuple[CDPConfig, Errors]:
-    """The settings of what was trained with its steps laid, and all errors: its own is the distance to the start's
-    many steps, as that of the others."""
+def _with_result(
+    config: SpeedUpConfig, settings: CDPConfig, start: Start, source: Path
+) -> tuple[CDPConfig, Errors, Scores | None]:
+    """The settings of what was trained with its steps laid, and all errors and scores: its own error is the distance to
+    the start's many steps, as that of the others."""
     if config.policy.device is not None:
         settings = replace(settings, device=config.policy.device)
     if not settings.is_consistency:
@@ -244,7 +240,19 @@ def _with_result(config: SpeedUpConfig, settings: CDPConfig, start: Start, sourc
     laid = _lay_steps(config, settings, policy, observed)
     arguments = (policy.acting_model, observed.condition, config.counts, config.seed)
     own = end_errors(*arguments, start.reference, laid.warp)
-    return laid, {n: of | {config.strength: own[int(n)]} for n, of in start.errors.items()}
+    errors = {n: of | {config.strength: own[int(n)]} for n, of in start.errors.items()}
+    scores = _scores(policy.acting_model, observed, {config.strength: (config.evaluations, laid.warp)}, config.seed)
+    return laid, errors, scores and start.scores | scores
+
+
+def _scores(
+    model: CDPDiffusionModel, observed: Observed, laid: dict[str, tuple[int, Warp]], seed: int
+) -> Scores | None:
+    """By name, the score of so many steps laid so; None where the demonstrated actions are not known."""
+    if observed.demonstrated is None:
+        return None
+    arguments = (model, observed.condition, observed.demonstrated)
+    return {name: sampling_score(*arguments, *steps, seed, DRAWS_TOLD) for name, steps in laid.items()}
 
 
 def _untouched(settings: CDPConfig, before: CDPConfig) -> dict[str, object]:

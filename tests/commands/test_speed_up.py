@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from lerobot_cdp.checkpoints.files import write_json
 from lerobot_cdp.errors import SettingError
 from lerobot_cdp.hub.card import ORIGIN, Origin, known_as
-from lerobot_cdp.policy.calibration import calibrate_policy
+from lerobot_cdp.policy.calibration import calibrate_policy, sampling_score
 from lerobot_cdp.policy.configuration_cdp import CDPConfig, ContractionConfig
 from lerobot_cdp.policy.modeling_cdp import CDPPolicy
 from lerobot_cdp.policy.statistics import read_statistics
@@ -229,6 +229,8 @@ def test_a_distilled_copy_is_a_consistency_policy_with_a_card(saved, run, policy
     )
     assert str(tmp_path) not in card + (tmp_path / "copy" / ORIGIN).read_text()
     assert f"| 2 | {' | '.join(f'{e:.3f}' for e in origin.errors['2'].values())} |" in card
+    assert origin.scores.keys() == {"equally spaced", "calibrated", "with 10 steps", "distil"}
+    assert f"| score | {' | '.join(f'{score:.4f}' for score in origin.scores.values())} |" in card
     assert origin.errors.keys() == {"1", "2"}  # it was taught no more
     assert Origin.of(tmp_path / "copy") == origin
 
@@ -308,10 +310,16 @@ def test_the_error_of_a_copy_is_its_distance_to_the_checkpoint(saved, tmp_path, 
     save_file({"actions": reference}, tmp_path / "start" / stages.REFERENCE)
     start = stages.Start(tmp_path / "start", {"1": {}, "2": {}, "3": {}}, 0.0, NO_COSTS, "noise")
     config = SpeedUpConfig(PolicySource("x"), tmp_path, strength, dataset=DatasetSource("x"))
-    laid, errors = stages._with_result(config, policy.config, start, tmp_path)
+    laid, errors, scores = stages._with_result(config, policy.config, start, tmp_path)
     expected = end_errors(policy.acting_model, condition, (1, 2, 3), 0, reference, laid.warp)
     assert {n: of[strength] for n, of in errors.items()} == {str(n): error for n, error in expected.items()}
     assert laid.calibration.measured_on == "noise" and laid.timestep_shift is laid.first_timestep is None
+    assert scores is None  # nobody knows what was demonstrated
+    demonstrated = torch.randn(5, 4, 2)
+    monkeypatch.setattr(stages, "_observing", lambda *_: (policy, Observed(condition, "noise", demonstrated)))
+    laid, _, scores = stages._with_result(config, policy.config, replace(start, scores={"calibrated": 0.5}), tmp_path)
+    own = sampling_score(policy.acting_model, condition, demonstrated, 3, laid.warp, 0, stages.DRAWS_TOLD)
+    assert scores == {"calibrated": 0.5, strength: own}
 
 
 def test_a_student_of_noise_prediction_begins_where_there_is_an_action_to_see(saved, tmp_path):

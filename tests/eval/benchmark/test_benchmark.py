@@ -14,12 +14,14 @@ from eval.benchmark import training, work
 from eval.benchmark.__main__ import BenchmarkConfig, run
 from eval.benchmark.cells import STEPS, Grid, Policy, is_lerobots, lerobots
 from eval.benchmark.grids import CAMERA, GRIDS, NORMALIZED, VELOCITY, cdp
+from eval.benchmark.observations import training_observations
 from eval.benchmark.rollouts import run_episodes
 from eval.benchmark.stress import Stress
 from eval.benchmark.tasks import TASKS, Task
 from eval.benchmark.training import checkpoint, train
 from eval.policies import load_policy
 from lerobot_cdp.errors import SettingError
+from lerobot_cdp.policy.calibration import calibrate_policy
 
 NETWORK = {"horizon": 8, "n_action_steps": 4, "down_dims": [8, 16], "n_groups": 4}
 OBSERVATION = {"observation.state": torch.zeros(2), "observation.environment_state": torch.zeros(16)}
@@ -76,7 +78,19 @@ def test_steps_are_laid_in_every_way(tiny, monkeypatch):
     monkeypatch.setattr("lerobot_cdp.policy.calibration.REFERENCE_STEPS", 20)
     grid = replace(GRIDS["tiny"], policies={3: [VELOCITY]}, steps_laid=STEPS[1:], curve=(2,))
     monkeypatch.setitem(GRIDS, "tiny", grid)
+    calls = []
+
+    def recorded(*args, **known):
+        calls.append((args, known))
+        return calibrate_policy(*args, **known)
+
+    monkeypatch.setattr(work, "calibrate_policy", recorded)
     assert run(tiny)
+    (((_, observed), known),) = calls  # once for all evaluations, by what was demonstrated
+    (cell,) = GRIDS["tiny"].cells
+    policy, preprocessor, _ = load_policy(checkpoint(tiny.results_dir / "tiny" / cell.name, cell))
+    expected = training_observations(cell, policy, preprocessor, tiny.datasets_dir, work.OBSERVATIONS)
+    assert torch.equal(observed, expected[0]) and torch.equal(known["demonstrated"], expected[1])
     table = pd.read_parquet(tiny.results_dir / "tiny.parquet")
     assert {*zip(table["laid"], table["evaluations"], table["step"], strict=True)} == {
         ("equal", 2, 3), ("equal", 3, 3), ("calibrated", 2, 3), ("warm", 2, 3), ("equal", 3, 2),
