@@ -65,7 +65,8 @@ def _task(episodes: pd.DataFrame) -> list[str]:
     trained = episodes[episodes["step"] == episodes["step"].max()]
     groups = _groups(trained)
     parts = [_sizes(trained), *(_scores(groups, score) for score in SCORES)]
-    parts += ["Ways to lay the steps, paired differences (**bold**: the interval excludes 0):", _laid(groups)]
+    if laid := _laid(groups):
+        parts += ["Ways to lay the steps, paired differences (**bold**: the interval excludes 0):", laid]
     if rivals := _rivals(groups):
         parts += ["As `cdp` acts by default, 3 calibrated, minus LeRobot's policies with their evaluations:", rivals]
     if episodes["step"].nunique() > 1:
@@ -162,7 +163,7 @@ def _laid(groups: dict[tuple, pd.DataFrame]) -> str:
 def _rivals(groups: dict[tuple, pd.DataFrame]) -> str:
     present = [(rival, n) for rival, n in RIVALS if (rival, n, EQUAL) in groups]
     heads = [f"− {rival}, {n}" for rival, n in present]
-    return present and _differences(
+    return _differences(
         groups,
         heads,
         lambda policy: [(groups.get((policy, *DEFAULT)), groups[rival, n, EQUAL]) for rival, n in present],
@@ -170,14 +171,14 @@ def _rivals(groups: dict[tuple, pd.DataFrame]) -> str:
 
 
 def _differences(groups: dict[tuple, pd.DataFrame], heads: list[str], pairs: Callable[[str], list[tuple]]) -> str:
-    """A row for each policy and score: the differences of `pairs` of it, one under each of `heads`."""
+    """A row for each policy and score: the differences of `pairs` of it, one under each of `heads`; "" without rows."""
     body = []
     for policy in _policies(groups):
         for score, (name, unit, form) in SCORES.items():
             texts = [_difference(*pair, score, unit, form) for pair in pairs(policy)]
-            if {*texts} != {"–"}:
+            if {*texts} - {"–"}:
                 body.append((policy, name, *texts))
-    return table(("policy", "of", *heads), body)
+    return table(("policy", "of", *heads), body) if body else ""
 
 
 def _difference(ours: pd.DataFrame | None, theirs: pd.DataFrame | None, score: str, unit: float, form: str) -> str:
