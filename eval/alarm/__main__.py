@@ -42,7 +42,7 @@ def run(cfg: AlarmConfig) -> pd.DataFrame:
 
 def _part_name(cfg: AlarmConfig, checkpoint: Path, condition: str) -> str:
     """A name of everything that changes what is found."""
-    data = f"{cfg.demonstrations or 'all'}-demonstrations"
+    data = f"{cfg.task}-{cfg.demonstrations or 'all'}-demonstrations"
     episodes = f"n{cfg.num_inference_steps}-{cfg.starts}-starts-from-{cfg.first_start}"
     return f"{policy_name(checkpoint)}-{policy_digest(checkpoint)}-{data}-{condition}-{episodes}.parquet"
 

@@ -25,7 +25,8 @@ def training_observations(
     `demonstrated_actions`: the same observations for all policies of a task."""
     task = TASKS[cell.task]
     dataset = load_memory_dataset(task.repo_id, task.root(datasets_dir), cell.demonstrations, policy.config)
-    rows = next(dataset.rows(n, 0, policy.config.drop_n_last_frames))
+    seed = 0 if cell.share == 1 else cell.seed  # which drew the share
+    rows = next(dataset.rows(n, seed, policy.config.drop_n_last_frames, cell.share))
     batch = preprocessor(dataset.batch(rows))
     features = policy.acting_model.encoder(stack_cameras(batch, policy.config, time_axis=True))
     return features, demonstrated_actions(batch, policy.config)

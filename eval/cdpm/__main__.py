@@ -6,7 +6,7 @@
 
 All solvers get equal numbers of network evaluations, the same weights (averaged), start states and noise seeds.
 What is done already is skipped: a killed run goes on. In `output_dir`: a JSON file for each evaluation, and
-`cdpm_<grid>.parquet`, a row per episode, from which `python -m eval.cdpm.report` makes the page.
+`cdpm_<grid>.parquet`, a row per episode of all that is there, from which `python -m eval.cdpm.report` makes the page.
 """
 
 from dataclasses import asdict, dataclass
@@ -33,6 +33,9 @@ from .sampler import ContractiveSubVP
 
 __all__ = ["CDPMConfig", "run"]
 
+MOST_CALIBRATED = 30  # steps: with nearly as many as there are timesteps, nothing is left to choose
+STARTS = 50
+
 
 @dataclass
 class CDPMConfig:
@@ -54,39 +57,40 @@ class CDPMConfig:
     output_dir: Path = Path("outputs/cdpm")
     filter: str = ""
     evaluations: tuple[int, ...] = (5, 10, 30, 100)
-    starts: int = 50
+    starts: int = STARTS
 
 
 def run(cfg: CDPMConfig) -> pd.DataFrame:
     """Score what is missing, and write and print the table."""
-    todo = [(cell, evaluation) for cell in _cells(cfg) for evaluation in _evaluations(cell, cfg)]
-    rows = []
+    trained = _trained(cfg)
+    wanted = found_by(cfg.filter, {cell.name: cell for cell in trained})
+    todo = [(cell, evaluation) for cell in wanted for evaluation in _evaluations(cfg)]
     for cell, evaluation in tqdm(todo, desc="cdpm", unit="evaluation"):
-        path = cfg.output_dir / cell.name / f"{evaluation.name}.json"
+        path = _result(cell, evaluation, cfg)
         if not path.exists():
             write_json(path, _score(cell, evaluation, cfg))
-        rows += _rows(cell, evaluation, read_json(path))
+    rows = [row for cell in trained for evaluation in _evaluations(cfg) for row in _rows(cell, evaluation, cfg)]
     table = pd.DataFrame(rows)
-    path = cfg.output_dir / f"cdpm_{cfg.grid}.parquet"
+    path = cfg.output_dir / f"cdpm_{cfg.grid}{'' if cfg.starts == STARTS else f'_{cfg.starts}_starts'}.parquet"
     write_table(table, path)
     print(f"{summary(table)}\n\n{scores_table(table)}\n\n{path}")
     return table
 
 
-def _cells(cfg: CDPMConfig) -> list[Cell]:
+def _trained(cfg: CDPMConfig) -> list[Cell]:
     """Policies on a variance-preserving process, without a penalty, that are trained."""
     require(cfg.grid in GRIDS, "grid", f"one of {sorted(GRIDS)}", cfg.grid)
     require(cfg.starts >= 1, "starts", "at least 1", cfg.starts)
     require(cfg.evaluations and min(cfg.evaluations) >= 1, "evaluations", "numbers of at least 1", cfg.evaluations)
     found = [
         cell
-        for cell in found_by(cfg.filter, {cell.name: cell for cell in GRIDS[cfg.grid].cells})
+        for cell in GRIDS[cfg.grid].cells
         if cell.type == "cdp"
         and cell.settings["prediction_type"] in ("epsilon", "sample")
         and cell.settings["contraction"]["weight"] == 0
         and _checkpoint(cell, cfg).exists()
     ]
-    must = f"a folder of policies that `python -m eval.benchmark --grid={cfg.grid}` trained and `filter` matches"
+    must = f"a folder of policies that `python -m eval.benchmark --grid={cfg.grid}` trained"
     require(found, "results_dir", must, str(cfg.results_dir))
     return found
 
@@ -95,7 +99,11 @@ def _checkpoint(cell: Cell, cfg: CDPMConfig) -> Path:
     return checkpoint(cfg.results_dir / cfg.grid / cell.name, cell)
 
 
-def _evaluations(cell: Cell, cfg: CDPMConfig) -> list[Evaluation]:
+def _result(cell: Cell, evaluation: Evaluation, cfg: CDPMConfig) -> Path:
+    return cfg.output_dir / cell.name / f"{evaluation.name}.json"
+
+
+def _evaluations(cfg: CDPMConfig) -> list[Evaluation]:
     """Every solver with every number of evaluations."""
     shared = {"starts": cfg.starts, "first_start": GRIDS[cfg.grid].first_start}
     found = []
@@ -103,7 +111,8 @@ def _evaluations(cell: Cell, cfg: CDPMConfig) -> list[Evaluation]:
         settings = {"noise_scheduler_type": "DDIM", "num_inference_steps": n}
         found += [Evaluation("cdpm", n, settings, **shared), Evaluation("ddim", n, settings, **shared)]
         found.append(Evaluation("ddpm", n, settings | {"noise_scheduler_type": "DDPM"}, **shared))
-        found.append(Evaluation("ddim", n, settings, steps="calibrated", **shared))
+        if n <= MOST_CALIBRATED:
+            found.append(Evaluation("ddim", n, settings, steps="calibrated", **shared))
     return found
 
 
@@ -118,7 +127,11 @@ def _score(cell: Cell, evaluation: Evaluation, cfg: CDPMConfig) -> dict:
     return {"cell": asdict(cell), "evaluation": asdict(evaluation), "episodes": episodes, **provenance()}
 
 
-def _rows(cell: Cell, evaluation: Evaluation, result: dict) -> list[dict]:
+def _rows(cell: Cell, evaluation: Evaluation, cfg: CDPMConfig) -> list[dict]:
+    """None of what is not scored yet."""
+    result = read_json(_result(cell, evaluation, cfg))
+    if not result:
+        return []
     solver = CALIBRATED if evaluation.steps == "calibrated" else evaluation.solver
     facts = {
         "policy": cell.policy,

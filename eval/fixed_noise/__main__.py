@@ -77,7 +77,8 @@ def run(cfg: FixedNoiseConfig) -> pd.DataFrame:
 
 def _parts(cfg: FixedNoiseConfig, checkpoint: Path) -> dict[int, Path]:
     """Where the rows of each start state lie, under a name of everything that changes them."""
-    same = f"{policy_name(checkpoint)}-{policy_digest(checkpoint)}-n{cfg.num_inference_steps}-{cfg.noises}-noises"
+    policy = f"{policy_name(checkpoint)}-{policy_digest(checkpoint)}"
+    same = f"{cfg.task}-{policy}-n{cfg.num_inference_steps}-{cfg.noises}-noises"
     starts = range(cfg.first_start, cfg.first_start + cfg.starts)
     return {start: cfg.results_dir / (cfg.name or cfg.task) / f"{same}-{start}.parquet" for start in starts}
 

@@ -19,7 +19,7 @@ from lerobot_cdp.errors import SettingError
 from .grids import Cell
 from .learner import Learner
 from .networks import PROCESS, sample_actions
-from .transitions import Transitions
+from .transitions import Batch, Transitions
 
 __all__ = ["RECORD", "is_trained", "load", "measure", "train"]
 
@@ -27,6 +27,7 @@ RECORD, STATE, POLICY = "training.json", "state.pt", "policy.pt"
 LOG_EVERY, SAVE_EVERY = 500, 2_000  # steps
 ACTING_PARTS = ("average", "critic")
 MEASURED_STATES, MEASURED_NOISES = 512, 16
+MOST_NOISE, NOISE_TOLERANCE = 4.0, 1e-4  # of a search
 
 
 def is_trained(folder: Path) -> bool:
@@ -103,18 +104,46 @@ def measure(learner: Learner) -> dict[str, float]:
         `spread`: RMS over states of an action's standard deviation over start noises. `contracting`: share of noised
         actions of the data, at the timesteps of the penalty, where sampling contracts (ρ < 0); `rate`: mean ρ there.
     """
-    generator, data = torch.Generator().manual_seed(0), learner.transitions
+    generator = torch.Generator().manual_seed(0)
+    batch, drawn = _drawn(learner, generator)
+    rate = _rates(learner, batch.states, batch.actions[:, None], generator)
+    return {
+        "spread": _spread(drawn),
+        "contracting": (rate < 0).float().mean().item(),
+        "rate": rate.mean().item(),
+    }
+
+
+def noise_to_spread(learner: Learner, spread: float) -> float:
+    """The standard deviation of independent noise on the averaged actor's actions, cut to [-1, 1], with which their
+    `spread`, see `measure`, is that; 0 where it is more without. Near ±1 noise of more than the missing variance."""
+    generator = torch.Generator().manual_seed(0)
+    _, drawn = _drawn(learner, generator)
+    noise = torch.randn(drawn.shape, generator=generator)
+    low, high = 0.0, MOST_NOISE
+    if _spread(drawn) >= spread:
+        return low
+    while high - low > NOISE_TOLERANCE:
+        middle = (low + high) / 2
+        if _spread((drawn + middle * noise).clamp(-1, 1)) < spread:
+            low = middle
+        else:
+            high = middle
+    return high
+
+
+def _drawn(learner: Learner, generator: torch.Generator) -> tuple[Batch, Tensor]:
+    """A batch of the data, and the averaged actor's actions there from different noises, (noises, states, A)."""
+    data = learner.transitions
     batch = data.batch(torch.randint(len(data), (MEASURED_STATES,), generator=generator))
     repeated = batch.states.repeat(MEASURED_NOISES, 1)
     noise = torch.randn(len(repeated), batch.actions.shape[1], generator=generator)
     drawn = sample_actions(learner.average.module, repeated, noise, learner.setup.evaluations)
-    drawn = drawn.view(MEASURED_NOISES, -1, drawn.shape[1])
-    rate = _rates(learner, batch.states, batch.actions[:, None], generator)
-    return {
-        "spread": drawn.var(0).mean().sqrt().item(),
-        "contracting": (rate < 0).float().mean().item(),
-        "rate": rate.mean().item(),
-    }
+    return batch, drawn.view(MEASURED_NOISES, -1, drawn.shape[1])
+
+
+def _spread(drawn: Tensor) -> float:
+    return drawn.var(0).mean().sqrt().item()
 
 
 def _rates(learner: Learner, states: Tensor, actions: Tensor, generator: torch.Generator) -> Tensor:

@@ -14,7 +14,7 @@ from .grids import CHOSEN, Acting, Cell, Grid, digest, readable
 from .record import load_or_record
 from .rollouts import run_episodes
 from .tasks import TASKS, make_env
-from .training import RECORD, is_trained, load, train
+from .training import RECORD, is_trained, load, noise_to_spread, train
 from .transitions import Transitions
 
 __all__ = ["evaluation_path", "run_cell"]
@@ -40,17 +40,19 @@ def _do_missing(folder: Path, data_dir: Path, grid: Grid, cell: Cell, ways: list
 
 
 def evaluation_path(folder: Path, grid: Grid, cell: Cell, acting: Acting) -> Path:
-    """Where the result of an evaluation lies."""
-    name = f"{readable(acting.name)}-{grid.first_start}+{grid.starts}-{digest(acting)}.json"
+    """Where the result of an evaluation lies; one that depends on another cell is named by that, too."""
+    other = f"-{digest(grid.cell_of_spread(cell, acting))}" if acting.spread_of else ""
+    name = f"{readable(acting.name)}-{grid.first_start}+{grid.starts}-{digest(acting)}{other}.json"
     return folder / cell.name / name
 
 
 def _result(folder: Path, grid: Grid, cell: Cell, acting: Acting, transitions: Transitions) -> dict:
-    noise = _matching_noise(folder, grid, cell, acting)
+    learner, noise = load(cell, transitions, folder / cell.name), 0.0
+    if acting.spread_of:
+        noise = noise_to_spread(learner, read_json(folder / grid.cell_of_spread(cell, acting).name / RECORD)["spread"])
     as_it_is = evaluation_path(folder, grid, cell, CHOSEN)
     if acting.spread_of and noise == 0 and as_it_is.exists():
         return read_json(as_it_is) | {"acting": asdict(acting)}
-    learner = load(cell, transitions, folder / cell.name)
     actor = Actor(learner.average.module, learner.critic, transitions.normalise, acting, cell.setup.evaluations, noise)
     task, episodes = TASKS[cell.task], []
     starts = range(grid.first_start, grid.first_start + grid.starts)
@@ -61,16 +63,6 @@ def _result(folder: Path, grid: Grid, cell: Cell, acting: Acting, transitions: T
         by_success = 100.0 * episode["success"]
         episode["score"] = by_success if task.by_success else transitions.score(episode["reward"])
     return {"cell": asdict(cell), "acting": asdict(acting), "noise": noise, "episodes": episodes, **provenance()}
-
-
-def _matching_noise(folder: Path, grid: Grid, cell: Cell, acting: Acting) -> float:
-    """Standard deviation of the noise with which this policy spreads its actions as much as `acting.spread_of`; 0 where
-    it spreads them more without."""
-    if acting.spread_of is None:
-        return 0.0
-    other = grid.cell_of_spread(cell, acting)
-    spread, own = (read_json(folder / each.name / RECORD)["spread"] for each in (other, cell))
-    return max(0.0, spread**2 - own**2) ** 0.5
 
 
 def limit_threads() -> None:

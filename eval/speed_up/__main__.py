@@ -26,6 +26,7 @@ from .students import COST, Folders, Student, run_teacher, scored, students_of, 
 
 __all__ = ["SpeedUpRun", "collect", "run"]
 
+MOST = 3  # evaluations that students are made for, unless others are asked for
 OWN_COLUMNS = dict.fromkeys(("speed_up_s", "two_sided", "kept", "between", "between_of_teacher"), "float32")
 
 
@@ -38,7 +39,7 @@ class SpeedUpRun:
         results_dir: Folder of the results; give the same one to go on with a run.
         benchmark_dir: `results_dir` of the benchmark, with the teachers.
         datasets_dir: Folder that holds the datasets under their own names; None: LeRobot's cache, or the Hub.
-        evaluations: Network evaluations per chunk.
+        evaluations: Network evaluations per chunk; students are made for the most.
         filter: Regular expression; only students in whose name, TEACHER/STUDENT, it is found are made.
         steps: Of the students' trainings; None: those of the strengths.
         num_workers: Processes that load data for each of them.
@@ -49,7 +50,7 @@ class SpeedUpRun:
     results_dir: Path = Path("outputs/speed_up")
     benchmark_dir: Path = Path("outputs/benchmark")
     datasets_dir: Path | None = None
-    evaluations: tuple[int, ...] = (1, 2, 3)
+    evaluations: tuple[int, ...] = (1, 2, MOST)
     filter: str = ""
     steps: int | None = None
     num_workers: int = 1
@@ -59,11 +60,20 @@ class SpeedUpRun:
         require(self.grid in GRIDS, "grid", f"one of {sorted(GRIDS)}", self.grid)
         require(self.evaluations and min(self.evaluations) >= 1, "evaluations", "numbers >= 1", self.evaluations)
         require(self.jobs >= 1, "jobs", "at least 1", self.jobs)
+        has_cameras = "camera" in GRIDS[self.grid].task
+        require(not has_cameras, "grid", "one without cameras, whose policies can be written as stock", self.grid)
+
+    @property
+    def name(self) -> str:
+        """Of the folder and the table: other students have another one."""
+        few = max(self.evaluations)
+        parts = ("" if few == MOST else f"_{few}", "" if self.steps is None else f"_{self.steps}_steps")
+        return self.grid + "".join(parts)
 
     @property
     def folders(self) -> Folders:
         """Of the grid."""
-        return Folders(self.benchmark_dir / self.grid, self.results_dir / self.grid, self.datasets_dir)
+        return Folders(self.benchmark_dir / self.grid, self.results_dir / self.name, self.datasets_dir)
 
 
 def run(config: SpeedUpRun) -> bool:
@@ -73,7 +83,7 @@ def run(config: SpeedUpRun) -> bool:
     all_done = run_all(run_teacher, tasks, config.jobs, config.grid, "teacher")
     table = collect(config)
     if len(table):
-        path = config.results_dir / f"speed_up_{config.grid}.parquet"
+        path = config.results_dir / f"speed_up_{config.name}.parquet"
         write_table(table, path)
         means = table.groupby(["policy", "evaluations"], observed=True)[["success", "jerk"]].mean()
         print(f"{means.round(3)}\n\n{path}")

@@ -59,7 +59,7 @@ def speed_up(config: SpeedUpConfig, start_dir: Path | None = None) -> Origin:
         with written_whole(config.output_dir) as folder:
             origin = finish(config, start, source, folder)
         if config.trains:
-            shutil.rmtree(work, ignore_errors=True)
+            _remove(work)
     return origin
 
 
@@ -68,7 +68,7 @@ def _finished(config: SpeedUpConfig) -> Origin | None:
     origin = Origin.of(config.output_dir)
     if origin is None or read_json(config.work_dir / SETTINGS) != _compared(config):
         return None
-    shutil.rmtree(config.work_dir, ignore_errors=True)
+    _remove(config.work_dir)
     return origin
 
 
@@ -103,6 +103,16 @@ def _plain(value: object) -> object:
     if isinstance(value, dict):
         return {name: _plain(each) for name, each in value.items()}
     return value if isinstance(value, int | float | list | None) else str(value)
+
+
+def _remove(work: Path) -> None:
+    """The settings last: by them a run that is killed here is known as finished."""
+    for path in work.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        elif path.name != SETTINGS:
+            path.unlink()
+    shutil.rmtree(work, ignore_errors=True)
 
 
 def _remove_if_empty(folder: Path) -> None:

@@ -8,6 +8,7 @@ import torch
 from ..diffusion.calibration import n_draws
 from ..policy.calibration import calibration_passes
 from ..policy.model import CDPDiffusionModel
+from .measure import passes_told
 from .observations import Observed
 from .settings import STRENGTHS, SpeedUpConfig
 
@@ -25,7 +26,7 @@ class Costs:
     Attributes:
         network_s: Seconds of the network for an observation in a training batch, without gradient.
         encoder_s: The same of the image encoder.
-        calibration_s: Of a calibration.
+        calibration_s: Of a calibration, and of what is told of it.
         weights_gb: Size of the weights.
     """
 
@@ -68,9 +69,10 @@ def measure_costs(config: SpeedUpConfig, model: CDPDiffusionModel, observed: Obs
     """
     _, training_s, pass_s = (_pass(model, observed, size) for size in (1, config.batch_size, len(observed.condition)))
     draws = 1 if observed.demonstrated is None else n_draws(len(observed.condition))
-    calibration_s = pass_s * calibration_passes(model.config, (config.evaluations,), draws)
+    passes = calibration_passes(model.config, (config.evaluations,), draws)
+    passes += passes_told(model.config, config.counts, observed.demonstrated is not None)
     weights = sum(p.numel() * p.element_size() for p in model.parameters()) / 1e9
-    return Costs(training_s / config.batch_size, observed.encoder_s, calibration_s, weights)
+    return Costs(training_s / config.batch_size, observed.encoder_s, pass_s * passes, weights)
 
 
 def _pass(model: CDPDiffusionModel, observed: Observed, size: int) -> float:

@@ -3,16 +3,19 @@
 import torch
 from torch import Tensor
 
-from ..diffusion.calibration import distance
+from ..diffusion.calibration import REFERENCE_STEPS, distance
 from ..diffusion.grid import Warp
-from ..policy.calibration import executed, executed_rows, start_noise
-from ..policy.consistency import taught_end
+from ..policy.calibration import executed, executed_rows, sampling_score, start_noise
+from ..policy.configuration_cdp import CDPConfig
+from ..policy.consistency import TEACHER_STEPS, taught_end
 from ..policy.model import CDPDiffusionModel
+from .observations import Observed
 
-__all__ = ["Errors", "Scores", "end_errors", "scores_line", "table", "taught_error"]
+__all__ = ["Errors", "Scores", "end_errors", "passes_told", "scores_line", "scores_of", "table", "taught_error"]
 
 Errors = dict[str, dict[str, float]]  # by the number of evaluations, and by how they are laid
 Scores = dict[str, float]  # by how steps are laid, see `policy.calibration.sampling_score`
+DRAWS_TOLD, OTHER_NOISE = 2, 1000  # of the scores: samples for each observation, and what their seeds begin after
 
 
 def end_errors(
@@ -37,6 +40,24 @@ def taught_error(model: CDPDiffusionModel, condition: Tensor, seed: int, referen
     """The same of what a student is taught at the noise."""
     noise = start_noise(model, condition, torch.Generator().manual_seed(seed))
     return distance(taught_end(model, condition, noise)[:, executed_rows(model.config)], reference)
+
+
+def scores_of(
+    model: CDPDiffusionModel, observed: Observed, laid: dict[str, tuple[int, Warp]], seed: int
+) -> Scores | None:
+    """By name, the score of so many steps laid so, from noise that laid none; None where the demonstrated actions are
+    not known."""
+    if observed.demonstrated is None:
+        return None
+    arguments = (model, observed.condition, observed.demonstrated)
+    return {name: sampling_score(*arguments, *steps, seed + OTHER_NOISE, DRAWS_TOLD) for name, steps in laid.items()}
+
+
+def passes_told(config: CDPConfig, counts: tuple[int, ...], has_scores: bool) -> int:
+    """Passes of the network on all observations that the numbers take which are told of a start."""
+    many = min(REFERENCE_STEPS, config.num_train_timesteps)
+    errors = 2 * sum(counts) + TEACHER_STEPS  # equal and calibrated, and what is taught
+    return errors + (DRAWS_TOLD * (2 * max(counts) + many) if has_scores else 0)
 
 
 def table(errors: Errors) -> str:

@@ -12,15 +12,14 @@ from torch import Tensor
 from ..checkpoints.files import read_json, write_bytes, write_json, write_text, written_whole
 from ..checkpoints.processors import renames_of
 from ..diffusion.calibration import REFERENCE_STEPS
-from ..diffusion.grid import EQUAL, Warp
+from ..diffusion.grid import EQUAL
 from ..hub.card import ORIGIN, DatasetFacts, Facts, Origin, known_as, make_card
-from ..policy.calibration import calibrate_policy, many_steps, sampling_score
+from ..policy.calibration import calibrate_policy, many_steps
 from ..policy.configuration_cdp import LCM, CDPConfig, ContractionConfig, StepCalibration
-from ..policy.model import CDPDiffusionModel
 from ..policy.modeling_cdp import CDPPolicy
 from ..report.data import load_policy
 from .costs import Costs, measure_costs
-from .measure import Errors, Scores, end_errors, scores_line, taught_error
+from .measure import Errors, Scores, end_errors, scores_line, scores_of, taught_error
 from .observations import Observed, of_dataset, of_statistics
 from .settings import STRENGTHS, SpeedUpConfig
 from .source import copy_checkpoint, few_steps, read_config, write_as_cdp, write_config
@@ -37,7 +36,6 @@ OF_THE_TRAINING = (
 )  # fmt: skip
 EVERY, RANGE = 5, (0.7, 1.0)  # of the penalty: training updates, and the share of the timesteps
 EMA_DECAY = 0.98  # the average of a short training must not lag behind it
-DRAWS_TOLD = 2  # of the scores that are told
 N_CHECKPOINTS = 6  # of a training: a kill loses no more than the part since the last
 
 
@@ -163,7 +161,7 @@ def _measured(
         "errors": {str(n): {"equal": equal[n], "calibrated": calibrated[n]} for n in counts},
         "teacher_error": taught_error(model, condition, seed, reference),
         "measured_on": observed.source,
-        "scores": _scores(model, observed, laid_so, seed),
+        "scores": scores_of(model, observed, laid_so, seed),
     }
 
 
@@ -241,18 +239,8 @@ def _with_result(
     arguments = (policy.acting_model, observed.condition, config.counts, config.seed)
     own = end_errors(*arguments, start.reference, laid.warp)
     errors = {n: of | {config.strength: own[int(n)]} for n, of in start.errors.items()}
-    scores = _scores(policy.acting_model, observed, {config.strength: (config.evaluations, laid.warp)}, config.seed)
+    scores = scores_of(policy.acting_model, observed, {config.strength: (config.evaluations, laid.warp)}, config.seed)
     return laid, errors, scores and start.scores | scores
-
-
-def _scores(
-    model: CDPDiffusionModel, observed: Observed, laid: dict[str, tuple[int, Warp]], seed: int
-) -> Scores | None:
-    """By name, the score of so many steps laid so; None where the demonstrated actions are not known."""
-    if observed.demonstrated is None:
-        return None
-    arguments = (model, observed.condition, observed.demonstrated)
-    return {name: sampling_score(*arguments, *steps, seed, DRAWS_TOLD) for name, steps in laid.items()}
 
 
 def _untouched(settings: CDPConfig, before: CDPConfig) -> dict[str, object]:

@@ -6,6 +6,7 @@ import shutil
 import sys
 from dataclasses import asdict, replace
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import numpy as np
 import pandas as pd
@@ -19,6 +20,7 @@ from lerobot.scripts import lerobot_train
 from safetensors.torch import load_file, save_file
 
 from lerobot_cdp.checkpoints.files import write_json
+from lerobot_cdp.diffusion.grid import EQUAL, Warp
 from lerobot_cdp.errors import SettingError
 from lerobot_cdp.hub.card import ORIGIN, Origin, known_as
 from lerobot_cdp.policy.calibration import calibrate_policy, sampling_score
@@ -27,7 +29,7 @@ from lerobot_cdp.policy.modeling_cdp import CDPPolicy
 from lerobot_cdp.policy.statistics import read_statistics
 from lerobot_cdp.report.data import DatasetSource, load_policy
 from lerobot_cdp.speed_up import __main__ as command_module
-from lerobot_cdp.speed_up import stages, training
+from lerobot_cdp.speed_up import measure, stages, training
 from lerobot_cdp.speed_up.__main__ import speed_up
 from lerobot_cdp.speed_up.costs import COPIES, Costs
 from lerobot_cdp.speed_up.measure import end_errors
@@ -318,7 +320,9 @@ def test_the_error_of_a_copy_is_its_distance_to_the_checkpoint(saved, tmp_path, 
     demonstrated = torch.randn(5, 4, 2)
     monkeypatch.setattr(stages, "_observing", lambda *_: (policy, Observed(condition, "noise", demonstrated)))
     laid, _, scores = stages._with_result(config, policy.config, replace(start, scores={"calibrated": 0.5}), tmp_path)
-    own = sampling_score(policy.acting_model, condition, demonstrated, 3, laid.warp, 0, stages.DRAWS_TOLD)
+    own = sampling_score(
+        policy.acting_model, condition, demonstrated, 3, laid.warp, measure.OTHER_NOISE, measure.DRAWS_TOLD
+    )
     assert scores == {"calibrated": 0.5, strength: own}
 
 
@@ -330,6 +334,33 @@ def test_a_student_of_noise_prediction_begins_where_there_is_an_action_to_see(sa
         begun = SimpleNamespace(checkpoint=folder)
         config = SpeedUpConfig(PolicySource("x"), tmp_path, "distil", dataset=source)
         assert f"--policy.first_timestep={expected}" in stages._arguments(config, begun)
+
+
+@pytest.mark.parametrize("has_scores", [True, False])
+def test_costs_count_what_is_told(saved, has_scores):
+    policy = CDPPolicy.from_pretrained(saved("cdp", prediction_type="velocity"))
+    model, condition = policy.acting_model, torch.randn(5, policy.diffusion.encoder.condition_dim)
+    passes, counts, reference = [], (1, 2, 3), torch.randn(5, 4, 2)
+    model.backbone.register_forward_hook(lambda *_: passes.append(1))
+    for warp in (EQUAL, Warp(0.3, 1.0)):
+        end_errors(model, condition, counts, 0, reference, warp)
+    measure.taught_error(model, condition, 0, reference)
+    observed = Observed(condition, "noise", reference if has_scores else None)
+    measure.scores_of(model, observed, {"few": (3, EQUAL), "laid": (3, Warp(0.3, 1.0)), "many": (10, EQUAL)}, 0)
+    assert len(passes) == measure.passes_told(model.config, counts, has_scores)
+
+
+def test_a_kill_while_the_files_of_a_training_are_removed_loses_no_proof(tmp_path, monkeypatch):
+    for name in ("start", "run"):
+        (tmp_path / name).mkdir()
+    (tmp_path / command_module.SETTINGS).touch()
+    with monkeypatch.context() as patch:
+        patch.setattr(command_module.shutil, "rmtree", Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            command_module._remove(tmp_path)
+    assert (tmp_path / command_module.SETTINGS).exists()
+    command_module._remove(tmp_path)
+    assert not tmp_path.exists()
 
 
 def test_costs_are_of_what_is_left_and_count_the_encoder(tmp_path):

@@ -46,7 +46,8 @@ def test_every_solver_has_as_many_evaluations(trained, tmp_path, monkeypatch, ca
     table = command.run(config(tmp_path))
     assert set(table["policy"]) == {EPSILON.label, SAMPLE.label}  # variance preserving, and not penalised
     solvers = table.groupby("evaluations")["solver"].unique().map(set)
-    assert solvers[3] == solvers[100] == {"cdpm", "ddim", "ddpm", "ddim, calibrated"}
+    assert solvers[3] == {"cdpm", "ddim", "ddpm", "ddim, calibrated"}
+    assert solvers[100] == {"cdpm", "ddim", "ddpm"}  # with all timesteps nothing is left to choose
     assert (table.groupby(["policy", "evaluations", "solver"]).size() == 2).all()
     row = "| 3 | cdpm | 100 | 1.00 [1.00, 1.00] | 2 | **+0.75 [+0.75, +0.75]** | **+0.75 [+0.75, +0.75]** |"
     assert row in capsys.readouterr().out
@@ -54,11 +55,15 @@ def test_every_solver_has_as_many_evaluations(trained, tmp_path, monkeypatch, ca
     assert row in page and "Training seeds: 1. Start states of each: 2." in page
     monkeypatch.setattr(command, "_score", lambda *args: pytest.fail("scored again"))
     pd.testing.assert_frame_equal(command.run(config(tmp_path)), table)
+    pd.testing.assert_frame_equal(command.run(config(tmp_path, filter="epsilon")), table)  # all that is there
+    monkeypatch.setattr(command, "_score", made_up)
+    assert len(command.run(config(tmp_path, starts=1))) == 2 * 7
+    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "out" / "cdpm_t_2_starts.parquet"), table)
 
 
 def test_settings_are_checked(trained, tmp_path):
     for settings, message in (
-        ({"filter": "velocity"}, "`results_dir` must be a folder of policies that"),
+        ({"filter": "velocity"}, "`filter` must be found in a name like epsilon_"),
         ({"filter": "("}, "`filter` must be a regular expression"),
         ({"starts": 0}, "`starts` must be at least 1"),
         ({"evaluations": (0,)}, "`evaluations` must be numbers of at least 1"),

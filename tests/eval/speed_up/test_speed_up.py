@@ -153,16 +153,19 @@ def test_a_run_makes_scores_and_resumes(tiny, monkeypatch, capsys, caplog):
         patch.setattr(students, "speed_up", failing)
         assert not run(tiny)  # but one that fails stops no other
     assert "/calibrate failed: `x` must be y." in caplog.text
-    assert "distil, γ = 0" in {*pd.read_parquet(tiny.results_dir / "speed_up_tiny.parquet")["policy"]}
+    assert "distil, γ = 0" in {*pd.read_parquet(tiny.results_dir / "speed_up_tiny_2_2_steps.parquet")["policy"]}
     assert run(tiny)
-    table = pd.read_parquet(tiny.results_dir / "speed_up_tiny.parquet")
+    table = pd.read_parquet(tiny.results_dir / "speed_up_tiny_2_2_steps.parquet")
     assert {*table["policy"]} == {"diffusion, epsilon", UNIFORM, "calibrate", "distil, γ = 0"}
     assert len(table) == 4 * 2 * 2
     assert {*OWN_COLUMNS} <= {*table.columns} and (table["speed_up_s"] > 0).sum() == 8
     monkeypatch.setattr(students, "speed_up", lambda *_: pytest.fail("made again"))
     monkeypatch.setattr(students, "evaluate", lambda *_: pytest.fail("scored again"))
     assert run(tiny)
-    assert capsys.readouterr().out.endswith("speed_up_tiny.parquet\n")
+    assert capsys.readouterr().out.endswith("speed_up_tiny_2_2_steps.parquet\n")
+    assert replace(tiny, evaluations=(1, 3), steps=None).name == "tiny"  # students of other settings lie elsewhere
+    with pytest.raises(SettingError, match="^`grid` must be one without cameras"):
+        replace(tiny, grid="pusht_camera")
     with pytest.raises(SettingError, match="^`filter` must be found in a name like .*/calibrate. Got 'nothing'"):
         run(replace(tiny, filter="nothing"))
     with pytest.raises(SettingError, match="^`filter` must be a regular expression. Got '.'"):
