@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from lerobot_cdp.checkpoints.files import write_bytes
+from lerobot_cdp.errors import require
 
 from .cells import Cell, Evaluation, Grid
 from .training import checkpoint
@@ -45,7 +46,12 @@ POLICY = ["policy", "demonstrations", "evaluations", "laid"]
 
 
 def collect(folder: Path, grid: Grid, further: Iterable[tuple[Cell, Evaluation]] = ()) -> pd.DataFrame:
-    """The table of the evaluations of a grid, and of `further` ones of its policies, that are there."""
+    """The table of the evaluations of a grid, and of `further` ones of its policies, that are there.
+
+    Raises:
+        SettingError: if policies of one name have networks of different sizes: a cell's name knows the settings of a
+            network, not the code that another version of the package made of them.
+    """
     rows = []
     own = ((cell, evaluation) for cell in grid.cells for evaluation in grid.scored(cell))
     for cell, evaluation in chain(own, further):
@@ -53,7 +59,12 @@ def collect(folder: Path, grid: Grid, further: Iterable[tuple[Cell, Evaluation]]
         if path.exists():
             training = json.loads((checkpoint(folder / cell.name, cell) / "training.json").read_text())
             rows += episode_rows(cell, evaluation, json.loads(path.read_text()), training)
-    return pd.DataFrame(rows, columns=[*COLUMNS]).astype(COLUMNS)
+    table = pd.DataFrame(rows, columns=[*COLUMNS]).astype(COLUMNS)
+    sizes = table.groupby("policy", observed=True)["parameters"].unique()
+    for policy, found in sizes[sizes.map(len) > 1].items():
+        must = "one that holds policies of one version: move those of the other away"
+        require(False, "results_dir", must, f"{folder}, where {policy!r} has {sorted(map(int, found))} parameters")
+    return table
 
 
 def episode_rows(cell: Cell, evaluation: Evaluation, result: dict, training: dict) -> list[dict]:

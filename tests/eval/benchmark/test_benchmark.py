@@ -18,7 +18,7 @@ from eval.benchmark.observations import training_observations
 from eval.benchmark.rollouts import run_episodes
 from eval.benchmark.stress import Stress
 from eval.benchmark.tasks import TASKS, Task
-from eval.benchmark.training import checkpoint, train
+from eval.benchmark.training import RECORD, checkpoint, train
 from eval.policies import load_policy
 from lerobot_cdp.errors import SettingError
 from lerobot_cdp.policy.calibration import calibrate_policy
@@ -66,6 +66,16 @@ def test_a_run_writes_its_results_and_resumes(tiny, monkeypatch, capsys):
     assert run(tiny)
     assert first.stat().st_mtime_ns == untouched
     assert results(tiny)[second]["episodes"] == found[second]["episodes"]
+
+
+def test_policies_of_another_version_are_not_mixed_in(tiny, monkeypatch):
+    """They have the same settings, and so the same names."""
+    monkeypatch.setitem(GRIDS, "tiny", replace(GRIDS["tiny"], seeds=2))
+    assert run(replace(tiny, filter="/ddim2"))
+    record = checkpoint(tiny.results_dir / "tiny" / GRIDS["tiny"].cells[1].name, GRIDS["tiny"].cells[1]) / RECORD
+    record.write_text(json.dumps(json.loads(record.read_text()) | {"parameters": 7}))
+    with pytest.raises(SettingError, match="^`results_dir` must be one that .* 'diffusion, epsilon' has .7, "):
+        run(replace(tiny, filter="/ddim2"))
 
 
 def test_a_filter_chooses_evaluations(tiny):
