@@ -1,4 +1,4 @@
-"""Score a trained policy in its environment: every policy meets the same start states and the same noise."""
+"""Score a trained policy in its environment: all meet the same start states, and begin with the same noise."""
 
 from collections.abc import Iterator, Sequence
 from itertools import chain
@@ -83,7 +83,8 @@ def roll_out(
     try:
         for first in trange(0, len(seeds), n_envs, desc="evaluation"):
             batch = [*seeds[first : first + n_envs]]
-            # The policies draw their noise from the global generator: seeded here, it is the same for all.
+            # Policies draw their noise from the global generator: seeded here, it is the same for all, unless a solver
+            # or a stress draws in between.
             set_seed(batch[0])
             data = rollout(env, policy, *env_processors, *stressed(stress, preprocessor, postprocessor), seeds=batch)
             yield [_episode(data, row, seed) for row, seed in enumerate(batch)]

@@ -98,8 +98,7 @@ def measure(model: CDPDiffusionModel, condition: Tensor, demonstrated: Tensor, s
     halves = zip(condition.chunk(2), demonstrated.chunk(2), strict=True)
     first, second = (Observations(model, *half, seed + DRAWS * i) for i, half in enumerate(halves))
     warp = calibrate_policy(model, first.condition, seed, demonstrated=first.demonstrated).warp
-    starts = Warp(1.0, warp.start)
-    laid = {"equal": EQUAL, "equal from the start": starts, "default": model.config.default_warp, "calibrated": warp}
+    laid = {"equal": EQUAL, "default": model.config.default_warp, "calibrated": warp}
     scores = {name: {n: second.score(second.by_warp, w, n) for n in COUNTS} for name, w in laid.items()}
     many = min(REFERENCE_STEPS, model.config.num_train_timesteps)
     scores["equal"][many] = second.score(second.by_warp, EQUAL, many)

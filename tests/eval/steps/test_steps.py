@@ -105,7 +105,7 @@ def test_what_is_measured_of_a_policy(prediction, monkeypatch):
     found = measure(model, torch.randn(8, model.encoder.condition_dim), torch.randn(8, n_executed, 2))
     assert found["default"] == WARPS[prediction]._asdict() != found["warp"]
     assert found["scores"].keys() == {
-        "equal", "equal from the start", "default", "calibrated", "closed form", "search"
+        "equal", "default", "calibrated", "closed form", "search"
     }  # fmt: skip
     assert {*found["scores"]["calibrated"]} == {1, 2, 3} and {*found["scores"]["search"]} == {2}
     assert {*found["scores"]["equal"]} == {1, 2, 3, 100}
