@@ -61,7 +61,7 @@ class CDPConfig(DiffusionConfig):
         do_mask_loss_for_padding: Leave actions beyond the end of an episode out of the loss. Default: true.
         backbone: Network: `unet` (LeRobot's), `mlp` (residual, over the flattened chunk) or `dit` (LeRobot's diffusion
             transformer); see `diffusion.backbones`. Settings of the other networks must keep their defaults.
-        input_skip: Carry x_t to the output of `unet`, which LeRobot's does not (see `diffusion.backbones.unet`).
+        input_skip: Carry x_t to a last block of `unet`, which LeRobot's does not have (see `diffusion.backbones.unet`).
             Default: true with `velocity`; false in checkpoints from before there was this setting.
         hidden_dim: Width of `mlp` (512 when not given) or of a token of `dit` (384; a multiple of 32).
         num_layers: Residual blocks of `mlp` (3 when not given) or transformer blocks of `dit` (6).

@@ -163,15 +163,27 @@ def make_unets(seed: int) -> tuple:
     return tuple(networks)
 
 
-def test_with_a_skip_it_is_lerobots_network_and_x_t_times_a_factor_of_the_timestep(seed):
+def test_with_a_skip_a_last_block_sees_lerobots_features_and_x_t(seed):
     plain, skip = make_unets(seed)
     x_t, timesteps, condition = torch.randn(3, 16, 2), torch.tensor([1.0, 40.5, 99.0]), torch.randn(3, C)
-    assert torch.equal(skip(x_t, timesteps, condition), plain(x_t, timesteps, condition))  # the factor is 0 at first
-    torch.nn.init.normal_(skip.gate.weight)
-    factor = skip.gate(skip.diffusion_step_encoder(timesteps))
-    expected = plain(x_t, timesteps, condition) + factor[:, None] * x_t
+    plain.final_conv = torch.nn.Identity()
+    seen = torch.cat([plain(x_t, timesteps, condition), x_t], dim=-1)
+    known = torch.cat([plain.diffusion_step_encoder(timesteps), condition], dim=-1)
+    expected = skip.output(skip.fine(seen.mT, known).mT)
     torch.testing.assert_close(skip(x_t, timesteps, condition), expected)
-    assert factor.std(dim=0).min() > 0
+
+
+@pytest.mark.parametrize("has_skip", [False, True])
+def test_the_skip_carries_x_t_at_full_resolution(has_skip, seed):
+    """LeRobot's network sees x_t through layers of half the resolution alone: where they say nothing, nor does it."""
+    network = make_unets(seed)[has_skip]
+    for parameter in network.up_modules.parameters():
+        torch.nn.init.zeros_(parameter)
+    x_t = torch.randn(1, 16, 2)
+    timestep, condition = torch.tensor([50.0]), torch.randn(1, C)
+    jacobian = torch.func.jacrev(lambda x: network(x, timestep, condition))(x_t)[0, :, :, 0]  # (T, A, T, A)
+    moved = jacobian.abs().amax(dim=(1, 3))
+    assert (moved.diagonal() > 0.01).all() if has_skip else (moved == 0).all()
 
 
 def test_the_skip_is_the_default_of_flow_matching_alone():

@@ -1,14 +1,17 @@
-"""LeRobot's U-Net over time, with x_t carried to its output.
+"""LeRobot's U-Net over time, with x_t carried to a last block at full resolution.
 
-    output = U-Net(x_t, t, condition) + g(t) ⊙ x_t
+    output = linear(block([features of the U-Net, x_t], t, condition))
 
-g is a linear map of the timestep's embedding, with one factor for each number of an action, 0 at first. A velocity
-holds the noise in x_t as it is. LeRobot's network has no path at full resolution that could carry it: its skip
-connections begin at half of it, and group norms hide how large a number was.
+A velocity holds the noise in x_t as it is. LeRobot's network has no path at full resolution that could carry it: its
+skip connections begin at half of it. The block at its end is the one that a U-Net would have there, like all others.
 """
 
+import torch
 from lerobot.policies.diffusion.configuration_diffusion import DiffusionConfig
-from lerobot.policies.diffusion.modeling_diffusion import DiffusionConditionalUnet1d
+from lerobot.policies.diffusion.modeling_diffusion import (
+    DiffusionConditionalResidualBlock1d,
+    DiffusionConditionalUnet1d,
+)
 from torch import Tensor, nn
 
 __all__ = ["SkipUnet"]
@@ -24,11 +27,20 @@ class SkipUnet(DiffusionConditionalUnet1d):
 
     def __init__(self, config: DiffusionConfig, global_cond_dim: int):
         super().__init__(config, global_cond_dim)
-        self.gate = nn.Linear(config.diffusion_step_embed_dim, *config.action_feature.shape)
-        nn.init.zeros_(self.gate.weight)
-        nn.init.zeros_(self.gate.bias)
+        (action_dim,), channels = config.action_feature.shape, config.down_dims[0]
+        self.final_conv = nn.Identity()  # LeRobot's forward then ends with features
+        self.fine = DiffusionConditionalResidualBlock1d(
+            channels + action_dim,
+            channels,
+            config.diffusion_step_embed_dim + global_cond_dim,
+            config.kernel_size,
+            config.n_groups,
+            config.use_film_scale_modulation,
+        )
+        self.output = nn.Linear(channels, action_dim)
 
-    def forward(self, x: Tensor, timestep: Tensor, global_cond: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, timestep: Tensor, global_cond: Tensor) -> Tensor:
         """(x_t (B, T, A), timesteps (B,), condition (B, C)) -> (B, T, A)."""
-        gate = self.gate(self.diffusion_step_encoder(timestep))
-        return super().forward(x, timestep, global_cond) + gate.unsqueeze(1) * x
+        features = torch.cat([super().forward(x, timestep, global_cond), x], dim=-1)
+        condition = torch.cat([self.diffusion_step_encoder(timestep), global_cond], dim=-1)
+        return self.output(self.fine(features.mT, condition).mT)
