@@ -21,7 +21,6 @@ COSTS = {
 }
 LAID = {
     "equal": ("#555555", "o", "equal steps"),
-    "default": ("#0072B2", "s", "default warp"),
     "calibrated": ("#D55E00", "D", "calibrated warp"),
     "search": ("#009E73", "*", "free search"),
 }

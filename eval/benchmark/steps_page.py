@@ -3,11 +3,13 @@
 import numpy as np
 import pandas as pd
 
+from lerobot_cdp.policy.configuration_cdp import WARPS
+
 from .markdown import page, table
 from .steps_figure import shown_in
 from .tasks_page import TASKS_SHOWN
 
-__all__ = ["steps_page"]
+__all__ = ["losses", "steps_page"]
 
 LAID = {
     "equal": "equal",
@@ -34,8 +36,9 @@ FREE = """\
 if a step's error grows as h². `free search` moves each level by itself and so fits a number for every step where a
 warp fits one or two."""
 DEFAULTS = """\
-Until a policy is calibrated, it acts by the default of its prediction type. Its score over that of the calibrated warp,
-at worst over tasks, numbers of demonstrations and seeds:"""
+Until a policy is calibrated, it acts by the default of its prediction type: the warp that loses least where it loses
+most. Below is the score of each warp over that of the calibrated one, at worst over 2, 3 and 5 steps, tasks, numbers of
+demonstrations and seeds; columns are `timestep_shift`, and the default is **bold**."""
 ORACLE = """\
 Could a sampler save evaluations that takes more for some observations than for others? The table bounds it: the mean
 number of evaluations with which a sampler that knew every error beforehand would come as close to 100 steps from the
@@ -80,7 +83,8 @@ def _names(key: tuple) -> tuple[str, str, str]:
 def _scores(rows: pd.DataFrame) -> str:
     body = []
     for key, group in _groups(rows).items():
-        means = group[group["quantity"] == "score"].groupby(["laid", "n"])["value"].mean()
+        by_default = _by_default(group, _predicts(key[2])).assign(laid="default")
+        means = pd.concat([group[group["quantity"] == "score"], by_default]).groupby(["laid", "n"])["value"].mean()
         for laid, name in LAID.items():
             cells = [f"{means[laid, n]:.4f}" if (laid, n) in means.index else "–" for n in (*COUNTS, MANY)]
             body.append((*_names(key), name, *cells))
@@ -91,20 +95,35 @@ def _scores(rows: pd.DataFrame) -> str:
 def _warps(rows: pd.DataFrame) -> str:
     body = []
     for key, group in _groups(rows).items():
-        of_seed = group.drop_duplicates("seed").sort_values("seed")
+        of_seed = group[group["quantity"] == "score"].drop_duplicates("seed").sort_values("seed")
         body.append((*_names(key), *(", ".join(f"{v:g}" for v in of_seed[name]) for name in ("shift", "start"))))
     return table(("task", "demonstrations", "predicts", "`timestep_shift`, by seed", "`first_timestep`"), body)
 
 
+def _by_default(rows: pd.DataFrame, predicts: str) -> pd.DataFrame:
+    """Of the warps that were tried, the rows of the default one."""
+    shift, start = WARPS[predicts]
+    return rows[(rows["quantity"] == "tried") & (rows["shift"] == shift) & (rows["start"] == start)]
+
+
+def losses(rows: pd.DataFrame) -> pd.DataFrame:
+    """What each warp that was tried loses at worst, indexed by (predicts, start), in columns by shift."""
+    own = ["grid", "policy", "demonstrations", "seed", "n"]
+    calibrated = rows[(rows["quantity"] == "score") & (rows["laid"] == "calibrated")].set_index(own)["value"]
+    tried = rows[rows["quantity"] == "tried"].set_index([*own, "shift", "start"])["value"]
+    ratios = (tried / calibrated).rename("value").reset_index()
+    ratios["predicts"] = ratios["policy"].map(_predicts)
+    return ratios.pivot_table(index=["predicts", "start"], columns="shift", values="value", aggfunc="max")
+
+
 def _defaults(rows: pd.DataFrame) -> str:
-    scores = rows[(rows["quantity"] == "score") & rows["laid"].isin(["default", "calibrated"])]
-    scores = scores.assign(predicts=scores["policy"].map(_predicts))
-    wide = scores.pivot(
-        index=["predicts", "grid", "policy", "demonstrations", "seed", "n"], columns="laid", values="value"
-    )
-    worst = (wide["default"] / wide["calibrated"]).groupby(["predicts", "n"]).max()
-    body = [(name, *(f"{worst[name, n]:.2f}" for n in COUNTS)) for name in sorted({*scores["predicts"]})]
-    return table(("predicts", *(f"{n} steps" for n in COUNTS)), body)
+    found, body = losses(rows), []
+    for (predicts, start), row in found.iterrows():
+        texts = {shift: "–" if np.isnan(loss) else f"{loss:.2f}" for shift, loss in row.items()}
+        if (default := WARPS[predicts]).start == start:
+            texts[default.shift] = f"**{texts[default.shift]}**"
+        body.append((predicts, f"{start:g}", *texts.values()))
+    return table(("predicts", "`first_timestep`", *(f"{shift:g}" for shift in found.columns)), body)
 
 
 def _predicts(policy: str) -> str:

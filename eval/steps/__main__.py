@@ -26,7 +26,6 @@ from eval.policies import load_policy
 from eval.provenance import provenance
 from lerobot_cdp.checkpoints.files import read_json, write_json
 from lerobot_cdp.errors import require
-from lerobot_cdp.policy.configuration_cdp import WARPS
 
 from .measure import measure
 
@@ -62,7 +61,7 @@ def run(cfg: StepsConfig) -> Path:
     wanted = found_by(cfg.filter, {f"{grid}/{cell.name}": (grid, cell) for grid, cell in trained})
     for grid, cell in tqdm(wanted, desc="steps", unit="policy"):
         folder = cfg.results_dir / grid / cell.name
-        if not _is_measured(cell, folder / "steps.json"):
+        if not (folder / "steps.json").exists():
             write_json(folder / "steps.json", _measured(cell, folder, cfg.datasets_dir))
     rows = [row for grid, cell in trained for row in _rows(grid, cell, cfg.results_dir / grid / cell.name)]
     path = cfg.results_dir / "steps.parquet"
@@ -79,12 +78,6 @@ def _trained(results_dir: Path) -> Iterator[tuple[str, Cell]]:
                 yield grid, cell
 
 
-def _is_measured(cell: Cell, file: Path) -> bool:
-    """Whether it is, beside the warp that is the default today."""
-    known = read_json(file)
-    return "scores" in known and known["default"] == WARPS[cell.settings["prediction_type"]]._asdict()
-
-
 def _measured(cell: Cell, folder: Path, datasets_dir: Path | None) -> dict:
     policy, preprocessor, _ = load_policy(checkpoint(folder, cell), {"timestep_spacing": "shifted"})
     seen = training_observations(cell, policy, preprocessor, datasets_dir, OBSERVATIONS)
@@ -94,17 +87,22 @@ def _measured(cell: Cell, folder: Path, datasets_dir: Path | None) -> dict:
 def _rows(grid: str, cell: Cell, folder: Path) -> list[dict]:
     """A row per number: scores by the way to lay steps and by their number, and so on.
 
-    `n` is a number of evaluations; of `costs`, which of the long steps it is, from noise to data.
+    `n` is a number of evaluations; of `costs`, which of the long steps it is, from noise to data. The warp of a row is
+    the calibrated one; of those `tried`, its own.
     """
-    if not _is_measured(cell, folder / "steps.json"):
+    if not (found := read_json(folder / "steps.json")):
         return []
-    found = read_json(folder / "steps.json")
     policy = {"grid": grid, "policy": cell.policy, "demonstrations": cell.demonstrations, "seed": cell.seed}
     policy |= found["warp"] | {"machine": found["hardware"], "commit": found["commit"] or ""}
     values = [("score", laid, int(n), score) for laid, of in found["scores"].items() for n, score in of.items()]
     values += [("needed", "", int(n), needed) for n, needed in found["needed"].items()]
     values += [(name, "", k, cost) for name, costs in found["costs"].items() for k, cost in enumerate(costs)]
-    return [policy | dict(zip(("quantity", "laid", "n", "value"), each, strict=True)) for each in values]
+    rows = [policy | dict(zip(("quantity", "laid", "n", "value"), each, strict=True)) for each in values]
+    return rows + [
+        policy | tried["warp"] | {"quantity": "tried", "laid": "", "n": int(n), "value": score}
+        for tried in found["tried"]
+        for n, score in tried["scores"].items()
+    ]
 
 
 if __name__ == "__main__":

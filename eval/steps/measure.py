@@ -10,7 +10,7 @@ from diffusers import DPMSolverMultistepScheduler, FlowMatchEulerDiscreteSchedul
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor
 
-from lerobot_cdp.diffusion.calibration import REFERENCE_STEPS, energy_score
+from lerobot_cdp.diffusion.calibration import REFERENCE_STEPS, SHIFTS, energy_score
 from lerobot_cdp.diffusion.grid import EQUAL, Warp, levels
 from lerobot_cdp.diffusion.sampler import follow
 from lerobot_cdp.policy.build import make_solver
@@ -22,12 +22,13 @@ from lerobot_cdp.report.steps import step_costs
 from .free import quantile_levels, search
 from .oracle import evaluations_needed
 
-__all__ = ["COSTS", "COUNTS", "FEW", "measure"]
+__all__ = ["COSTS", "COUNTS", "FEW", "measure", "warps_tried"]
 
 COUNTS = tuple(range(1, 11))
-FEW = (2, 3, 5)  # steps that are searched freely
+FEW = (2, 3, 5)  # steps that are searched freely, and laid by every warp that is tried
 DRAWS = 4  # of an energy score, for each observation
 COSTS = ("local error", "downstream factor")
+STARTS = {"epsilon": (0.76, 0.8, 0.84, 0.88)}  # of the warps that are tried; of other predictions 1
 
 
 class Observations:
@@ -78,6 +79,11 @@ def solver_at(scheduler: SchedulerMixin, at: np.ndarray) -> SchedulerMixin:
     return scheduler
 
 
+def warps_tried(prediction_type: str) -> list[Warp]:
+    """Those among which a default is looked for, the warp of a policy that is not calibrated."""
+    return [Warp(shift, start) for start in STARTS.get(prediction_type, (1.0,)) for shift in SHIFTS]
+
+
 @torch.no_grad()
 def measure(model: CDPDiffusionModel, condition: Tensor, demonstrated: Tensor, seed: int = 0) -> dict:
     """How well a policy's few steps sample what was demonstrated, as plain data.
@@ -89,16 +95,16 @@ def measure(model: CDPDiffusionModel, condition: Tensor, demonstrated: Tensor, s
         seed: Of the noise.
 
     Returns:
-        `warp`: the calibrated one. `default`: that of its prediction type. `scores`: energy scores by the way in which
-        steps are laid, then by their number; `equal` also of many, `closed form` and `search` of FEW. `levels`: those
-        of the search. `needed`: by number n, the mean number of evaluations with which an oracle comes as close to many
+        `warp`: the calibrated one. `scores`: energy scores by the way in which steps are laid, then by their number;
+        `equal` also of many, `closed form` and `search` of FEW. `tried`: the same of `warps_tried`. `levels`: those of
+        the search. `needed`: by number n, the mean number of evaluations with which an oracle comes as close to many
         steps as n calibrated ones do. `costs`: local error and downstream factor of long steps from noise to data, see
         `lerobot_cdp.report.steps`.
     """
     halves = zip(condition.chunk(2), demonstrated.chunk(2), strict=True)
     first, second = (Observations(model, *half, seed + DRAWS * i) for i, half in enumerate(halves))
     warp = calibrate_policy(model, first.condition, seed, demonstrated=first.demonstrated).warp
-    laid = {"equal": EQUAL, "default": model.config.default_warp, "calibrated": warp}
+    laid = {"equal": EQUAL, "calibrated": warp}
     scores = {name: {n: second.score(second.by_warp, w, n) for n in COUNTS} for name, w in laid.items()}
     many = min(REFERENCE_STEPS, model.config.num_train_timesteps)
     scores["equal"][many] = second.score(second.by_warp, EQUAL, many)
@@ -112,8 +118,11 @@ def measure(model: CDPDiffusionModel, condition: Tensor, demonstrated: Tensor, s
     each = torch.stack([rms(second.by_warp(warp, n) - second.reference) for n in COUNTS]).cpu().numpy()
     return {
         "warp": warp._asdict(),
-        "default": model.config.default_warp._asdict(),
         "scores": scores,
+        "tried": [
+            {"warp": tried._asdict(), "scores": {n: second.score(second.by_warp, tried, n) for n in FEW}}
+            for tried in warps_tried(model.config.prediction_type)
+        ],
         "levels": {n: free[n]["search"].tolist() for n in FEW},
         "needed": {n: evaluations_needed(each, float(each[n - 1].mean())) for n in COUNTS},
         "costs": {name: cost.tolist() for name, cost in zip(COSTS, costs, strict=True)},

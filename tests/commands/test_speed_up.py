@@ -22,7 +22,7 @@ from lerobot_cdp.checkpoints.files import write_json
 from lerobot_cdp.errors import SettingError
 from lerobot_cdp.hub.card import ORIGIN, Origin, known_as
 from lerobot_cdp.policy.calibration import calibrate_policy, sampling_score
-from lerobot_cdp.policy.configuration_cdp import CDPConfig, ContractionConfig
+from lerobot_cdp.policy.configuration_cdp import WARPS, CDPConfig, ContractionConfig
 from lerobot_cdp.policy.modeling_cdp import CDPPolicy
 from lerobot_cdp.policy.statistics import read_statistics
 from lerobot_cdp.report.data import DatasetSource, load_policy
@@ -326,7 +326,7 @@ def test_the_error_of_a_copy_is_its_distance_to_the_checkpoint(saved, tmp_path, 
 
 def test_a_student_of_noise_prediction_begins_where_there_is_an_action_to_see(saved, tmp_path):
     source = DatasetSource("local/tiny")
-    for start, expected in ((0.9, 0.9), (1.0, 0.88)):
+    for start, expected in ((0.9, 0.9), (1.0, WARPS["epsilon"].start)):
         found = {"timestep_shift": 0.4, "first_timestep": start, "measured_on": "a test"}
         folder = saved("cdp", prediction_type="epsilon", calibration=found)
         begun = SimpleNamespace(checkpoint=folder)

@@ -100,7 +100,7 @@ def test_neither_sharded_weights_nor_other_processes_are_calibrated(tmp_path, mo
 
 
 def test_a_start_that_nobody_set_gives_way_to_many_steps():
-    assert make_config(num_inference_steps=100).warp == Warp(0.2, 1.0)
+    assert make_config(num_inference_steps=100).warp == Warp(WARPS["epsilon"].shift, 1.0)
     assert make_config(num_inference_steps=90, calibration=FOUND).warp == Warp(0.25, 0.9)
     assert make_config(num_inference_steps=91, calibration=FOUND).warp == Warp(0.25, 0.91)
 

@@ -11,8 +11,9 @@ from lerobot.datasets import LeRobotDatasetMetadata
 from lerobot.policies import make_policy, make_policy_config, make_pre_post_processors
 from tqdm import tqdm
 
-from lerobot_cdp.diffusion.grid import Warp, levels
+from lerobot_cdp.diffusion.grid import levels
 from lerobot_cdp.errors import SettingError
+from lerobot_cdp.policy.configuration_cdp import WARPS
 from lerobot_cdp.report import __main__ as command_module
 from lerobot_cdp.report import data, plan
 from lerobot_cdp.report.__main__ import ContractionReportConfig, make_report
@@ -130,7 +131,7 @@ def test_report_of_flow_matching_beside_diffusion(stock, settings, monkeypatch):
     monkeypatch.setattr(command_module, "page", lambda *_: "")
     report = make_report(settings("flow", compare=stock))
     assert report["settings"]["solver"] == "FlowMatchEuler"
-    assert report["settings"]["timestep_spacing"] == "shift 0.1 from 1"
+    assert report["settings"]["timestep_spacing"] == "shift 0.2 from 1"
     assert list(report["measures"]["solver_error"]["grids"]) == ["uniform", plan.LAID]
     rows = {name: numbers for name, _, *numbers in summary(report, read_report(stock))}
     assert all(rows["Error of 3 steps (trailing, uniform), median"])
@@ -144,8 +145,8 @@ def check_numbers(report):
     steps = measured["steps"]
     assert steps["levels"][0] == 1 and len(steps["own"]) == report["settings"]["n_steps"]
     assert len(steps["best"]) == min(10, len(steps["own"]))
-    assert report["settings"]["timestep_spacing"] == "shift 0.2 from 0.88"
-    assert steps["own"] == pytest.approx(levels(3, Warp(0.2, 0.88)), abs=0.006)  # whole timesteps of 100
+    assert report["settings"]["timestep_spacing"] == "shift 0.3 from 0.8"
+    assert steps["own"] == pytest.approx(levels(3, WARPS["epsilon"]), abs=0.006)  # whole timesteps of 100
     assert steps["best"][0] == pytest.approx(steps["best_start"]) and steps["own"][0] <= 1
     assert all(len(steps[name]["50"]) == 10 for name in ("local_error", "downstream_factor", "left_in_action"))
     assert len(measured["expansion"]["margin"]["50"]) == len(measured["expansion"]["timesteps"]) == 2

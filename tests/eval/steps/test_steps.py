@@ -11,7 +11,7 @@ from eval.benchmark.grids import GRIDS
 from eval.steps import measure as measure_module
 from eval.steps.__main__ import StepsConfig, run
 from eval.steps.free import quantile_levels, search
-from eval.steps.measure import FEW, Observations, measure, solver_at
+from eval.steps.measure import FEW, Observations, measure, solver_at, warps_tried
 from eval.steps.oracle import evaluations_needed
 from lerobot_cdp.diffusion.calibration import energy_score
 from lerobot_cdp.diffusion.grid import Warp, levels
@@ -103,14 +103,15 @@ def test_what_is_measured_of_a_policy(prediction, monkeypatch):
     model = CDPPolicy(make_config(prediction_type=prediction, backbone="mlp")).eval().acting_model
     n_executed = model.config.n_action_steps
     found = measure(model, torch.randn(8, model.encoder.condition_dim), torch.randn(8, n_executed, 2))
-    assert found["default"] == WARPS[prediction]._asdict() != found["warp"]
-    assert found["scores"].keys() == {
-        "equal", "default", "calibrated", "closed form", "search"
-    }  # fmt: skip
+    assert found["scores"].keys() == {"equal", "calibrated", "closed form", "search"}
     assert {*found["scores"]["calibrated"]} == {1, 2, 3} and {*found["scores"]["search"]} == {2}
     assert {*found["scores"]["equal"]} == {1, 2, 3, 100}
     assert 1 == found["needed"][1] <= found["needed"][2] <= 2
     assert 2 in found["levels"] and len(FEW) == 3
+    tried = {Warp(**each["warp"]): each["scores"] for each in found["tried"]}
+    assert [*tried] == warps_tried(prediction) and WARPS[prediction] in tried
+    if prediction == "velocity":
+        assert tried[Warp(1.0, 1.0)] == {2: found["scores"]["equal"][2]}
 
 
 def test_a_wrong_filter_is_told_in_a_line(monkeypatch, tmp_path):
