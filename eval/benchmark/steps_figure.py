@@ -10,7 +10,7 @@ from matplotlib.ticker import FixedLocator, NullLocator
 
 from lerobot_cdp.diffusion.grid import EQUAL, Warp, levels
 
-__all__ = ["shown_in", "steps_figure"]
+__all__ = ["calibrated_warp", "shown_in", "steps_figure"]
 
 SHOWN = ("pusht", "input skip, velocity, γ = 0")  # as by default
 # Colours that the colour-blind tell apart, and markers besides.
@@ -59,6 +59,12 @@ def shown_in(rows: pd.DataFrame) -> pd.DataFrame:
     return rows[(rows["grid"] == SHOWN[0]) & (rows["policy"] == SHOWN[1])]
 
 
+def calibrated_warp(own: pd.DataFrame) -> Warp:
+    """The mean over training seeds."""
+    of_seed = own[own["quantity"] == "score"].drop_duplicates("seed")
+    return Warp(*of_seed[["shift", "start"]].mean())
+
+
 def _costs(axes: Axes, own: pd.DataFrame) -> None:
     """Costs over the noise level, noise to the left, and the places of a few steps on top."""
     found = {name: own[own["quantity"] == name].groupby("n")["value"].mean().to_numpy() for name in [*COSTS][:2]}
@@ -66,8 +72,7 @@ def _costs(axes: Axes, own: pd.DataFrame) -> None:
     at = 1 - np.arange(len(found["left"])) / len(found["left"])
     for name, (colour, marker, label) in COSTS.items():
         axes.plot(at, found[name], marker, ls="-", ms=4, color=colour, label=label)
-    warp = Warp(*own[["shift", "start"]].drop_duplicates().mean())
-    for height, laid in ((0.985, EQUAL), (0.93, warp)):
+    for height, laid in ((0.985, EQUAL), (0.93, calibrated_warp(own))):
         colour, _, label = LAID["equal" if laid == EQUAL else "calibrated"]
         places = levels(N_SHOWN, laid)
         axes.plot(places, [height] * N_SHOWN, "v", ms=7, color=colour, transform=axes.get_xaxis_transform())

@@ -9,7 +9,7 @@ from .markdown import page, table
 from .steps_figure import shown_in
 from .tasks_page import TASKS_SHOWN
 
-__all__ = ["losses", "steps_page"]
+__all__ = ["steps_page", "worst_losses"]
 
 LAID = {
     "equal": "equal",
@@ -36,9 +36,9 @@ FREE = """\
 if a step's error grows as h². `free search` moves each level by itself and so fits a number for every step where a
 warp fits one or two."""
 DEFAULTS = """\
-Until a policy is calibrated, it acts by the default of its prediction type: the warp that loses least where it loses
-most. Below is the score of each warp over that of the calibrated one, at worst over 2, 3 and 5 steps, tasks, numbers of
-demonstrations and seeds; columns are `timestep_shift`, and the default is **bold**."""
+Until a policy is calibrated, it acts by the default of its prediction type: the warp whose worst loss is smallest, to
+the second digit. The loss is the score over that of the calibrated warp; the worst is taken over 2, 3 and 5 steps and
+all policies above. Columns are `timestep_shift`, and the default is **bold**."""
 ORACLE = """\
 Could a sampler save evaluations that takes more for some observations than for others? The table bounds it: the mean
 number of evaluations with which a sampler that knew every error beforehand would come as close to 100 steps from the
@@ -106,7 +106,7 @@ def _by_default(rows: pd.DataFrame, predicts: str) -> pd.DataFrame:
     return rows[(rows["quantity"] == "tried") & (rows["shift"] == shift) & (rows["start"] == start)]
 
 
-def losses(rows: pd.DataFrame) -> pd.DataFrame:
+def worst_losses(rows: pd.DataFrame) -> pd.DataFrame:
     """What each warp that was tried loses at worst, indexed by (predicts, start), in columns by shift."""
     own = ["grid", "policy", "demonstrations", "seed", "n"]
     calibrated = rows[(rows["quantity"] == "score") & (rows["laid"] == "calibrated")].set_index(own)["value"]
@@ -117,7 +117,7 @@ def losses(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _defaults(rows: pd.DataFrame) -> str:
-    found, body = losses(rows), []
+    found, body = worst_losses(rows), []
     for (predicts, start), row in found.iterrows():
         texts = {shift: "–" if np.isnan(loss) else f"{loss:.2f}" for shift, loss in row.items()}
         if (default := WARPS[predicts]).start == start:

@@ -1,6 +1,6 @@
 """The page of what is trained as a user would: several tasks, and ways to lay the solver's steps."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 import pandas as pd
 
@@ -42,7 +42,8 @@ RIVALS = (("diffusion, epsilon", 100), ("diffusion, epsilon", 10), ("diffusion, 
 RULE = """\
 The rule was fixed before the trainings: each candidate acts in 3 evaluations with calibrated steps, and is ranked by
 its success on each task. The default is the one whose worst rank is best; a tie goes to the higher mean. It must not
-lose a task beyond noise."""
+lose a task beyond noise. `input skip` is the last of three forms in which x_t was carried to the network's end; the
+others, not shown, were scored on the same start states."""
 
 
 def tasks_page(tables: dict[str, pd.DataFrame]) -> str:
@@ -75,7 +76,7 @@ def _task(episodes: pd.DataFrame) -> list[str]:
 
 
 INTRODUCTION = f"""\
-U-Nets with 2.3 million parameters, batch 64, no penalty, unseen start states. Columns: network
+U-Nets with 2.3 to 2.4 million parameters, batch 64, no penalty, unseen start states. Columns: network
 evaluations per chunk, and how the solver's steps are laid: equal,
 [calibrated](contraction.md#where-the-solvers-steps-lie) on {OBSERVATIONS} training observations, or calibrated with a
 [warm start](contraction.md#warm-start), which may take fewer. Brackets: bootstrap 95 % intervals over training seeds
@@ -107,17 +108,24 @@ def _choice(tables: dict[str, pd.DataFrame]) -> list[str]:
 
 
 def _sizes(episodes: pd.DataFrame) -> str:
-    seeds = episodes.groupby("policy", observed=True)["seed"].nunique()
-    fewer = [f"{n} of {_and(seeds.index[seeds == n])}" for n in sorted({*seeds} - {seeds.max()}, reverse=True)]
-    starts, steps = episodes["start"].nunique(), episodes["step"].max()
-    text = (
-        f"Training seeds: {'; '.join([str(seeds.max()), *fewer])}. Start states: {starts}. Training steps: {steps:,}."
-    )
+    """What the numbers are of, and which of them rest on fewer training seeds than the others."""
+    seeds = episodes.groupby(["policy", "evaluations", "laid"], observed=True)["seed"].nunique()
+    most, starts, steps = seeds.max(), episodes["start"].nunique(), episodes["step"].max()
+    fewer = [f"{n} of {_and(_with(seeds, n))}" for n in sorted({*seeds} - {most}, reverse=True)]
+    text = f"Training seeds: {'; '.join([str(most), *fewer])}. Start states: {starts}. Training steps: {steps:,}."
     return text if seeds.min() > 1 else f"{text} With one seed, an interval leaves out how much trainings vary."
 
 
-def _and(policies: Iterable[str]) -> str:
-    *others, last = (f"`{policy}`" for policy in policies)
+def _with(seeds: pd.Series, n: int) -> Iterator[str]:
+    """Policies that have n training seeds; where only some of a policy's columns do, these too."""
+    for policy, own in seeds.groupby("policy", observed=True):
+        columns = [_title(key[1:]) for key in own.index[own == n]]
+        if columns:
+            yield f"`{policy}`" + ("" if len(columns) == len(own) else f" (at {'; '.join(columns)})")
+
+
+def _and(names: Iterable[str]) -> str:
+    *others, last = names
     return f"{', '.join(others)} and {last}" if others else last
 
 

@@ -61,7 +61,7 @@ def run(cfg: StepsConfig) -> Path:
     wanted = found_by(cfg.filter, {f"{grid}/{cell.name}": (grid, cell) for grid, cell in trained})
     for grid, cell in tqdm(wanted, desc="steps", unit="policy"):
         folder = cfg.results_dir / grid / cell.name
-        if not (folder / "steps.json").exists():
+        if "tried" not in read_json(folder / "steps.json"):
             write_json(folder / "steps.json", _measured(cell, folder, cfg.datasets_dir))
     rows = [row for grid, cell in trained for row in _rows(grid, cell, cfg.results_dir / grid / cell.name)]
     path = cfg.results_dir / "steps.parquet"
@@ -90,7 +90,7 @@ def _rows(grid: str, cell: Cell, folder: Path) -> list[dict]:
     `n` is a number of evaluations; of `costs`, which of the long steps it is, from noise to data. The warp of a row is
     the calibrated one; of those `tried`, its own.
     """
-    if not (found := read_json(folder / "steps.json")):
+    if "tried" not in (found := read_json(folder / "steps.json")):
         return []
     policy = {"grid": grid, "policy": cell.policy, "demonstrations": cell.demonstrations, "seed": cell.seed}
     policy |= found["warp"] | {"machine": found["hardware"], "commit": found["commit"] or ""}

@@ -28,7 +28,7 @@ COUNTS = tuple(range(1, 11))
 FEW = (2, 3, 5)  # steps that are searched freely, and laid by every warp that is tried
 DRAWS = 4  # of an energy score, for each observation
 COSTS = ("local error", "downstream factor")
-STARTS = {"epsilon": (0.76, 0.8, 0.84, 0.88)}  # of the warps that are tried; of other predictions 1
+STARTS_TRIED = {"epsilon": (0.75, 0.8, 0.84, 0.88)}  # 1 for other predictions
 
 
 class Observations:
@@ -81,7 +81,7 @@ def solver_at(scheduler: SchedulerMixin, at: np.ndarray) -> SchedulerMixin:
 
 def warps_tried(prediction_type: str) -> list[Warp]:
     """Those among which a default is looked for, the warp of a policy that is not calibrated."""
-    return [Warp(shift, start) for start in STARTS.get(prediction_type, (1.0,)) for shift in SHIFTS]
+    return [Warp(shift, start) for start in STARTS_TRIED.get(prediction_type, (1.0,)) for shift in SHIFTS]
 
 
 @torch.no_grad()
@@ -119,14 +119,19 @@ def measure(model: CDPDiffusionModel, condition: Tensor, demonstrated: Tensor, s
     return {
         "warp": warp._asdict(),
         "scores": scores,
-        "tried": [
-            {"warp": tried._asdict(), "scores": {n: second.score(second.by_warp, tried, n) for n in FEW}}
-            for tried in warps_tried(model.config.prediction_type)
-        ],
+        "tried": _tried(second),
         "levels": {n: free[n]["search"].tolist() for n in FEW},
         "needed": {n: evaluations_needed(each, float(each[n - 1].mean())) for n in COUNTS},
         "costs": {name: cost.tolist() for name, cost in zip(COSTS, costs, strict=True)},
     }
+
+
+def _tried(observations: Observations) -> list[dict]:
+    """Scores of the warps among which a default is looked for."""
+    return [
+        {"warp": warp._asdict(), "scores": {n: observations.score(observations.by_warp, warp, n) for n in FEW}}
+        for warp in warps_tried(observations.model.config.prediction_type)
+    ]
 
 
 def _free(observations: Observations, warp: Warp, costs: np.ndarray, n: int) -> dict[str, np.ndarray]:

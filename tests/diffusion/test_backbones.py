@@ -1,7 +1,10 @@
 """One contract for every backbone, and every legal combination of backbone and process from training to action."""
 
+from collections import Counter
+
 import pytest
 import torch
+from lerobot.policies.diffusion.modeling_diffusion import DiffusionConditionalResidualBlock1d
 
 from lerobot_cdp.contraction import autodiff, bind, dense_jacobian, finite_difference, transposed
 from lerobot_cdp.policy.build import make_backbone
@@ -131,18 +134,30 @@ def test_compiled_in_training_loads_uncompiled(name, tmp_path, monkeypatch):
     assert all(torch.equal(value, weights[key]) for key, value in loaded.diffusion.state_dict().items())
 
 
-def test_gradient_checkpointing_changes_no_gradient():
-    _, gradients = training_step(gradient_checkpointing=True)
-    _, expected = training_step()
+@pytest.mark.parametrize("prediction", ["epsilon", "velocity"])
+def test_gradient_checkpointing_changes_no_gradient(prediction):
+    _, gradients = training_step(prediction_type=prediction, gradient_checkpointing=True)
+    _, expected = training_step(prediction_type=prediction)
     for got, wanted in zip(gradients, expected, strict=True):
         torch.testing.assert_close(got, wanted)
 
 
-@pytest.mark.parametrize("name", BACKBONES)
-def test_bfloat16_autocast(name):
+@pytest.mark.parametrize("prediction", ["epsilon", "velocity"])
+def test_gradient_checkpointing_runs_every_block_again(prediction):
+    policy = CDPPolicy(make_config(prediction_type=prediction, gradient_checkpointing=True)).train()
+    blocks = [m for m in policy.diffusion.modules() if isinstance(m, DiffusionConditionalResidualBlock1d)]
+    runs = Counter()
+    for block in blocks:
+        block.register_forward_pre_hook(lambda module, *_: runs.update([module]))
+    policy(make_batch(policy.config))[0].backward()
+    assert [runs[block] for block in blocks] == [2] * len(blocks)
+
+
+@pytest.mark.parametrize("name,prediction", [(name, "epsilon") for name in BACKBONES] + [("unet", "velocity")])
+def test_bfloat16_autocast(name, prediction):
     """The penalty keeps full precision; the diffusion loss does not, and both reach the weights."""
     torch.manual_seed(0)
-    policy = CDPPolicy(make_config(backbone=name, contraction={"weight": 0.01})).train()
+    policy = CDPPolicy(make_config(backbone=name, prediction_type=prediction, contraction={"weight": 0.01})).train()
     batch = make_batch(policy.config)
     torch.manual_seed(1)
     _, plain = policy(batch)

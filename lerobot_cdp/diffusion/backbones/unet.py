@@ -3,7 +3,8 @@
     output = linear(block([features of the U-Net, x_t], t, condition))
 
 A velocity holds the noise in x_t as it is. LeRobot's network has no path at full resolution that could carry it: its
-skip connections begin at half of it. The block at its end is the one that a U-Net would have there, like all others.
+skip connections begin at half the resolution. Here a block like all others takes the place of its last convolution. The
+residual path of that block is not normalised, so x_t keeps its scale.
 """
 
 import torch
@@ -13,6 +14,7 @@ from lerobot.policies.diffusion.modeling_diffusion import (
     DiffusionConditionalUnet1d,
 )
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 __all__ = ["SkipUnet"]
 
@@ -43,4 +45,9 @@ class SkipUnet(DiffusionConditionalUnet1d):
         """(x_t (B, T, A), timesteps (B,), condition (B, C)) -> (B, T, A)."""
         features = torch.cat([super().forward(x, timestep, global_cond), x], dim=-1)
         condition = torch.cat([self.diffusion_step_encoder(timestep), global_cond], dim=-1)
-        return self.output(self.fine(features.mT, condition).mT)
+        if self.config.gradient_checkpointing and self.training:
+            hidden = checkpoint(self.fine, features.mT, condition, use_reentrant=False).mT
+        else:
+            hidden = self.fine(features.mT, condition).mT
+        # Of two axes: of three, vmap repeats the weights for every sample.
+        return self.output(hidden.flatten(0, 1)).unflatten(0, hidden.shape[:2])

@@ -12,6 +12,7 @@ from eval.benchmark.figure import spread
 from eval.benchmark.grids import GRIDS
 from eval.benchmark.report import report
 from eval.benchmark.results import episode_rows
+from eval.benchmark.steps_figure import calibrated_warp, shown_in
 from eval.pages import PageConfig
 from lerobot_cdp.diffusion.grid import Warp
 from lerobot_cdp.errors import SettingError
@@ -60,12 +61,13 @@ def made_up(gain: float, n: int, laid: str = "equal", step: int = 10_000, seeds:
 def test_ways_to_lay_steps_are_compared(tmp_path):
     parts = [made_up(0.5, 10), made_up(0.25, 10, step=1000), made_up(0.1, 1, seeds=2).assign(policy="act")]
     for n in (2, 3):
-        parts += [made_up(0.1 * n, n), made_up(0.5, n, "calibrated")]
+        parts += [made_up(0.1 * n, n), made_up(0.5, n, "calibrated", seeds=n)]
     pd.concat(parts).to_parquet(tmp_path / "pusht.parquet")
     assert report(PageConfig(tmp_path, tmp_path / "docs")) == [tmp_path / "docs" / "benchmark_tasks.md"]
     text = (tmp_path / "docs" / "benchmark_tasks.md").read_text()
     assert "## PushT from keypoints, 52 demonstrations" in text
-    assert "Training seeds: 3; 2 of `act`. Start states: 20. Training steps: 10,000.\n" in text
+    seeds = "3; 2 of `act` and `velocity, γ = 0` (at 2, calibrated)"
+    assert f"Training seeds: {seeds}. Start states: 20. Training steps: 10,000.\n" in text
     heads = "1 | 2 | 2, calibrated | 3 | 3, calibrated | 10"
     assert f"| success, % | {heads} |" in text
     assert cells(text, "success, %", "velocity, γ = 0") == ["–", "20", "50", "30", "50", "50"]
@@ -165,6 +167,8 @@ def test_the_page_of_steps_draws_what_is_there(tmp_path, demonstrations):
         for cost in ("local error", "downstream factor"):
             rows += [own | {"quantity": cost, "laid": "", "n": k, "value": 0.1 * (k + 1)} for k in range(10)]
     pd.DataFrame(rows).to_parquet(tmp_path / "steps.parquet")
+    if demonstrations:
+        assert calibrated_warp(shown_in(pd.DataFrame(rows))) == Warp(0.2, 1.0)
     written = [path.name for path in report(PageConfig(tmp_path, tmp_path / "docs"))]
     assert written == ["benchmark_steps.md"] + ["benchmark_steps.png"] * bool(demonstrations)
     text = (tmp_path / "docs" / "benchmark_steps.md").read_text()

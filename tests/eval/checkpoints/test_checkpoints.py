@@ -9,6 +9,7 @@ import pytest
 from eval.benchmark.cells import Evaluation
 from eval.benchmark.rollouts import run_episodes
 from eval.benchmark.tasks import KEYPOINTS
+from eval.benchmark.work import OBSERVATIONS
 from eval.checkpoints import __main__ as command
 from eval.policies import load_policy
 from lerobot_cdp.errors import SettingError
@@ -21,7 +22,7 @@ def test_its_reward_holds():
     """Six of the starts of the card; a policy that has learned nothing gets about 0.1."""
     policy, *processors = load_policy(FOLDER)
     assert policy.config.num_inference_steps == 3 and policy.config.timestep_spacing == SHIFTED
-    assert policy.config.calibration.timestep_shift < 0.4  # its own, not the default
+    assert policy.config.calibration.measured_on == f"{OBSERVATIONS} training observations"
     evaluation = Evaluation("euler", 3, starts=6, first_start=command.FIRST_START)
     episodes = run_episodes(policy, *processors, KEYPOINTS, evaluation)
     assert np.mean([episode["reward"] for episode in episodes]) > 0.9

@@ -93,10 +93,10 @@ class Products(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("backbone", ["unet", "mlp"])
-def test_a_layer_of_all_members_is_one_product(backbone):
+@pytest.mark.parametrize("backbone,settings", [("unet", {}), ("unet", {"input_skip": True}), ("mlp", {})])
+def test_a_layer_of_all_members_is_one_product(backbone, settings):
     """Not one for each sample, with the weights repeated."""
-    stacked, (x_t, timesteps, condition) = StackedNetwork.of(networks(backbone, 0)), inputs()
+    stacked, (x_t, timesteps, condition) = StackedNetwork.of(networks(backbone, 0, **settings)), inputs()
     with Products() as products:
         output = stacked(x_t.flatten(0, 1), timesteps.flatten(), condition.flatten(0, 1))
         torch.autograd.grad(output.sum(), stacked.parameters())

@@ -4,15 +4,18 @@ import re
 from itertools import product
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 from eval.benchmark.grids import GRIDS
+from eval.steps import __main__ as command
 from eval.steps import measure as measure_module
 from eval.steps.__main__ import StepsConfig, run
 from eval.steps.free import quantile_levels, search
 from eval.steps.measure import FEW, Observations, measure, solver_at, warps_tried
 from eval.steps.oracle import evaluations_needed
+from lerobot_cdp.checkpoints.files import write_json
 from lerobot_cdp.diffusion.calibration import energy_score
 from lerobot_cdp.diffusion.grid import Warp, levels
 from lerobot_cdp.diffusion.sampler import sample, with_steps
@@ -22,6 +25,16 @@ from lerobot_cdp.policy.configuration_cdp import WARPS
 from lerobot_cdp.policy.modeling_cdp import CDPPolicy
 from tests.closed_forms import PREDICTIONS
 from tests.conftest import make_config
+
+FOUND = {
+    "warp": {"shift": 0.2, "start": 1.0},
+    "scores": {"equal": {"2": 0.3, "3": 0.2}},
+    "tried": [{"warp": {"shift": 0.4, "start": 1.0}, "scores": {"2": 0.5, "3": 0.25}}],
+    "needed": {"2": 1.8},
+    "costs": {"local error": [0.1]},
+    "hardware": "a machine",
+    "commit": None,
+}
 
 
 @pytest.mark.parametrize("target", [0.3, 0.5, 0.62])
@@ -112,6 +125,24 @@ def test_what_is_measured_of_a_policy(prediction, monkeypatch):
     assert [*tried] == warps_tried(prediction) and WARPS[prediction] in tried
     if prediction == "velocity":
         assert tried[Warp(1.0, 1.0)] == {2: found["scores"]["equal"][2]}
+    else:
+        assert len({*map(str, tried.values())}) > len(tried) / 2  # of few whole timesteps, some are the same
+
+
+def test_what_is_measured_is_not_measured_again(monkeypatch, tmp_path):
+    """Unless by an older version, which tried no warps; the table has a row for each number."""
+    measured = []
+    monkeypatch.setattr(command, "_trained", lambda folder: [("pusht", cell) for cell in GRIDS["pusht"].cells[:2]])
+    monkeypatch.setattr(command, "_measured", lambda cell, *_: measured.append(cell.name) or FOUND)
+    older, other = (cell.name for cell in GRIDS["pusht"].cells[:2])
+    write_json(tmp_path / "pusht" / older / "steps.json", {"scores": {}, "warp": {}})
+    rows = pd.read_parquet(run(StepsConfig(tmp_path)))
+    assert measured == [older, other]
+    assert len(run(StepsConfig(tmp_path)).read_bytes()) and len(measured) == 2
+    tried = rows[rows["quantity"] == "tried"]
+    assert len(rows) == 2 * 6 and len(tried) == 2 * 2
+    assert {*tried["shift"]} == {0.4} and {*rows[rows["quantity"] == "score"]["shift"]} == {0.2}
+    assert [*tried["n"]] == [2, 3] * 2 and [*tried["value"]] == [0.5, 0.25] * 2
 
 
 def test_a_wrong_filter_is_told_in_a_line(monkeypatch, tmp_path):
