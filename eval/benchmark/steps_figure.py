@@ -48,6 +48,7 @@ def steps_figure(rows: pd.DataFrame) -> bytes:
         axes.grid(alpha=0.25)
     grid[0, 0].legend(frameon=False, fontsize=9)
     grid[1, 0].legend(frameon=False, fontsize=9)
+    grid[0, 0].set_ylabel("error, factor")
     grid[1, 0].set_ylabel("energy score")
     buffer = io.BytesIO()
     drawing.savefig(buffer, format="png", dpi=120, metadata={"Software": None})
@@ -79,6 +80,7 @@ def _costs(axes: Axes, own: pd.DataFrame) -> None:
         axes.text(places[-1] - 0.03, height, label, color=colour, fontsize=8, va="center",
                   transform=axes.get_xaxis_transform())  # fmt: skip
     axes.set(yscale="log", xlim=(1.04, -0.3), xlabel="noise level at which the step begins")
+    axes.xaxis.set_major_locator(FixedLocator([1, 0.8, 0.6, 0.4, 0.2, 0]))  # right of it is room for words
 
 
 def _scores(axes: Axes, own: pd.DataFrame) -> None:
@@ -87,7 +89,7 @@ def _scores(axes: Axes, own: pd.DataFrame) -> None:
         of_n = means[laid]
         line = "" if laid == "search" else "-"
         axes.plot(of_n.index, of_n, marker, ls=line, ms=9 if laid == "search" else 5, color=colour, label=label)
-    axes.set(xscale="log", yscale="log", xlabel="network evaluations per chunk")
+    axes.set(xscale="log", xlabel="network evaluations per chunk")
     axes.xaxis.set_major_locator(FixedLocator([1, 2, 3, 5, 10]))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter("{x:.0f}")

@@ -24,7 +24,7 @@ INTRODUCTION = """\
 Energy scores of policies without penalty after at least 5,000 training steps: E d(x, y) − ½ E d(x, x'), of sampled
 actions x, x' and demonstrated ones y, with the RMS distance d in normalised units. It is least where a policy does what
 was demonstrated, as often. Warps and levels are found on 128 training observations and measured on 128 others. The
-policies are those of the [benchmark of three tasks](benchmark_tasks.md)."""
+policies are those of the [benchmark of tasks](benchmark_tasks.md)."""
 PICTURE = """\
 ![Costs of long steps, where the solver's steps lie, and scores over their number](benchmark_steps.png)
 
@@ -36,14 +36,14 @@ FREE = """\
 if a step's error grows as h². `free search` moves each level by itself and so fits a number for every step where a
 warp fits one or two."""
 DEFAULTS = """\
-Until a policy is calibrated, it acts by the default of its prediction type: the warp whose worst loss is smallest, to
-the second digit. The loss is the score over that of the calibrated warp; the worst is taken over 2, 3 and 5 steps and
+Until a policy is calibrated, it acts by the default of its prediction type: a warp whose worst loss is smallest, or at
+most 0.02 above. The loss is the score over that of the calibrated warp; the worst is taken over 2, 3 and 5 steps and
 all policies above. Columns are `timestep_shift`, and the default is **bold**."""
 ORACLE = """\
-Could a sampler save evaluations that takes more for some observations than for others? The table bounds it: the mean
+Could a sampler save evaluations by taking more for some observations than for others? The table bounds it: the mean
 number of evaluations with which a sampler that knew every error beforehand would come as close to 100 steps from the
-same noise as n calibrated ones do. A sampler that has to judge by what it has evaluated saves less. So `cdp` takes the
-same number for all."""
+same noise as n calibrated ones do. A sampler that has to judge by what it has evaluated saves less. Where it would save
+half, with `sample`, two steps score as well as three for all. So `cdp` takes the same number for all."""
 
 
 def steps_page(rows: pd.DataFrame) -> str:

@@ -131,11 +131,16 @@ def test_report_of_flow_matching_beside_diffusion(stock, settings, monkeypatch):
     monkeypatch.setattr(command_module, "page", lambda *_: "")
     report = make_report(settings("flow", compare=stock))
     assert report["settings"]["solver"] == "FlowMatchEuler"
-    assert report["settings"]["timestep_spacing"] == "shift 0.2 from 1"
+    assert report["settings"]["timestep_spacing"] == laid_by("velocity")
     assert list(report["measures"]["solver_error"]["grids"]) == ["uniform", plan.LAID]
     rows = {name: numbers for name, _, *numbers in summary(report, read_report(stock))}
     assert all(rows["Error of 3 steps (trailing, uniform), median"])
     assert rows["Error of 3 steps (leading), median"][0] is None
+
+
+def laid_by(prediction: str) -> str:
+    warp = WARPS[prediction]
+    return f"shift {warp.shift:g} from {warp.start:g}"
 
 
 def check_numbers(report):
@@ -145,7 +150,7 @@ def check_numbers(report):
     steps = measured["steps"]
     assert steps["levels"][0] == 1 and len(steps["own"]) == report["settings"]["n_steps"]
     assert len(steps["best"]) == min(10, len(steps["own"]))
-    assert report["settings"]["timestep_spacing"] == "shift 0.3 from 0.8"
+    assert report["settings"]["timestep_spacing"] == laid_by("epsilon")
     assert steps["own"] == pytest.approx(levels(3, WARPS["epsilon"]), abs=0.006)  # whole timesteps of 100
     assert steps["best"][0] == pytest.approx(steps["best_start"]) and steps["own"][0] <= 1
     assert all(len(steps[name]["50"]) == 10 for name in ("local_error", "downstream_factor", "left_in_action"))

@@ -13,6 +13,7 @@ from eval.benchmark.grids import GRIDS
 from eval.benchmark.report import report
 from eval.benchmark.results import episode_rows
 from eval.benchmark.steps_figure import calibrated_warp, shown_in
+from eval.benchmark.steps_page import worst_losses
 from eval.pages import PageConfig
 from lerobot_cdp.diffusion.grid import Warp
 from lerobot_cdp.errors import SettingError
@@ -24,10 +25,21 @@ LONG = ROOT / "eval" / "results" / "pusht_long.parquet"
 
 def test_the_committed_pages_are_those_of_the_committed_tables(tmp_path):
     written = report(PageConfig(ROOT / "eval" / "results", tmp_path))
-    assert [path.name for path in written] == ["benchmark.md", "benchmark.png", "benchmark_tasks.md"]
-    for name in ("benchmark.md", "benchmark_tasks.md"):
+    pages, pictures = (
+        ["benchmark.md", "benchmark_tasks.md", "benchmark_steps.md"],
+        ["benchmark.png", "benchmark_steps.png"],
+    )
+    assert sorted(path.name for path in written) == sorted([*pages, *pictures])
+    for name in pages:
         assert (tmp_path / name).read_text() == (ROOT / "docs" / name).read_text()
-    assert (tmp_path / "benchmark.png").read_bytes()[:4] == b"\x89PNG"
+    for name in pictures:
+        assert (tmp_path / name).read_bytes()[:4] == b"\x89PNG"
+
+
+def test_the_worst_loss_of_the_default_warps_is_nearly_the_smallest():
+    losses = worst_losses(pd.read_parquet(ROOT / "eval" / "results" / "steps.parquet"))
+    for predicts, warp in WARPS.items():
+        assert losses.loc[(predicts, warp.start), warp.shift] <= losses.loc[predicts].min(axis=None) + 0.02
 
 
 @pytest.mark.parametrize("demonstrations", [52, 206])
