@@ -147,9 +147,10 @@ def test_what_a_teacher_teaches(prediction, seed):
 def test_what_a_student_teaches_itself(prediction, seed):
     """Ends are its own, of the same data and noise one level down; next to the data they are the data."""
     policy = make_policy(prediction_type=prediction, first_timestep=0.8)
-    student, batch = policy.diffusion, make_batch(policy.config, 64)
-    plan = torch.full((64, 16, 2), 0.25)
+    student, batch = policy.diffusion, make_batch(policy.config, 256, seed=seed)  # at each of the 20 levels are some
+    plan = torch.full((256, 16, 2), 0.25)
     give_denoiser(student, lambda x_t, alpha, sigma: 0.25 + 0 * x_t)
+    torch.manual_seed(seed)
     lesson = own_lesson(student, batch["action"], student.encoder(batch))
     levels = lesson.timesteps.unique()
     start = with_steps(student.solver, 1).timesteps[0]
