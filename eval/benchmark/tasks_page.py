@@ -71,7 +71,9 @@ def _task(episodes: pd.DataFrame) -> list[str]:
     if rivals := _rivals(groups):
         parts += ["As `cdp` acts by default, 3 calibrated, minus LeRobot's policies with their evaluations:", rivals]
     if episodes["step"].nunique() > 1:
-        parts += ["Success in % over the training, with the most evaluations:", _curve(episodes)]
+        n = episodes[episodes["step"] < episodes["step"].max()]["seed"].nunique()
+        parts += [f"Success in % over the training, with the most evaluations (training seeds before the end: {n}):"]
+        parts += [_curve(episodes)]
     return parts
 
 
