@@ -34,7 +34,7 @@ BACKBONE_SETTINGS = {
 VP_SETTINGS = ("beta_schedule", "beta_start", "beta_end")
 SHIFTED, EQUAL_STEPS = "shifted", "trailing"
 TIMESTEP_SPACINGS = (SHIFTED, "leading", "trailing", "linspace")
-# Their worst loss, over trained policies of several tasks, is smallest or nearly so: see `python -m eval.steps`.
+# Warps whose worst loss, over trained policies of several tasks, is (nearly) the smallest: see `python -m eval.steps`.
 WARPS = {"velocity": Warp(0.3, 1.0), "sample": Warp(0.6, 1.0), "epsilon": Warp(0.4, 0.8)}
 BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
 # Where the penalty acts when that is not given. Diffusion expands next to noise, where a good denoiser hardly depends
