@@ -87,7 +87,8 @@ and start states.
 `diffusion` samples as LeRobot does, with the weights of the same training that are not averaged. Two settings are
 shared by all policies and differ from some defaults: keypoints are normalised to [−1, 1], where LeRobot's `diffusion`
 takes pixels, and actions beyond the end of an episode count in the loss, where `cdp` leaves them out. `act` has the
-size, chunks and batches of the U-Nets; its own defaults are for cameras and chunks of 100 actions."""
+size, chunks and batches of the U-Nets, and as LeRobot trains it a constant learning rate and no average of the weights;
+its own defaults are for cameras and chunks of 100 actions."""
 
 
 def _choice(tables: dict[str, pd.DataFrame]) -> list[str]:
