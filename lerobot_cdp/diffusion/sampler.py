@@ -172,35 +172,37 @@ class ConsistencyScheduler(Renoising, LCMScheduler):
         laid = whole_timesteps(num_inference_steps, self.warp, self.config.num_train_timesteps)
         self.timesteps, self.num_inference_steps = torch.from_numpy(laid), num_inference_steps
         self._step_index = self._begin_index = None
+        alphas_squared = self.alphas_cumprod[self.timesteps]  # numbers: a graph that is exported can read no tensor
+        self._levels = [(a.sqrt().item(), (1 - a).sqrt().item()) for a in alphas_squared]
 
     def step(self, model_output: Tensor, timestep: int, sample: Tensor) -> LCMSchedulerOutput:
         """One step from x_t = `sample` (B, T, A) with the prediction `model_output` (B, T, A)."""
         if self.step_index is None:
             self._init_step_index(timestep)
-        here = alpha, sigma = self._signal_and_noise(timestep)
+        here = alpha, sigma = self._levels[self.step_index]
         is_sample = self.config.prediction_type == "sample"
         x_0 = model_output if is_sample else (sample - sigma * model_output) / alpha
         c_skip, c_out = self.get_scalings_for_boundary_condition_discrete(timestep)
         x_s = end = self._clipped(c_skip * sample + c_out * x_0)
-        if self.step_index + 1 < len(self.timesteps):
-            following = self._signal_and_noise(self.timesteps[self.step_index + 1])
-            x_s = self._renoised(end, sample, here, following)
+        if self.step_index + 1 < len(self._levels):
+            x_s = self._renoised(end, sample, here, self._levels[self.step_index + 1])
         self._step_index += 1
         return LCMSchedulerOutput(prev_sample=x_s, denoised=end)
-
-    def _signal_and_noise(self, timestep: int | Tensor) -> tuple[float, float]:
-        alpha_squared = self.alphas_cumprod[int(timestep)]
-        return alpha_squared.sqrt().item(), (1 - alpha_squared).sqrt().item()
 
 
 class FlowConsistencyScheduler(Renoising, FlowMatchEulerScheduler):
     """The same for flow matching: diffusers' Euler with `stochastic_sampling`, but the noise of the start."""
 
+    def set_timesteps(self, num_inference_steps: int) -> None:
+        """Lay `num_inference_steps` steps."""
+        super().set_timesteps(num_inference_steps)
+        self._levels = self.sigmas.tolist()
+
     def step(self, model_output: Tensor, timestep: Tensor, sample: Tensor) -> LCMSchedulerOutput:
         """One step from x_t = `sample` (B, T, A) with the velocity `model_output` (B, T, A)."""
         if self.step_index is None:
             self._init_step_index(timestep)
-        sigma, next_sigma = self.sigmas[self.step_index : self.step_index + 2].tolist()
+        sigma, next_sigma = self._levels[self.step_index : self.step_index + 2]
         end = self._clipped(sample - sigma * model_output)
         x_s = self._renoised(end, sample, (1 - sigma, sigma), (1 - next_sigma, next_sigma)) if next_sigma else end
         self._step_index += 1

@@ -28,12 +28,16 @@ def observations(policy, seed):
         {"timestep_spacing": "leading"},
         {"backbone": "dit"},
         {"images": True, "vision_stages": 3},
+        {"noise_scheduler_type": "LCM"},
+        {"noise_scheduler_type": "LCM", "prediction_type": "sample", "num_inference_steps": 1},
+        {"noise_scheduler_type": "LCM", "prediction_type": "velocity"},
+        {"noise_scheduler_type": "LCM", "prediction_type": "velocity", "num_inference_steps": 1},
     ],
     ids=str,
 )
 def test_the_exported_chunk_is_the_policys(settings, tmp_path):
     torch.manual_seed(0)
-    policy = CDPPolicy(make_config(num_inference_steps=3, **settings)).eval()
+    policy = CDPPolicy(make_config(**{"num_inference_steps": 3} | settings)).eval()
     noise = torch.randn(2, 1, 16, 2)
     with torch.no_grad():
         sampler = ExportableSampler(policy)
