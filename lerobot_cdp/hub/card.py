@@ -177,7 +177,8 @@ def make_card(facts: Facts) -> ModelCard:
         environment=_line(facts.environment),
         plot=facts.plot,
         video=facts.video,
-        origin=facts.origin and _origin(facts.origin),
+        origin=facts.origin and _origin(facts.origin, dataset),
+        consistency=getattr(config, "is_consistency", False),
     )
 
 
@@ -228,16 +229,17 @@ def _settings(facts: Facts) -> dict[str, object]:
     return {name: _text(value) for name, value in settings.items()}
 
 
-def _origin(origin: Origin) -> dict:
+def _origin(origin: Origin, dataset: DatasetFacts | None = None) -> dict:
     errors = {
         _text(n): {_text(name): f"{float(error):.3f}" for name, error in of.items()} for n, of in origin.errors.items()
     }
     told = ("strength", "evaluations", "steps", "contraction_weight")
-    given = [(name, getattr(origin, name)) for name in told if getattr(origin, name) is not None]
+    given = {"policy.path": known_as(origin.policy), "dataset.repo_id": dataset and dataset.repo_id}
+    given |= {name: getattr(origin, name) for name in told} | {"output_dir": "OUTPUT_DIR"}
     return {
         "policy": _code(known_as(origin.policy)),
         "evaluations": _text(origin.evaluations),
-        "arguments": " ".join(f"--{name}={_argument(value)}" for name, value in given),
+        "arguments": " ".join(f"--{name}={_argument(value)}" for name, value in given.items() if value is not None),
         "measured_on": _text(origin.measured_on),
         "errors": errors,
         "columns": list(next(iter(errors.values()), {})),

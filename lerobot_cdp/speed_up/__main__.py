@@ -1,4 +1,4 @@
-"""Make a checkpoint that you have act in one to three network evaluations. It stays as it is; a copy is written.
+"""Make an existing checkpoint act in one to three network evaluations. It stays as it is; a copy is written.
 
     python -m lerobot_cdp.speed_up --policy.path=lerobot/diffusion_pusht --dataset.repo_id=lerobot/pusht \\
         --output_dir=outputs/fast --strength=distil --evaluations=2
@@ -73,14 +73,17 @@ def _finished(config: SpeedUpConfig) -> Origin | None:
 
 
 def _check_begun(config: SpeedUpConfig) -> None:
-    """See that a training goes on with the settings that it was begun with.
+    """See that a training goes on with the settings that it was begun with, in a folder that is its own.
 
     Raises:
-        SettingError: naming those that differ.
+        SettingError: naming those that differ, or if there are other files in the folder.
     """
     work, settings = config.work_dir, _compared(config)
     known = read_json(work / SETTINGS)
-    if not known:  # killed before it was known whose the start is
+    if not known:  # killed before it was known whose the start is, or not ours: all of it would be removed at the end
+        others = [path.name for path in work.glob("*") if not path.name.startswith(START)]
+        must, got = f"a folder beside which there is no {work.name!r}", f"{work}, which holds {sorted(others)}"
+        require(not others, "output_dir", must, got)
         shutil.rmtree(work / START, ignore_errors=True)
         return
     is_free = {"batch_size"} if steps_done(work) == 0 else set()  # which may have been too large for the memory

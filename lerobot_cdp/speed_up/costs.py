@@ -60,14 +60,16 @@ class Costs:
 
 @torch.no_grad()
 def measure_costs(config: SpeedUpConfig, model: CDPDiffusionModel, observed: Observed) -> Costs:
-    """Time two passes of the network, after a small one to warm up.
+    """Time passes of the network of the sizes of a training and of a calibration, each once it has warmed up.
 
     Args:
         config: of the speed-up.
         model: that acts; its settings say what a calibration searches.
         observed: what it is measured at.
     """
-    _, training_s, pass_s = (_pass(model, observed, size) for size in (1, config.batch_size, len(observed.condition)))
+    # Twice: a compiled network is compiled anew for each size.
+    sizes = (config.batch_size, len(observed.condition))
+    training_s, pass_s = ([_pass(model, observed, size) for _ in range(2)][1] for size in sizes)
     draws = 1 if observed.demonstrated is None else n_draws(len(observed.condition))
     passes = calibration_passes(model.config, (config.evaluations,), draws)
     passes += passes_told(model.config, config.counts, observed.demonstrated is not None)

@@ -1,7 +1,11 @@
 """How far a policy's few steps end from where many end, from the same noise."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from ..diffusion.calibration import REFERENCE_STEPS, distance
 from ..diffusion.grid import Warp
@@ -11,11 +15,25 @@ from ..policy.consistency import TEACHER_STEPS, taught_end
 from ..policy.model import CDPDiffusionModel
 from .observations import Observed
 
-__all__ = ["Errors", "Scores", "end_errors", "passes_told", "scores_line", "scores_of", "table", "taught_error"]
+__all__ = [
+    "Errors", "Scores", "end_errors", "passes_shown", "passes_told", "scores_line", "scores_of", "table",
+    "taught_error",
+]  # fmt: skip
 
 Errors = dict[str, dict[str, float]]  # by the number of evaluations, and by how they are laid
 Scores = dict[str, float]  # by how steps are laid, see `policy.calibration.sampling_score`
 DRAWS_TOLD, OTHER_NOISE = 2, 1000  # of the scores: samples for each observation, and what their seeds begin after
+
+
+@contextmanager
+def passes_shown(model: CDPDiffusionModel, n_observations: int, passes: int, title: str) -> Iterator[tqdm]:
+    """A bar over so many passes of the network on all observations."""
+    with tqdm(total=n_observations * passes, desc=title, unit_scale=True, mininterval=1, leave=False) as bar:
+        hook = model.backbone.register_forward_hook(lambda _, inputs, __: bar.update(len(inputs[0])))
+        try:
+            yield bar
+        finally:
+            hook.remove()
 
 
 def end_errors(
@@ -65,11 +83,11 @@ def table(errors: Errors) -> str:
     names = list(next(iter(errors.values())))
     lines = [f"{'evaluations':>11}" + "".join(f"  {name:>10}" for name in names)]
     lines += [f"{n:>11}" + "".join(f"  {of[name]:>10.4f}" for name in names) for n, of in errors.items()]
-    where = "Distance of executed actions to those of the checkpoint with 100 steps from the same noise, normalised."
+    where = "Distance of executed actions to those of the checkpoint's many steps (up to 100), same noise, normalised."
     return "\n".join([*lines, where])
 
 
 def scores_line(scores: Scores) -> str:
     """For the terminal."""
-    told = ", ".join(f"{score:.4f} {name}" for name, score in scores.items())
-    return f"score against the demonstrated actions, by which steps are chosen, less is better: {told}"
+    told = ", ".join(f"{name} {score:.4f}" for name, score in scores.items())
+    return f"score against the demonstrated actions (steps are chosen by it, lower is better): {told}"

@@ -19,7 +19,7 @@ from ..policy.configuration_cdp import LCM, CDPConfig, ContractionConfig, StepCa
 from ..policy.modeling_cdp import CDPPolicy
 from ..report.data import load_policy
 from .costs import Costs, measure_costs
-from .measure import Errors, Scores, end_errors, scores_line, scores_of, taught_error
+from .measure import Errors, Scores, end_errors, passes_shown, passes_told, scores_line, scores_of, taught_error
 from .observations import Observed, of_dataset, of_statistics
 from .settings import STRENGTHS, SpeedUpConfig
 from .source import copy_checkpoint, few_steps, read_config, write_as_cdp, write_config
@@ -96,7 +96,7 @@ class Start:
         if low < high:
             return f"{first}\nthe student should land between {low:.3f} and {high:.3f}"
         return (
-            f"{first}\nexpect no smaller error: the student's targets are themselves {low:.3f} away from 100 steps; "
+            f"{first}\nexpect no smaller error: the student's targets are themselves {low:.3f} away from many steps; "
             f"`calibrate` does as well at {n} evaluations"
         )
 
@@ -117,13 +117,19 @@ def prepare(config: SpeedUpConfig, folder: Path, done: int = 0) -> Start:
         policy, observed = _observing(config, settings, checkpoint)
         costs = measure_costs(config, policy.acting_model, observed)
         print(costs.text(config, done), flush=True)
-        reference = many_steps(policy.acting_model, observed.condition, config.seed)
+        with passes_shown(policy.acting_model, len(observed.condition), _many(settings), "reference"):
+            reference = many_steps(policy.acting_model, observed.condition, config.seed)
         laid = _lay_steps(config, settings, policy, observed, reference)
         measured = _measured(config, laid, policy, observed, reference) | {"costs": asdict(costs)}
         write_json(partial / MEASURED, measured)
         write_bytes(partial / REFERENCE, save({"actions": reference.cpu().contiguous()}))
         write_config(laid, checkpoint, like=checkpoint)
     return Start.of(folder)
+
+
+def _many(settings: CDPConfig) -> int:
+    """Steps of the reference."""
+    return min(REFERENCE_STEPS, settings.num_train_timesteps)
 
 
 def _observing(config: SpeedUpConfig, settings: CDPConfig, checkpoint: Path) -> tuple[CDPPolicy, Observed]:
@@ -151,18 +157,20 @@ def _measured(
     """By the fields of `Start`."""
     model, condition, counts, seed = policy.acting_model, observed.condition, config.counts, config.seed
     model.config.calibration = laid.calibration  # by which it teaches
-    many = min(REFERENCE_STEPS, model.config.num_train_timesteps)
+    many = _many(model.config)
     laid_so = {
         "equally spaced": (config.evaluations, EQUAL), "calibrated": (config.evaluations, laid.warp),
         f"with {many} steps": (many, EQUAL),
     }  # fmt: skip
-    equal, calibrated = (end_errors(model, condition, counts, seed, reference, w) for w in (EQUAL, laid.warp))
-    return {
-        "errors": {str(n): {"equal": equal[n], "calibrated": calibrated[n]} for n in counts},
-        "teacher_error": taught_error(model, condition, seed, reference),
-        "measured_on": observed.source,
-        "scores": scores_of(model, observed, laid_so, seed),
-    }
+    passes = passes_told(model.config, counts, observed.demonstrated is not None)
+    with passes_shown(model, len(condition), passes, "measuring"):
+        equal, calibrated = (end_errors(model, condition, counts, seed, reference, w) for w in (EQUAL, laid.warp))
+        return {
+            "errors": {str(n): {"equal": equal[n], "calibrated": calibrated[n]} for n in counts},
+            "teacher_error": taught_error(model, condition, seed, reference),
+            "measured_on": observed.source,
+            "scores": scores_of(model, observed, laid_so, seed),
+        }
 
 
 # ------------------------------------------------------------------ training

@@ -1,9 +1,11 @@
 """`lerobot-train` for a few minutes, behind one bar; run again after a kill, it goes on from its last checkpoint."""
 
+import gc
 import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -74,16 +76,29 @@ def _remove_older(run: Path) -> None:
                 shutil.rmtree(folder, ignore_errors=True)
 
 
+def _environment() -> dict[str, str]:
+    """Of the training. In jobs of SLURM LeRobot would have no bar, by which steps are counted, and the writing of which
+    ends a training whose reader is gone."""
+    threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}  # as many as this process may have
+    return {name: value for name, value in os.environ.items() if name != "SLURM_JOB_ID"} | threads
+
+
+def _leave_the_gpu() -> None:
+    """Give back what measuring took of its memory: the training is another process."""
+    gc.collect()
+    torch.cuda.empty_cache()
+
+
 def _run_behind_a_bar(words: list[str], folder: Path, title: str) -> None:
     """What it prints comes by a pipe: a training whose reader is gone ends at its next step."""
     command, log = [sys.executable, *PROGRAM, *words], folder / LOG
     pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "errors": "replace"}
-    threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}  # as many as this process may have
+    _leave_the_gpu()
     last = ""
     with (
         log.open("a") as file,
         tqdm(desc=title, unit="step") as bar,
-        subprocess.Popen(command, env=os.environ | threads, **pipe) as process,
+        subprocess.Popen(command, env=_environment(), **pipe) as process,
     ):
         file.write(f"$ lerobot-train {shlex.join(words)}\n")
         try:
@@ -97,5 +112,9 @@ def _run_behind_a_bar(words: list[str], folder: Path, title: str) -> None:
                     last = line.strip()
         finally:
             process.terminate()
+    if process.returncode < 0:
+        name = signal.Signals(-process.returncode).name
+        hint = "often for lack of memory: try a smaller `batch_size` or fewer `num_workers`"
+        raise SettingError(f"`lerobot-train` must succeed. Got {name}, {hint}. All that it printed is in {log}.")
     if process.returncode:
         raise SettingError(f"`lerobot-train` must succeed. Got {last!r}: all that it printed is in {log}.")

@@ -133,7 +133,7 @@ def test_steps_are_chosen_by_what_was_demonstrated(saved, run, monkeypatch, caps
     (_, condition, _, _, demonstrated, _), without = asked
     assert demonstrated.shape == (len(condition), 4, 2) and demonstrated.nan_to_num().abs().max() <= 1
     assert demonstrated.nan_to_num().std() > 0.1 and without[4] is None
-    told = r"score against the demonstrated actions, .*: \S+ equally spaced, \S+ calibrated, \S+ with 10 steps"
+    told = r"score against the demonstrated actions .*: equally spaced \S+, calibrated \S+, with 10 steps \S+"
     assert re.search(told, said) and not re.search(told, capsys.readouterr().out)
 
 
@@ -223,10 +223,10 @@ def test_a_distilled_copy_is_a_consistency_policy_with_a_card(saved, run, policy
     assert acts(tmp_path / "copy").isfinite().all() and not (tmp_path / "copy.training").exists()
     assert origin.errors["2"].keys() == {"equal", "calibrated", "distil"}
     card = (tmp_path / "copy" / "README.md").read_text()
-    assert (
-        f"Made from `{policy_type}`" in card
-        and "--strength=distil --evaluations=2 --steps=4 --contraction_weight=0.0\n" in card
-    )
+    assert f"Made from `{policy_type}`" in card
+    arguments = "--strength=distil --evaluations=2 --steps=4 --contraction_weight=0.0 --output_dir=OUTPUT_DIR"
+    assert f"speed_up --policy.path={policy_type} --dataset.repo_id=local/tiny {arguments}\n" in card
+    assert "consistency policy: its network" in card and "ODE from noise" not in card and "Not measured" not in card
     assert str(tmp_path) not in card + (tmp_path / "copy" / ORIGIN).read_text()
     assert f"| 2 | {' | '.join(f'{e:.3f}' for e in origin.errors['2'].values())} |" in card
     assert origin.scores.keys() == {"equally spaced", "calibrated", "with 10 steps", "distil"}
@@ -332,6 +332,14 @@ def test_a_student_of_noise_prediction_begins_where_there_is_an_action_to_see(sa
         begun = SimpleNamespace(checkpoint=folder)
         config = SpeedUpConfig(PolicySource("x"), tmp_path, "distil", dataset=source)
         assert f"--policy.first_timestep={expected}" in stages._arguments(config, begun)
+
+
+def test_a_folder_of_other_files_is_not_taken_for_that_of_the_training(saved, run, tmp_path):
+    """It would be removed at the end, the checkpoint with it."""
+    folder = saved("cdp").rename(tmp_path / "copy.training")
+    with pytest.raises(SettingError, match=r"^`output_dir` must be .* no 'copy.training'. Got .*config.json"):
+        run(folder, strength="distil", **SHORT)
+    assert CDPPolicy.from_pretrained(folder)
 
 
 def test_a_wrong_path_leaves_nothing_that_stands_in_the_way(saved, run, tmp_path):

@@ -28,14 +28,16 @@ NO_COSTS = Costs(0.0, 0.0, 0.0, 0.0)
 def test_costs_count_what_is_told(has_scores):
     policy = CDPPolicy(make_config(prediction_type="velocity", backbone="mlp", ema_decay=0)).eval()
     model, condition = policy.acting_model, torch.randn(5, policy.diffusion.encoder.condition_dim)
-    passes, counts, reference = [], (1, 2, 3), torch.randn(5, policy.config.n_action_steps, 2)
-    model.backbone.register_forward_hook(lambda *_: passes.append(1))
-    for warp in (EQUAL, Warp(0.3, 1.0)):
-        end_errors(model, condition, counts, 0, reference, warp)
-    measure.taught_error(model, condition, 0, reference)
-    observed = Observed(condition, "noise", reference if has_scores else None)
-    measure.scores_of(model, observed, {"few": (3, EQUAL), "laid": (3, Warp(0.3, 1.0)), "many": (100, EQUAL)}, 0)
-    assert len(passes) == measure.passes_told(model.config, counts, has_scores)
+    counts, reference = (1, 2, 3), torch.randn(5, policy.config.n_action_steps, 2)
+    with measure.passes_shown(model, 5, measure.passes_told(model.config, counts, has_scores), "measuring") as bar:
+        for warp in (EQUAL, Warp(0.3, 1.0)):
+            end_errors(model, condition, counts, 0, reference, warp)
+        measure.taught_error(model, condition, 0, reference)
+        observed = Observed(condition, "noise", reference if has_scores else None)
+        measure.scores_of(model, observed, {"few": (3, EQUAL), "laid": (3, Warp(0.3, 1.0)), "many": (100, EQUAL)}, 0)
+    assert bar.n == bar.total > 0
+    model.backbone(torch.randn(5, 16, 2), torch.zeros(5), condition)
+    assert bar.n == bar.total  # nothing is counted any more
 
 
 def test_a_kill_while_the_files_of_a_training_are_removed_loses_no_proof(tmp_path, monkeypatch):

@@ -47,6 +47,22 @@ def test_the_bar_counts_and_the_rest_goes_to_the_log(tmp_path, monkeypatch, caps
     assert "distil: 100%" in capsys.readouterr().err
 
 
+def test_in_a_job_of_slurm_the_bar_counts_as_well(tmp_path, monkeypatch, capsys):
+    """LeRobot has none there."""
+    monkeypatch.setenv("SLURM_JOB_ID", "1")
+    bar = "from lerobot.utils.utils import inside_slurm\nif not inside_slurm(): print('Training: 1/2 [')"
+    monkeypatch.setattr(training, "PROGRAM", ("-c", bar))
+    training._run_behind_a_bar([], tmp_path, "distil")
+    assert "1/2" in capsys.readouterr().err
+
+
+def test_a_training_that_is_killed_says_by_what(tmp_path, monkeypatch):
+    kill = "import os, signal; print('INFO step:300', flush=True); os.kill(os.getpid(), signal.SIGKILL)"
+    monkeypatch.setattr(training, "PROGRAM", ("-c", kill))
+    with pytest.raises(SettingError, match="Got SIGKILL, often for lack of memory: .*`batch_size`"):
+        training._run_behind_a_bar([], tmp_path, "distil")
+
+
 def test_a_training_that_fails_says_why(tmp_path, monkeypatch):
     monkeypatch.setattr(training, "PROGRAM", printing("Traceback\n", "ValueError: no disk\n", status=3))
     with pytest.raises(SettingError, match="^`lerobot-train` must succeed. Got 'ValueError: no disk': .*log.$"):
