@@ -192,13 +192,29 @@ def test_a_dataset_of_an_old_format_is_told_with_its_conversion(saved, run, data
         run(saved("diffusion"), dataset=DatasetSource("local/tiny", tmp_path / "old"))
 
 
-def test_pictures_need_a_dataset(filmed, tmp_path):
+@pytest.fixture
+def seeing(filmed, tmp_path):
+    """The folder of an untrained checkpoint with a camera."""
     meta = LeRobotDatasetMetadata("local/filmed", filmed)
     own = {"crop_shape": (84, 84), "pretrained_backbone_weights": None, "use_group_norm": True}
     config = make_policy_config("diffusion", **TINY, **own)
     for part in (make_policy(config, ds_meta=meta), *make_pre_post_processors(config, dataset_stats=meta.stats)):
         part.save_pretrained(tmp_path / "seeing")
-    settings = SpeedUpConfig(PolicySource(str(tmp_path / "seeing")), tmp_path / "copy")
+    return tmp_path / "seeing"
+
+
+@pytest.mark.parametrize("strength,trained", [("repair", False), ("distil", False), ("distil", True)])
+def test_the_encoder_stays_unless_it_is_to_be_trained(seeing, run, filmed, tmp_path, strength, trained):
+    settings = SHORT | {"dataset": DatasetSource("local/filmed", filmed), "train_encoder": trained}
+    _, copy = run(seeing, strength=strength, **settings)
+    first, stock = "backbone.0.weight", load_file(seeing / "model.safetensors")  # the first convolution
+    (before,) = (weight for name, weight in stock.items() if name.endswith(first))
+    (after,) = (weight for name, weight in copy.diffusion.encoder.named_parameters() if name.endswith(first))
+    assert torch.equal(before, after) != trained
+
+
+def test_pictures_need_a_dataset(seeing, tmp_path):
+    settings = SpeedUpConfig(PolicySource(str(seeing)), tmp_path / "copy")
     with pytest.raises(SettingError, match="^`dataset.repo_id` must be given for a policy with cameras.* Got None.$"):
         speed_up(settings)
     assert not [*tmp_path.glob("copy*")]

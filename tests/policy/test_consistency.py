@@ -379,8 +379,11 @@ def test_real_time_chunks_and_warm_starts_go_on_from_what_is_left(prediction, ev
     policy = make_policy(rtc_config={"execution_horizon": 6}, **settings).eval()
     left = 0.3 * torch.ones(1, 6, 2)
     observed = make_observation(policy.config, 1, 2)
-    chunk = policy.predict_action_chunk(observed, inference_delay=2, prev_chunk_left_over=left)
+    noise = torch.randn(1, 16, 2)
+    chunk = policy.predict_action_chunk(observed, inference_delay=2, prev_chunk_left_over=left, noise=noise)
     torch.testing.assert_close(chunk[:, :2], left[:, :2])
+    free = policy.predict_action_chunk(observed, noise=noise)
+    assert not torch.allclose(chunk[:, 6:], free[:, 6:])  # what follows bends as well, though nothing is blended there
     warm, asked = make_policy(warm_start=0.5, **settings).eval(), []
     forward = warm.acting_model.backbone.forward
     warm.acting_model.backbone.forward = lambda x, t, c: (asked.append(t), forward(x, t, c))[1]
