@@ -76,7 +76,7 @@ def _scores(groups: Groups) -> str:
     body = []
     for (policy, n), group in groups.items():
         cells = [(mean(group, score) * unit).text(form) for score, (_, unit, form) in SCORES.items()]
-        minutes = group["speed_up_s"].mean() / 60
+        minutes = group["speed_up_s"].mean(skipna=False) / 60  # not known unless it is of all training seeds
         cost = "–" if pd.isna(minutes) else "< 1" if minutes < 1 else f"{minutes:.0f}"
         body.append((policy, str(n), *cells, f"{1000 * group['chunk_s'].median():.1f}", cost))
     heads = tuple(name for name, _, _ in SCORES.values())
