@@ -103,6 +103,33 @@ def test_without_a_teacher_both_modes_are_kept_too():
         check_modes(sampled(policy, evaluations), 0.6, tolerance=0.2)  # it has learned from itself alone
 
 
+@pytest.mark.parametrize("backbone", [{"backbone": "mlp"}, {"backbone": "dit"}, {}], ids=str)
+def test_every_backbone_learns_where_a_teacher_ends(backbone):
+    """Near 0.3, from everywhere."""
+    policy = make_policy(prediction_type="sample", teacher="a Gaussian's", **backbone).train()
+    teacher = CDPPolicy(make_config(prediction_type="sample", timestep_shift=0.4))
+    give_denoiser(teacher.acting_model, gaussian(0.3, 0.05))
+    policy.lessons.teacher = Teacher(teacher.acting_model, policy.diffusion)
+    batch, noise = make_batch(policy.config, 32), torch.randn(32, 16, 2)
+    batch |= {key: 0 * value for key, value in batch.items() if key.startswith("observation")}
+    before = distance_to_the_end(policy, batch, noise)
+    optimizer = torch.optim.Adam(policy.get_optim_params(), lr=3e-3)
+    for _ in range(60):
+        loss, _ = policy(batch)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    policy.ema = None  # so short an average lags behind
+    assert distance_to_the_end(policy, batch, noise) < 0.1 < before
+
+
+def distance_to_the_end(policy: CDPPolicy, batch: dict, noise: torch.Tensor) -> float:
+    observed = {key: value for key, value in batch.items() if key.startswith("observation")}
+    chunk = policy.eval().predict_action_chunk(observed, noise)
+    policy.train()
+    return (chunk - 0.3).square().mean().sqrt().item()
+
+
 # ---------------------------------------------------------------- lessons
 
 
