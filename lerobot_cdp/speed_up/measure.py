@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from ..diffusion.calibration import REFERENCE_STEPS, distance
@@ -29,7 +29,11 @@ DRAWS_TOLD, OTHER_NOISE = 2, 1000  # of the scores: samples for each observation
 def passes_shown(model: CDPDiffusionModel, n_observations: int, passes: int, title: str) -> Iterator[tqdm]:
     """A bar over so many passes of the network on all observations."""
     with tqdm(total=n_observations * passes, desc=title, unit_scale=True, mininterval=1, leave=False) as bar:
-        hook = model.backbone.register_forward_hook(lambda _, inputs, __: bar.update(len(inputs[0])))
+
+        def count(_: nn.Module, inputs: tuple, __: Tensor) -> None:  # what a hook returns would replace the output
+            bar.update(len(inputs[0]))
+
+        hook = model.backbone.register_forward_hook(count)
         try:
             yield bar
         finally:

@@ -40,6 +40,15 @@ def test_costs_count_what_is_told(has_scores):
     assert bar.n == bar.total  # nothing is counted any more
 
 
+def test_what_is_counted_is_what_the_network_gives(monkeypatch):
+    model, x_t = CDPPolicy(make_config(backbone="mlp")).eval().acting_model, torch.randn(2, 16, 2)
+    condition = torch.randn(2, model.encoder.condition_dim)
+    monkeypatch.setattr(measure.tqdm, "update", lambda *_: True)  # as where the bar is drawn
+    with measure.passes_shown(model, 2, 1, "measuring"):
+        counted = model.backbone(x_t, torch.zeros(2), condition)
+    assert torch.equal(counted, model.backbone(x_t, torch.zeros(2), condition))
+
+
 def test_a_kill_while_the_files_of_a_training_are_removed_loses_no_proof(tmp_path, monkeypatch):
     for name in ("start", "run"):
         (tmp_path / name).mkdir()
