@@ -118,7 +118,9 @@ def mean_jerk(folder: Path, cell: Cell, evaluation: Evaluation) -> float:
 def squared_half(folder: Path, cell: Cell) -> float:
     """Mean square of the half-ranges of the numbers of an action."""
     config = f"{POLICY_PREPROCESSOR_DEFAULT_NAME}.json"
-    preprocessor = PolicyProcessorPipeline.from_pretrained(checkpoint(folder / cell.name, cell), config)
+    on_cpu = {"device_processor": {"device": "cpu"}}  # it may have been trained on a GPU that is not here
+    trained = checkpoint(folder / cell.name, cell)
+    preprocessor = PolicyProcessorPipeline.from_pretrained(trained, config, overrides=on_cpu)
     return half_ranges(preprocessor, ACTION)[ACTION].square().mean().item()
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from lerobot.processor import NormalizerProcessorStep, PolicyProcessorPipeline
+from lerobot.processor import DeviceProcessorStep, NormalizerProcessorStep, PolicyProcessorPipeline
 from lerobot.utils.import_utils import register_third_party_plugins
 
 from eval.benchmark.training import checkpoint, policy_config
@@ -96,7 +96,10 @@ def test_half_a_range_is_that_of_the_demonstrations(tmp_path, pair):
     cell, folder = pair[1], checkpoint(tmp_path / pair[1].name, pair[1])
     stats = {"action": {"min": torch.tensor([-1.0, 0.0]), "max": torch.tensor([1.0, 1.0])}}
     normalizer = NormalizerProcessorStep({"action": feature("ACTION", 2)}, {}, stats)
-    PolicyProcessorPipeline([normalizer], name="policy_preprocessor").save_pretrained(folder)
+    steps = [DeviceProcessorStep(device="cpu"), normalizer]
+    PolicyProcessorPipeline(steps, name="policy_preprocessor").save_pretrained(folder)
+    saved = folder / "policy_preprocessor.json"
+    saved.write_text(saved.read_text().replace('"cpu"', '"cuda"'))  # trained on a GPU, scored elsewhere
     assert squared_half(tmp_path, cell) == pytest.approx((1 + 0.25) / 2)
 
 
