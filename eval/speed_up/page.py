@@ -40,8 +40,8 @@ def speed_up_page(tables: dict[str, pd.DataFrame]) -> str:
     parts = ["# Benchmark: speeding up", INTRODUCTION, "    python -m eval.speed_up.page"]
     for name, episodes in sorted(tables.items(), key=lambda item: order.index(item[0])):
         for demonstrations in sorted(episodes["demonstrations"].unique(), reverse=True):
-            rows = episodes[episodes["demonstrations"] == demonstrations]
-            groups = _groups(_named(rows))
+            rows = _named(episodes[episodes["demonstrations"] == demonstrations])
+            groups = _groups(rows)
             parts += [f"## {TASKS.get(name, name)}, {demonstrations} demonstrations", _sizes(rows), _scores(groups)]
             parts += ["Asked for, by rules that were fixed before the run:", _verdicts(name, groups)]
             parts += [f"Differences to the teacher with 100 steps, and to {UNIFORM} with as many evaluations:"]
@@ -58,7 +58,9 @@ def _named(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _sizes(rows: pd.DataFrame) -> str:
-    return f"Training seeds: {rows['seed'].nunique()}. Start states: {rows['start'].nunique()}."
+    seeds = rows.groupby("policy", sort=False)["seed"].nunique()
+    fewer = "".join(f"; {n} of {policy}" for policy, n in seeds.items() if n < seeds.max())
+    return f"Training seeds: {seeds.max()}{fewer}. Start states: {rows['start'].nunique()}."
 
 
 def _groups(rows: pd.DataFrame) -> Groups:

@@ -245,6 +245,10 @@ def test_the_page_compares_pairs(episodes):
     assert "| diffusion | 100 | 5 | 100 | 3 |" in text
     penalty = [line for line in text.splitlines() if line.startswith("| distil, γ = 0.03 |")][2]
     assert penalty.split(" | ")[2].startswith("**−") and len(penalty.split(" | ")) == 4
+    n_seeds = episodes["seed"].nunique()
+    of_one = episodes[(episodes["policy"] != UNIFORM) & (episodes["seed"] == episodes["seed"].min())]
+    text = speed_up_page({"quick": pd.concat([episodes, of_one.assign(seed=7)])})
+    assert f"Training seeds: {n_seeds + 1}; {n_seeds} of {UNIFORM}. " in text
     of_three = speed_up_page({"quick": episodes, "aloha": episodes, "pusht": episodes})
     assert re.findall("^## (.*), 52", of_three, re.M) == ["PushT from keypoints", "ALOHA cube transfer", "quick"]
 
