@@ -16,6 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state
 
+from lerobot_cdp.contraction.products import differentiable_attention
+
 __all__ = ["MatmulConv1d", "MatmulConvTranspose1d", "StackedNetwork", "per_member"]
 
 
@@ -108,7 +110,8 @@ class StackedNetwork:
     def __call__(self, x_t: Tensor, timesteps: Tensor, condition: Tensor) -> Tensor:
         inputs = (each.unflatten(0, (-1, len(self))) for each in (x_t, timesteps, condition))  # (B, M, ...)
         run = torch.vmap(self._one, in_dims=(0, 0, 1, 1, 1), out_dims=1)
-        return run(self.weights, self.buffers, *inputs).flatten(0, 1)
+        with differentiable_attention():
+            return run(self.weights, self.buffers, *inputs).flatten(0, 1)
 
     def _one(self, weights: dict[str, Tensor], buffers: dict[str, Tensor], *inputs: Tensor) -> Tensor:
         return functional_call(self.layers, (weights, buffers), inputs)

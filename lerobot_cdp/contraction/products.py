@@ -9,15 +9,16 @@ One call costs, in network evaluations F (a backward pass counts about as two):
 `symmetric` adds Jᵀ v by one backward pass to either, for sym(J) v = (J v + Jᵀ v)/2.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
 __all__ = [
-    "METHODS", "autodiff", "batch_dot", "dense_jacobian", "differentiable_product", "expand", "finite_difference",
-    "full_precision", "full_precision_backwards", "symmetric", "transposed", "unit_directions",
+    "METHODS", "autodiff", "batch_dot", "dense_jacobian", "differentiable_attention", "differentiable_product",
+    "expand", "finite_difference", "full_precision", "full_precision_backwards", "symmetric", "transposed",
+    "unit_directions",
 ]  # fmt: skip
 
 METHODS = ("finite_difference", "autodiff")
@@ -51,6 +52,21 @@ def full_precision(device_type: str):
             yield
     finally:
         restore()
+
+
+@contextmanager
+def differentiable_attention() -> Iterator[None]:
+    """Let `nn.MultiheadAttention` compute what can be differentiated.
+
+    In evaluation mode it takes a fused kernel without derivatives, unless it sees a tensor that requires a gradient:
+    with frozen weights, and within `torch.vmap`, it sees none.
+    """
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
 
 
 def full_precision_backwards(loss: Tensor) -> Tensor:
@@ -102,7 +118,7 @@ def autodiff(f: Network, x: Tensor) -> Product:
         x = x.clone()
 
     def product(v: Tensor) -> Tensor:
-        with torch.inference_mode(False):
+        with torch.inference_mode(False), differentiable_attention():
             return torch.func.jvp(f, (x,), (v.clone(),))[1]
 
     return product

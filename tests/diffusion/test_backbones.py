@@ -59,6 +59,14 @@ def test_acting_evaluates_the_network_that_was_trained(backbone, inputs):
         torch.testing.assert_close(backbone.eval()(*inputs), expected, rtol=1e-4, atol=1e-5)
 
 
+def test_forward_mode_of_frozen_weights(backbone, inputs):
+    """Averaged weights are frozen, and in eval mode torch's attention has then a kernel without derivatives."""
+    x_t, timesteps, condition = inputs
+    f, v = bind(backbone.eval().requires_grad_(False), timesteps, condition), torch.randn_like(x_t)
+    expected = torch.einsum("bij,bj->bi", dense_jacobian(f, x_t), v.flatten(1)).view_as(v)
+    torch.testing.assert_close(autodiff(f, x_t)(v), expected, rtol=1e-4, atol=1e-5)
+
+
 def test_contraction_products_are_the_dense_ones(backbone, inputs):
     x_t, timesteps, condition = inputs
     f = bind(backbone, timesteps, condition)
@@ -77,7 +85,7 @@ def test_contraction_products_are_the_dense_ones(backbone, inputs):
 @pytest.mark.parametrize("horizon,tokens", [(8, 2), (6, 3), (5, 5)])
 def test_tokens_of_the_transformer_share_the_horizon(horizon, tokens):
     network = make_backbone(make_config(backbone="dit", horizon=horizon, n_action_steps=2), C)
-    assert network.transformer.pos_embedding.shape == (1, tokens, 32)
+    assert network.transformer.pos_embedding.shape == (1, tokens, 64)
     assert network(torch.randn(B, horizon, 2), torch.zeros(B), torch.randn(B, C)).shape == (B, horizon, 2)
 
 
