@@ -22,7 +22,11 @@ from lerobot_cdp.policy.model import Chunk
 from lerobot_cdp.policy.modeling_cdp import CDPPolicy
 from lerobot_cdp.report.data import load_policy as load
 
-__all__ = ["chunk_latency", "load_policy", "planned_from", "policy_digest", "policy_name", "require_checkpoints"]
+__all__ = [
+    "STUDENT", "chunk_latency", "load_policy", "planned_from", "policy_digest", "policy_name", "require_checkpoints",
+]  # fmt: skip
+
+STUDENT = "checkpoint"  # folder of a policy that `eval.speed_up` made, in one of its teacher and one of its kind
 
 
 def load_policy(
@@ -53,10 +57,13 @@ def chunk_latency(policy: PreTrainedPolicy, repeats: int = 10) -> float:
 
 
 def policy_name(checkpoint: Path) -> str:
-    """What a checkpoint is called in tables: the folder of its training and its step, or its own folder."""
-    if checkpoint.name != PRETRAINED_MODEL_DIR:
-        return checkpoint.name
-    return f"{checkpoint.parents[2].name}-{checkpoint.parent.name}"
+    """What a checkpoint is called in tables: the folder of its training and its step, for a student of `eval.speed_up`
+    the folder of its teacher and its own, else its folder."""
+    if checkpoint.name == PRETRAINED_MODEL_DIR:
+        return f"{checkpoint.parents[2].name}-{checkpoint.parent.name}"
+    if checkpoint.name == STUDENT:
+        return f"{checkpoint.parents[1].name}-{checkpoint.parent.name}"
+    return checkpoint.name
 
 
 def policy_digest(checkpoint: Path) -> str:

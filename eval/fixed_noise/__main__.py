@@ -68,7 +68,7 @@ def run(cfg: FixedNoiseConfig) -> pd.DataFrame:
         parts = _parts(cfg, checkpoint)
         _roll_out_missing(cfg, checkpoint, {start: path for start, path in parts.items() if not path.exists()})
         done += map(pd.read_parquet, parts.values())
-    table = pd.concat(done, ignore_index=True)
+    table = pd.concat(done, ignore_index=True).assign(task=cfg.task, evaluations=cfg.num_inference_steps)
     path = cfg.results_dir / f"fixed_noise_{cfg.name or cfg.task}.parquet"
     write_table(table, path)
     print(f"{noise_table(table)}\n\n{path}")

@@ -20,9 +20,20 @@ def noise_page(tables: dict[str, pd.DataFrame]) -> str:
     """The page in Markdown, of tables by their names."""
     parts = ["# How much the start noise decides", INTRODUCTION, "    python -m eval.fixed_noise.report"]
     for name, episodes in tables.items():
-        counts = f"{episodes['noise'].nunique()} noises, {episodes['start'].nunique()} start states."
-        parts += [f"## {name}", counts, noise_table(episodes)]
+        parts += [f"## {name}", _sizes(name, episodes), noise_table(episodes)]
     return page(*parts)
+
+
+def _sizes(name: str, episodes: pd.DataFrame) -> str:
+    """The command of a table, whose `--checkpoints` are the policies in it, and its numbers."""
+    (task,), (evaluations,) = episodes["task"].unique(), episodes["evaluations"].unique()
+    named = "" if name == task else f" --name={name}"
+    noises, starts = (episodes[each].nunique() for each in ("noise", "start"))
+    return (
+        f"    python -m eval.fixed_noise --task={task}{named} --num_inference_steps={evaluations} "
+        f'--checkpoints="[…]"\n\n'
+        f"{noises} noises, {starts} start states, {evaluations} evaluations of the network per chunk."
+    )
 
 
 INTRODUCTION = """\

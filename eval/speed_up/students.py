@@ -12,7 +12,7 @@ from eval.benchmark.jobs import succeeds
 from eval.benchmark.tasks import TASKS
 from eval.benchmark.training import checkpoint
 from eval.benchmark.work import evaluate, run_cell
-from eval.policies import load_policy
+from eval.policies import STUDENT, load_policy
 from lerobot_cdp.checkpoints.files import read_json, write_bytes, write_json
 from lerobot_cdp.checkpoints.weights import StoredWeights
 from lerobot_cdp.diffusion.encoder import stack_cameras
@@ -186,7 +186,7 @@ def _config(
     root = task.root(folders.datasets)
     dataset = DatasetSource(task.repo_id, root and Path(root), list(range(cell.demonstrations)))
     return SpeedUpConfig(
-        PolicySource(str(folders.stock(cell))), folders.student(cell, student) / "checkpoint", student.strength,
+        PolicySource(str(folders.stock(cell))), folders.student(cell, student) / STUDENT, student.strength,
         evaluations, dataset, student.contraction_weight, None if student.strength == "calibrate" else steps,
         num_workers=num_workers, seed=cell.seed,
     )  # fmt: skip
@@ -205,8 +205,8 @@ def _do_student(
     for evaluation in scored(student, grid, counts):
         path = own / f"{evaluation.name}.json"
         if not path.exists():
-            result = evaluate(cell, evaluation, own / "checkpoint", folders.datasets)
-            result["diversity"] = _diversity(cell, grid, start, own / "checkpoint", evaluation.evaluations)
+            result = evaluate(cell, evaluation, own / STUDENT, folders.datasets)
+            result["diversity"] = _diversity(cell, grid, start, own / STUDENT, evaluation.evaluations)
             write_json(path, result)
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from eval.alarm.__main__ import _part_name
 from eval.alarm.settings import AlarmConfig
-from eval.policies import policy_digest, policy_name, require_checkpoints
+from eval.policies import STUDENT, policy_digest, policy_name, require_checkpoints
 from lerobot_cdp.errors import SettingError
 
 
@@ -28,6 +28,11 @@ def test_steps_of_a_training_have_different_names(checkpoints):
     early, late, other = checkpoints
     assert [policy_name(folder) for folder in checkpoints] == ["plain-004000", "plain-010000", "plain-010000"]
     assert policy_name(early.parent) == "004000"
+
+
+def test_students_of_one_teacher_have_different_names(tmp_path):
+    students = [tmp_path / "teacher" / kind / STUDENT for kind in ("repair-0", "repair-0.03")]
+    assert [policy_name(folder) for folder in students] == ["teacher-repair-0", "teacher-repair-0.03"]
     require_checkpoints([early, late])
     with pytest.raises(SettingError, match="^`checkpoints` must be policies with names of their own. Got 'plain-0"):
         require_checkpoints([early, late, other])
