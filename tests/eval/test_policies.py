@@ -28,14 +28,14 @@ def test_steps_of_a_training_have_different_names(checkpoints):
     early, late, other = checkpoints
     assert [policy_name(folder) for folder in checkpoints] == ["plain-004000", "plain-010000", "plain-010000"]
     assert policy_name(early.parent) == "004000"
+    require_checkpoints([early, late])
+    with pytest.raises(SettingError, match="^`checkpoints` must be policies with names of their own. Got 'plain-0"):
+        require_checkpoints([early, late, other])
 
 
 def test_students_of_one_teacher_have_different_names(tmp_path):
     students = [tmp_path / "teacher" / kind / STUDENT for kind in ("repair-0", "repair-0.03")]
     assert [policy_name(folder) for folder in students] == ["teacher-repair-0", "teacher-repair-0.03"]
-    require_checkpoints([early, late])
-    with pytest.raises(SettingError, match="^`checkpoints` must be policies with names of their own. Got 'plain-0"):
-        require_checkpoints([early, late, other])
 
 
 def test_the_digest_changes_with_settings_and_weights(checkpoints):

@@ -119,7 +119,7 @@ def test_a_run_goes_on_and_meets_every_start_with_every_noise(tmp_path, monkeypa
     assert (table["success"] == (table["noise"] > 0)).all()
     page = noise_page({"tiny": pd.read_parquet(tmp_path / "results" / "fixed_noise_tiny.parquet")})
     # Of the success rates 0, 1, 1: variance 1/3, gap 1.
-    assert "| plain | 67 | 58 [58, 58] |  | 100 | " in page 
+    assert "| plain | 67 | 58 [58, 58] |  | 100 | " in page
     assert "python -m eval.fixed_noise --task=tiny --num_inference_steps=5 --checkpoints" in page
     assert "3 noises, 3 start states, 5 evaluations of the network per chunk." in page
 
