@@ -7,9 +7,11 @@ signals, are bootstrap intervals over episodes.
 
 import numpy as np
 
-from eval.benchmark.intervals import N_RESAMPLES, Interval
+from eval.benchmark.intervals import Interval
 
 __all__ = ["auroc", "auroc_difference"]
+
+N_RESAMPLES = 10_000
 
 
 def auroc(scores: np.ndarray, failed: np.ndarray, groups: np.ndarray | None = None) -> Interval | None:

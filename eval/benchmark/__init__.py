@@ -9,7 +9,7 @@ observations  that steps are calibrated on
 stress        noisy observations, noisy actions
 work, jobs    a cell, and cells side by side
 results       a table with a row per episode
-intervals     paired differences and their bootstrap intervals
+intervals     means and paired differences with their intervals
 choice        the rule by which the default is chosen
 report        the pages: tasks_page, long_page with its figure, steps_page with its steps_figure; markdown
 """

@@ -1,14 +1,12 @@
-"""Means and paired differences with bootstrap intervals over training seeds and start states."""
+"""Means and paired differences with 95 % intervals over training seeds and start states."""
 
-from functools import cache
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from scipy.stats import t
 
 __all__ = ["Interval", "difference", "interval", "marked", "mean", "scores"]
-
-N_RESAMPLES = 10_000
 
 
 class Interval(NamedTuple):
@@ -57,20 +55,30 @@ def difference(rows: pd.DataFrame, others: pd.DataFrame, score: str) -> Interval
 
 
 def interval(values: np.ndarray) -> Interval:
-    """Return the mean of `values`, (training seeds, start states), and its bootstrap 95 % interval.
+    """Return the mean of `values`, (training seeds, start states), and its 95 % interval.
 
-    Both factors are resampled, independently (a "pigeonhole" bootstrap, Owen 2007): a start state is equally hard for
-    every seed, and a badly trained policy is bad on every start.
+    Both factors are random: a start state is equally hard for every seed, and a badly trained policy is bad on every
+    start. The variance of the mean is that of two crossed factors, from the mean squares of the rows, the columns and
+    what is left; how far the interval reaches is Student's t with Satterthwaite's degrees of freedom (1946). So few
+    seeds that differ much make it wide. A bootstrap of two or three seeds cannot: it hardly leaves their range.
+    It ends where the values do.
     """
-    seeds, starts = _resamples(*values.shape)
-    means = ((seeds @ values) * starts).sum(axis=1)
-    low, high = np.quantile(means, [0.025, 0.975])
-    return Interval(float(values.mean()), float(low), float(high))
+    n_seeds, n_starts = values.shape
+    mean = values.mean()
+    seeds, starts = values.mean(1) - mean, values.mean(0) - mean
+    rest = values - mean - seeds[:, None] - starts
+    of_seeds = n_starts * _mean_square(seeds, n_seeds - 1)
+    of_starts = n_seeds * _mean_square(starts, n_starts - 1)
+    of_rest = _mean_square(rest, (n_seeds - 1) * (n_starts - 1))
+    # By chance the estimate can be below either factor's own share.
+    total = max(of_seeds + of_starts - of_rest, of_seeds, of_starts)
+    reach = 0.0
+    if total > 0:
+        freedom = total**2 / sum(s**2 / (n - 1) for s, n in ((of_seeds, n_seeds), (of_starts, n_starts)) if n > 1)
+        reach = t.ppf(0.975, max(freedom, 1)) * np.sqrt(total / values.size)
+    low, high = np.clip((mean - reach, mean + reach), values.min(), values.max())
+    return Interval(float(mean), float(low), float(high))
 
 
-@cache  # drawing takes longer than what is done with it
-def _resamples(n_seeds: int, n_starts: int) -> tuple[np.ndarray, np.ndarray]:
-    """Shares of each seed (resamples, seeds) and of each start (resamples, starts); a mean is a product with both."""
-    rng = np.random.default_rng(0)
-    seeds = rng.multinomial(n_seeds, np.full(n_seeds, 1 / n_seeds), N_RESAMPLES) / n_seeds
-    return seeds, rng.multinomial(n_starts, np.full(n_starts, 1 / n_starts), N_RESAMPLES) / n_starts
+def _mean_square(deviations: np.ndarray, freedom: int) -> float:
+    return float((deviations**2).sum() / freedom) if freedom else 0.0

@@ -159,8 +159,8 @@ def _temperatures(episodes: pd.DataFrame) -> str:
 METHOD = """\
 - **Scores.** Success: the T covers 95 % of its goal within 300 steps. Reward: the largest share that it covered, over
   0.95. Squared jerk: the mean squared third difference of the executed actions.
-- **Intervals** are bootstrap 95 % intervals that resample both training seeds and start states; differences are paired
-  by both. With three seeds they are somewhat too narrow, and among so many some exclude 0 by chance.
+- **Intervals** are 95 % intervals over both training seeds and start states; differences are paired by both. Among so
+  many some exclude 0 by chance.
 - **Training.** Batch 128, Adam, learning rate 5e-4 with 300 steps of warm-up and a cosine decay; 52 demonstrations are
   the first 52. `python -m eval.population --grid=pusht_long` trains them side by side, as one network with an axis of
   policies, and `python -m eval.benchmark --grid=pusht_long` scores them. The policies with a margin or noisy

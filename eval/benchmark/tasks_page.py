@@ -81,7 +81,7 @@ INTRODUCTION = f"""\
 U-Nets with 2.3 to 2.4 million parameters, batch 64, no penalty, unseen start states. Columns: network
 evaluations per chunk, and how the solver's steps are laid: equal,
 [calibrated](contraction.md#where-the-solvers-steps-lie) on {OBSERVATIONS} training observations, or calibrated with a
-[warm start](contraction.md#warm-start), which may take fewer. Brackets: bootstrap 95 % intervals over training seeds
+[warm start](contraction.md#warm-start), which may take fewer. Brackets: 95 % intervals over training seeds
 and start states.
 
 `diffusion` samples as LeRobot does, with the weights of the same training that are not averaged. Two settings are

@@ -14,7 +14,7 @@ __all__ = ["CALIBRATED", "cdpm_page", "scores_table", "summary"]
 
 POLICY = ["policy", "demonstrations"]
 CALIBRATED = "ddim, calibrated"
-COMPARED = ("ddim", CALIBRATED)
+COMPARED = ("ddim", CALIBRATED, "ddpm")
 
 
 def cdpm_page(tables: dict[str, pd.DataFrame]) -> str:
@@ -30,7 +30,7 @@ INTRODUCTION = """\
 The contractive sub-VP process of Tang and Zhao (2024), `cdpm`, samples from policies that are trained already
 ([how](contraction.md#contractive-sdes)). It is compared with DDIM in equal and in [calibrated](speed_up.md) steps, and
 with DDPM: the same weights, start states, seeds of the noise, and numbers of network evaluations per chunk. No policy
-has a penalty. Brackets: bootstrap 95 % intervals over training seeds and start states. Differences of the reward are
+has a penalty. Brackets: 95 % intervals over training seeds and start states. Differences of the reward are
 paired, **bold** where the interval excludes 0."""
 
 

@@ -64,7 +64,7 @@ The data is made by the first run. Each run goes on where it was killed:
 READING = """\
 Score: 0: random actions; 100: SAC's final policy without exploration; with OGBench, success in %. Noise: its standard
 deviation, with which γ = 0 spreads as much. Spread: standard deviation of actions over start noises. Contracting: share
-of noised actions of the data at which sampling contracts. Brackets: bootstrap 95 % intervals over training seeds and
+of noised actions of the data at which sampling contracts. Brackets: 95 % intervals over training seeds and
 start states. Differences are paired, **bold** where the interval excludes 0. A dash: not measured with all training
 seeds."""
 NONE = "None: no penalised policy is better than all three controls (tasks compared: {n})."

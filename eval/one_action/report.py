@@ -45,7 +45,7 @@ So each penalised policy is compared with four:
 - γ = 0 where neither has start noise (temperature 0).
 
 A policy that shakes no more than γ = 0 needs no noise beside it. The paper's γ is given as γ / d, with d numbers in a
-chunk ([why](contraction.md#the-losses)). Brackets: bootstrap 95 % intervals over training seeds and start states.
+chunk ([why](contraction.md#the-losses)). Brackets: 95 % intervals over training seeds and start states.
 Differences are paired, **bold** where the interval excludes 0. A dash: not measured with all training seeds, or with
 noise that missed the jerk by a fifth."""
 NONE = "None: no penalised policy is better than all four controls (comparisons: {n})."
