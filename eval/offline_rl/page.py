@@ -48,12 +48,14 @@ The critics' targets use actions sampled from the averaged actor (15 network eva
 {CHOSEN.candidates} candidates and takes one with probability softmax(w · Q), w = {CHOSEN.weight:g}.
 
 All methods of one seed see the same transitions, the same noise and the same start states. Each penalised policy is
-compared with three:
+compared with five:
 
 - γ = 0;
 - γ = 0 with independent noise added to its candidates until they spread as much as the penalised policy's. If that
   noise brings the same gain, contraction is not its cause. A policy that spreads no more than γ = 0 needs none;
-- γ = 0 where neither has start noise, and so neither a choice (temperature 0)."""
+- γ = 0 with half the start noise (temperature 0.5): less spread without contraction;
+- γ = 0, both without start noise, so that there is nothing to choose from (temperature 0);
+- BC."""
 COMMANDS = """\
 The data is made by the first run. Each run goes on where it was killed:
 
@@ -62,13 +64,14 @@ The data is made by the first run. Each run goes on where it was killed:
     python -m eval.offline_rl --grid=ogbench --jobs=2
     python -m eval.offline_rl.page --results_dir=outputs/offline_rl"""
 READING = """\
-Score: 0: random actions; 100: SAC's final policy without exploration; with OGBench, success in %. Noise: its standard
-deviation, with which γ = 0 spreads as much. Spread: standard deviation of actions over start noises. Contracting: share
-of noised actions of the data at which sampling contracts. Brackets: 95 % intervals over training seeds and
-start states. Differences are paired, **bold** where the interval excludes 0. A dash: not measured with all training
-seeds."""
-NONE = "None: no penalised policy is better than all three controls (tasks compared: {n})."
-UNDECIDED = "Not known yet: no penalised policy is compared with all three controls."
+Score: 0: random actions; 100: SAC's final policy without exploration; with OGBench, success in %. Noise: standard
+deviation of the noise that gives γ = 0 the same spread. Spread: standard deviation of actions over start noises, at
+temperature 1. Contracting: share of noised actions of the data at which sampling contracts. Brackets: 95 % intervals
+over training seeds and start states. Differences are paired, **bold** where the interval excludes 0. A dash: not
+measured with all training seeds."""
+NONE = "None: no penalised policy is better than all five (tasks compared: {n})."
+UNDECIDED = "Not known yet: no penalised policy is compared with all five after {steps:,} training steps or more."
+FEWEST_STEPS = 5_000  # behind a claim
 
 
 def _title(name: str) -> str:
@@ -93,14 +96,16 @@ def _rows(episodes: pd.DataFrame, method: str, acting: str) -> pd.DataFrame:
 
 
 def gains(episodes: pd.DataFrame, method: str) -> list[Interval | None]:
-    """A penalised method's lead on one task over EDP, over EDP with noise that spreads it as much, and without start
-    noise; None: not known for all training seeds."""
+    """A penalised method's lead on one task over EDP, over EDP with noise that spreads it as much, both without start
+    noise, over EDP with half the start noise, and over BC; None: not known for all training seeds."""
     ours, noisy = _rows(episodes, method, CHOSEN.name), _rows(episodes, EDP.name, with_noise_of(method).name)
     cold = [_rows(episodes, each, COLD.name) for each in (method, EDP.name)]
     return [
         lead(ours, _rows(episodes, EDP.name, CHOSEN.name), "score"),
         lead(ours, noisy, "score"),
         lead(*cold, "score"),
+        lead(ours, _rows(episodes, EDP.name, COOLER.name), "score"),
+        lead(ours, _rows(episodes, BC.name, SAMPLED.name), "score"),
     ]
 
 
@@ -112,14 +117,15 @@ def surviving(tables: dict[str, pd.DataFrame]) -> str:
     """A line for each penalised method that is better in all comparisons on a task; else of how many tasks."""
     lines, compared = [], 0
     for name, episodes in tables.items():
-        for task, rows in episodes.groupby("task", observed=True, sort=False):
+        counts = episodes["gradient_steps"] >= FEWEST_STEPS
+        for task, rows in episodes[counts].groupby("task", observed=True, sort=False):
             found = {method: gains(rows, method) for method in penalised(rows)}
             compared += any(map(all, found.values()))
             for method, leads in found.items():
                 if all(gain and gain.low > 0 for gain in leads):
                     texts = ", ".join(gain.text("+.1f") for gain in leads)
                     lines.append(f"- {_title(name)}, {task}: {method}: {texts}.")
-    return "\n".join(lines) or (NONE.format(n=compared) if compared else UNDECIDED)
+    return "\n".join(lines) or (NONE.format(n=compared) if compared else UNDECIDED.format(steps=FEWEST_STEPS))
 
 
 def scores_table(episodes: pd.DataFrame) -> str:
@@ -128,21 +134,23 @@ def scores_table(episodes: pd.DataFrame) -> str:
     shown += [(method, CHOSEN.name) for method in penalised(episodes)]
     head = (
         "", "score", "squared jerk", "spread", "contracting, %", "temperature 0", "− γ = 0", "− γ = 0 with noise",
-        "noise", "− γ = 0, temperature 0",
+        "noise", "− γ = 0, temperature 0", "− γ = 0, temperature 0.5", "− BC",
     )  # fmt: skip
     return table(head, [_cells(episodes, *each) for each in shown if len(_rows(episodes, *each))])
 
 
 def _cells(episodes: pd.DataFrame, method: str, acting: str) -> tuple[str, ...]:
     own, cold = _rows(episodes, method, acting), _rows(episodes, method, COLD.name)
+    scored = (_mean(own), f"{own['jerk'].mean():.3g}")
+    if acting == COOLER.name:  # the same network: what was measured of it holds at temperature 1
+        return (f"{method}, {acting}", *scored, "", "", "", _over(own, episodes), *[""] * 5)
     spread, contracting = (own.groupby("seed")[name].first().mean() for name in ("spread", "contracting"))
-    facts = (_mean(own), f"{own['jerk'].mean():.3g}", f"{spread:.3f}", f"{100 * contracting:.0f}", _mean(cold))
+    facts = (*scored, f"{spread:.3f}", f"{100 * contracting:.0f}", _mean(cold))
     if method not in penalised(episodes):
-        name = f"{method}, {acting}" if acting == COOLER.name else method
-        over = "" if (method, acting) == (EDP.name, CHOSEN.name) else _over(own, episodes)
-        return (name, *facts, over, "", "", "")
-    over, shaking, without = (marked(gain, "+.1f") for gain in gains(episodes, method))
-    return (method, *facts, over, shaking, _noise(_rows(episodes, EDP.name, with_noise_of(method).name)), without)
+        return (method, *facts, "" if method == EDP.name else _over(own, episodes), *[""] * 5)
+    over, shaking, *rest = (marked(gain, "+.1f") for gain in gains(episodes, method))
+    noise = _noise(_rows(episodes, EDP.name, with_noise_of(method).name))
+    return (method, *facts, over, shaking, noise, *rest)
 
 
 def _over(own: pd.DataFrame, episodes: pd.DataFrame) -> str:

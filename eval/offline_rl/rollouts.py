@@ -7,6 +7,7 @@ import gymnasium as gym
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from eval.benchmark.rollouts import jerk
 
@@ -37,9 +38,13 @@ class Episode:
 
 
 def run_episodes(
-    act: Callable[[Tensor, Draws], Tensor], make: Callable[[], gym.Env], starts: Sequence[int], candidates: int
+    act: Callable[[Tensor, Draws], Tensor],
+    make: Callable[[], gym.Env],
+    starts: Sequence[int],
+    candidates: int,
+    bar: tqdm | None = None,
 ) -> list[dict]:
-    """One episode from each of the `starts`, all side by side; see `Episode.result`."""
+    """One episode from each of the `starts`, all side by side; see `Episode.result`. `bar` counts those that end."""
     generator = torch.Generator().manual_seed(starts[0])
     with ExitStack() as stack:
         episodes = [Episode(stack.enter_context(closing(make())), start) for start in starts]
@@ -49,4 +54,6 @@ def run_episodes(
             states = torch.from_numpy(np.stack([episodes[i].state for i in live])).float()
             for i, action in zip(live, act(states, draws[torch.tensor(live)]).numpy(), strict=True):
                 episodes[i].step(action)
+            if bar is not None:
+                bar.update(sum(episodes[i].done for i in live))
         return [episode.result() for episode in episodes]

@@ -11,10 +11,10 @@ from torch import Tensor
 from tqdm import trange
 
 from eval.provenance import provenance
-from lerobot_cdp.checkpoints.files import write_bytes, write_json
+from lerobot_cdp.checkpoints.files import read_json, write_bytes, write_json
 from lerobot_cdp.contraction import contraction_loss
 from lerobot_cdp.contraction.penalty import bind
-from lerobot_cdp.errors import SettingError
+from lerobot_cdp.errors import SettingError, require
 
 from .grids import Cell
 from .learner import Learner
@@ -35,15 +35,22 @@ def is_trained(folder: Path) -> bool:
     return (folder / RECORD).exists()
 
 
+def require_data(transitions: Transitions, found: str, folder: Path) -> None:
+    """Raise a SettingError unless what is in a cell's folder was trained on these transitions: their mean and scale are
+    needed to act and to score."""
+    must = f"a folder whose policies were trained on its data, {transitions.digest} (else delete {folder})"
+    require(found == transitions.digest, "results_dir", must, found)
+
+
 def train(cell: Cell, transitions: Transitions, folder: Path) -> None:
     """Train a cell. In `folder`: `policy.pt`, what acts, and `training.json` with means of the losses over LOG_EVERY
     steps, seconds, and what `measure` finds.
 
     Raises:
-        SettingError: if a loss is not finite.
+        SettingError: if a loss is not finite, or what is there was trained on other transitions.
     """
     learner = Learner(cell.method, cell.setup, transitions, cell.seed)
-    done, seconds, history = _resume(learner, folder / STATE)
+    done, seconds, history = _resume(learner, folder)
     start, sums = time.perf_counter() - seconds, {}
     for n in trange(done, cell.setup.steps, initial=done, total=cell.setup.steps, desc=cell.name, mininterval=5):
         for name, term in learner.step(n).items():
@@ -56,8 +63,8 @@ def train(cell: Cell, transitions: Transitions, folder: Path) -> None:
     seconds = time.perf_counter() - start
     acting = {name: part.state_dict() for name, part in learner.parts().items() if name in ACTING_PARTS}
     _write(folder / POLICY, acting)
-    record = {"cell": asdict(cell), "seconds": seconds, "history": history, **measure(learner), **provenance()}
-    write_json(folder / RECORD, record)
+    record = {"cell": asdict(cell), "data": transitions.digest, "seconds": seconds, "history": history}
+    write_json(folder / RECORD, record | measure(learner) | provenance())
     (folder / STATE).unlink(missing_ok=True)
 
 
@@ -70,14 +77,17 @@ def _means(sums: dict[str, list[Tensor]], cell: Cell) -> dict[str, float]:
 
 def _save(learner: Learner, path: Path, done: int, seconds: float, history: list[dict]) -> None:
     states = {name: part.state_dict() for name, part in learner.parts().items()}
-    _write(path, {"done": done, "seconds": seconds, "history": history, "states": states})
+    told = {"done": done, "seconds": seconds, "history": history, "data": learner.transitions.digest}
+    _write(path, told | {"states": states})
 
 
-def _resume(learner: Learner, path: Path) -> tuple[int, float, list[dict]]:
+def _resume(learner: Learner, folder: Path) -> tuple[int, float, list[dict]]:
     """Steps done, seconds spent, and the history."""
+    path = folder / STATE
     if not path.exists():
         return 0, 0.0, []
     saved = torch.load(path, weights_only=True)
+    require_data(learner.transitions, saved["data"], folder)
     for name, part in learner.parts().items():
         part.load_state_dict(saved["states"][name])
     return saved["done"], saved["seconds"], saved["history"]
@@ -90,7 +100,12 @@ def _write(path: Path, content: dict) -> None:
 
 
 def load(cell: Cell, transitions: Transitions, folder: Path) -> Learner:
-    """A trained cell: its averaged actor and its critics."""
+    """A trained cell: its averaged actor and its critics.
+
+    Raises:
+        SettingError: if it was trained on other transitions.
+    """
+    require_data(transitions, read_json(folder / RECORD)["data"], folder)
     learner = Learner(cell.method, cell.setup, transitions, cell.seed)
     for name, state in torch.load(folder / POLICY, weights_only=True).items():
         learner.parts()[name].load_state_dict(state)

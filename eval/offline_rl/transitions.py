@@ -1,5 +1,6 @@
 """Transitions of a task as tensors: what was seen, done and earned, and what followed."""
 
+import hashlib
 import io
 from dataclasses import dataclass
 from functools import cached_property
@@ -71,6 +72,14 @@ class Transitions:
     def reward_unit(self) -> float:
         """The mean size of a reward: in it, values are of the order of 1 / (1 − discount) in every task."""
         return float(self.rewards.abs().mean().clamp_min(1e-6))
+
+    @cached_property
+    def digest(self) -> str:
+        """Eight letters that stand for the transitions and the scale of scores."""
+        found = hashlib.sha256(f"{self.low} {self.high}".encode())
+        for name in Batch.__dataclass_fields__:
+            found.update(getattr(self, name).numpy().tobytes())
+        return found.hexdigest()[:8]
 
     def normalise(self, states: Tensor) -> Tensor:
         """States (..., S) with the mean 0 and the standard deviation 1 of those here."""

@@ -4,6 +4,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
+from tqdm import tqdm
 
 from eval.benchmark.jobs import succeeds
 from eval.provenance import provenance
@@ -36,7 +37,10 @@ def _do_missing(folder: Path, data_dir: Path, grid: Grid, cell: Cell, ways: list
     if not trained:
         train(cell, transitions, folder / cell.name)
     for acting in missing:
-        write_json(evaluation_path(folder, grid, cell, acting), _result(folder, grid, cell, acting, transitions))
+        path = evaluation_path(folder, grid, cell, acting)
+        done = path.with_suffix(".done.json")  # of a run that was killed
+        write_json(path, _result(folder, grid, cell, acting, transitions, done))
+        done.unlink(missing_ok=True)
 
 
 def evaluation_path(folder: Path, grid: Grid, cell: Cell, acting: Acting) -> Path:
@@ -46,7 +50,8 @@ def evaluation_path(folder: Path, grid: Grid, cell: Cell, acting: Acting) -> Pat
     return folder / cell.name / name
 
 
-def _result(folder: Path, grid: Grid, cell: Cell, acting: Acting, transitions: Transitions) -> dict:
+def _result(folder: Path, grid: Grid, cell: Cell, acting: Acting, transitions: Transitions, done: Path) -> dict:
+    """Of all episodes; those that are finished lie in `done`."""
     learner, noise = load(cell, transitions, folder / cell.name), 0.0
     if acting.spread_of:
         noise = noise_to_spread(learner, read_json(folder / grid.cell_of_spread(cell, acting).name / RECORD)["spread"])
@@ -54,11 +59,14 @@ def _result(folder: Path, grid: Grid, cell: Cell, acting: Acting, transitions: T
     if acting.spread_of and noise == 0 and as_it_is.exists():
         return read_json(as_it_is) | {"acting": asdict(acting)}
     actor = Actor(learner.average.module, learner.critic, transitions.normalise, acting, cell.setup.evaluations, noise)
-    task, episodes = TASKS[cell.task], []
+    task, episodes = TASKS[cell.task], read_json(done).get("episodes", [])
     starts = range(grid.first_start, grid.first_start + grid.starts)
-    for first in range(0, len(starts), SIDE_BY_SIDE):
-        batch = starts[first : first + SIDE_BY_SIDE]
-        episodes += run_episodes(actor, lambda: make_env(task.env), batch, acting.candidates)
+    title = f"{cell.name}, {acting.name}"
+    with tqdm(total=len(starts), initial=len(episodes), desc=title, unit="episode", leave=False) as bar:
+        for first in range(len(episodes), len(starts), SIDE_BY_SIDE):
+            batch = starts[first : first + SIDE_BY_SIDE]
+            episodes += run_episodes(actor, lambda: make_env(task.env), batch, acting.candidates, bar)
+            write_json(done, {"episodes": episodes})
     for episode in episodes:
         by_success = 100.0 * episode["success"]
         episode["score"] = by_success if task.by_success else transitions.score(episode["reward"])

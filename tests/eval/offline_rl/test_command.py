@@ -3,19 +3,22 @@
 from dataclasses import replace
 
 import gymnasium as gym
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 
 from eval.offline_rl import grids, training, work
 from eval.offline_rl.__main__ import OfflineRLConfig, run
-from eval.offline_rl.grids import BC, EDP, Cell, Grid, contractive
+from eval.offline_rl.grids import BC, EDP, SAMPLED, Cell, Grid, contractive
 from eval.offline_rl.learner import Learner
 from eval.offline_rl.page import offline_rl_page
+from eval.offline_rl.record import load_or_record
 from eval.offline_rl.tasks import TASKS, Task
 from eval.offline_rl.training import load, train
 from eval.offline_rl.transitions import Transitions, write_arrays
 from eval.pages import PageConfig, write_page
+from lerobot_cdp.checkpoints.files import read_json
 from lerobot_cdp.errors import SettingError
 
 from .conftest import SMALL, bandit
@@ -78,7 +81,18 @@ def tiny(tmp_path, monkeypatch) -> OfflineRLConfig:
     return OfflineRLConfig("tiny", tmp_path)
 
 
+def wider(measure, by: float):
+    """`measure`, with which penalised policies spread more than they do, each seed differently."""
+
+    def found(learner: Learner) -> dict:
+        told = measure(learner)
+        return told | {"spread": told["spread"] + by * (1 + learner.seed) * bool(learner.method.gamma)}
+
+    return found
+
+
 def test_the_command(tiny, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(training, "measure", wider(training.measure, 0.05))
     assert run(tiny)
     table = pd.read_parquet(tmp_path / "offline_rl_tiny.parquet")
     ways = table.groupby("method", observed=True)["acting"].unique().map(set)
@@ -87,9 +101,13 @@ def test_the_command(tiny, tmp_path, monkeypatch, capsys):
     assert len(table) == 2 * 2 * (2 + 4 + 2) and (table["steps"] == 12).all()
     assert (abs(table["score"] - 100 * (table["reward"] + 1500) / 1350) < 1e-3).all()
     plain, penalised = (table[table["method"] == m.name].groupby("seed")["spread"].first() for m in METHODS[1:])
+    assert (penalised > plain).all()
     noise = table[table["acting"] == "noise as EDP, γ = 1"].groupby("seed")["noise"].first()
-    expected = (penalised**2 - plain**2).clip(lower=0) ** 0.5
-    assert (abs(noise - expected) < 1e-5).all()
+    data = load_or_record(TASKS["tiny"], tmp_path / "data")
+    for cell in (cell for cell in grids.GRIDS["tiny"].cells if cell.method == EDP):
+        _, drawn = training._drawn(load(cell, data, tmp_path / "tiny" / cell.name), torch.Generator().manual_seed(0))
+        noisy = (drawn + noise[cell.seed] * torch.randn(drawn.shape)).clamp(-1, 1)
+        assert noisy.var(0).mean().sqrt().item() == pytest.approx(penalised[cell.seed], abs=0.01)
     assert "offline_rl.page" in capsys.readouterr().out
     text = write_page(PageConfig(tmp_path, tmp_path), "offline_rl", offline_rl_page).read_text()
     plain = table[(table["method"] == EDP.name) & (table["acting"] == "chosen by Q")]
@@ -122,6 +140,48 @@ def test_a_control_that_needs_no_noise_is_the_plain_policy(tiny, tmp_path, monke
     assert ("none needed" in row) != is_needed
 
 
+def test_a_killed_evaluation_goes_on(tiny, monkeypatch):
+    """After the episodes that are done, and with the same result."""
+    monkeypatch.setattr(work, "SIDE_BY_SIDE", 1)
+    (cell, *_), ways = grids.GRIDS["tiny"].cells, [SAMPLED]
+    parts = tiny.results_dir / "tiny", tiny.results_dir / "data", grids.GRIDS["tiny"], cell, ways
+    path = work.evaluation_path(*(parts[i] for i in (0, 2, 3)), SAMPLED)
+    assert work.run_cell(*parts)
+    whole, scored, run_episodes = read_json(path)["episodes"], [], work.run_episodes
+    path.unlink()
+
+    def dies(act, make, starts, *rest):
+        scored.append(list(starts))
+        if len(scored) == 2:
+            raise KeyboardInterrupt
+        return run_episodes(act, make, starts, *rest)
+
+    monkeypatch.setattr(work, "run_episodes", dies)
+    with pytest.raises(KeyboardInterrupt):
+        work.run_cell(*parts)
+    assert not path.exists()
+    assert work.run_cell(*parts)
+    assert scored == [[100_000], [100_001], [100_001]] and read_json(path)["episodes"] == whole
+    assert [file.name for file in path.parent.glob("*.done.json")] == []
+
+
+def test_a_policy_is_not_taken_for_one_of_other_data(tiny, tmp_path, caplog):
+    """A killed training neither: other data have another mean and scale."""
+    assert run(replace(tiny, filter="BC"))
+    (path,) = (tmp_path / "data").glob("*/replay.npz")
+    with np.load(path) as arrays:
+        write_arrays(path, **{**arrays, "states": arrays["states"] + 1})
+    for result in (tmp_path / "tiny").glob("*/*/sampled*.json"):
+        result.unlink()
+    assert not run(replace(tiny, filter="BC"))
+    assert "`results_dir` must be a folder whose policies were trained on its data" in caplog.text
+    cell, folder = grids.GRIDS["tiny"].cells[0], tmp_path / "state"
+    learner = Learner(cell.method, SMALL, bandit(), cell.seed)
+    training._save(learner, folder / training.STATE, 1, 0.0, [])
+    with pytest.raises(SettingError, match="^`results_dir` must be"):
+        train(cell, bandit(seed=1), folder)
+
+
 def test_fresh_seeds_and_pilots_have_tables_of_their_own(tiny, tmp_path):
     assert run(replace(tiny, filter="BC", steps=3, first_seed=7))
     table = pd.read_parquet(tmp_path / "offline_rl_tiny_steps3_seed7.parquet")
@@ -135,14 +195,14 @@ SOLVED = {
 }  # fmt: skip
 
 
-def made_up() -> pd.DataFrame:
+def made_up(cooler: int = 11, bc: int = 5, gradient_steps: int = 5_000) -> pd.DataFrame:
     """Three seeds alike. One method leads in all comparisons; noise helps as much as one; one leads only by noise."""
-    rows = []
+    rows, others = [], [((EDP.name, "temperature 0.5"), cooler), ((BC.name, "sampled"), bc)]
     for method, solved in SOLVED.items():
         names = [(method, "chosen by Q"), (EDP.name, f"noise as {method}"), (method, "temperature 0")]
-        for (name, acting), n in zip(names, solved, strict=True):
+        for (name, acting), n in [*zip(names, solved, strict=True), *(others if method == EDP.name else [])]:
             facts = {"task": "hopper-replay", "method": name, "acting": acting, "noise": 0.01, "jerk": 0.1}
-            facts |= {"spread": 0.1, "contracting": 0.5, "gradient_steps": 5}
+            facts |= {"spread": 0.1, "contracting": 0.5, "gradient_steps": gradient_steps}
             rows += [
                 facts | {"seed": seed, "start": start, "score": 10.0 * (start < n)}
                 for seed in range(3)
@@ -161,9 +221,26 @@ def test_the_page_names_the_gains_that_survive_all_controls():
     page = offline_rl_page({"mujoco": made_up()})
     (line,) = (line for line in page.splitlines() if line.startswith("| EDP, γ = 1 |"))
     means = [cell.split("[")[0].strip(" *") for cell in line.split("|")[2:-1]]
-    assert means == ["9.0", "0.1", "0.100", "50", "8.0", "+4.0", "+3.0", "0.010", "+3.0"]
+    assert means == ["9.0", "0.1", "0.100", "50", "8.0", "+4.0", "+3.0", "0.010", "+3.0", "+3.5", "+6.5"]
+    (line,) = (line for line in page.splitlines() if line.startswith("| EDP, γ = 0, temperature 0.5 |"))
+    assert [cell.split("[")[0].strip(" *") for cell in line.split("|")[2:-1]] == [
+        "5.5",
+        "0.1",
+        *[""] * 3,
+        "+0.5",
+        *[""] * 5,
+    ]
     assert "Not run yet: `python -m eval.offline_rl --grid=ogbench`." in page
     assert "None: no penalised" in survivors(made_up().query("method != 'EDP, γ = 1'"))
+
+
+def test_less_noise_or_no_critic_may_do_as_well():
+    assert "None: no penalised" in survivors(made_up(cooler=18))
+    assert "None: no penalised" in survivors(made_up(bc=18))
+
+
+def test_a_pilot_decides_nothing():
+    assert "after 5,000 training steps or more" in survivors(made_up(gradient_steps=4_999))
 
 
 def test_a_control_that_one_training_seed_lacks_is_none():
