@@ -1,4 +1,5 @@
-"""Score trained policies of the benchmark with the contractive sub-VP process, beside DDIM, DDPM and calibrated steps.
+"""Score trained policies of the benchmark with the contractive sub-VP process, beside the same solver without its pull,
+DDIM, DDPM and calibrated steps.
 
     python -m eval.benchmark --grid=pusht                                       trains the policies
     python -m eval.cdpm --filter=epsilon_γ_0-206-seed0 --starts=20              a quarter of an hour on one CPU core
@@ -23,18 +24,19 @@ from eval.benchmark.tasks import TASKS
 from eval.benchmark.training import checkpoint
 from eval.benchmark.work import evaluate
 from eval.command import found_by, run_command
-from eval.policies import load_policy
+from eval.policies import load_policy, policy_digest
 from eval.provenance import provenance
 from lerobot_cdp.checkpoints.files import read_json, write_json
 from lerobot_cdp.errors import require
 
-from .report import CALIBRATED, scores_table, summary
-from .sampler import ContractiveSubVP
+from .report import CALIBRATED, CONTROL, scores_table, summary
+from .sampler import MOST_NOISE, ContractiveSubVP, WithoutPull
 
 __all__ = ["CDPMConfig", "run"]
 
 MOST_CALIBRATED = 30  # steps: with nearly as many as there are timesteps, nothing is left to choose
 STARTS = 50
+SOLVERS = {"cdpm": ContractiveSubVP, CONTROL: WithoutPull}
 
 
 @dataclass
@@ -69,8 +71,7 @@ def run(cfg: CDPMConfig) -> pd.DataFrame:
         path = _result(cell, evaluation, cfg)
         if not path.exists():
             write_json(path, _score(cell, evaluation, cfg))
-    rows = [row for cell in trained for evaluation in _evaluations(cfg) for row in _rows(cell, evaluation, cfg)]
-    table = pd.DataFrame(rows)
+    table = pd.DataFrame([row for cell in trained for row in _rows(cell, cfg)])
     path = cfg.output_dir / f"cdpm_{cfg.grid}{'' if cfg.starts == STARTS else f'_{cfg.starts}_starts'}.parquet"
     write_table(table, path)
     print(f"{summary(table)}\n\n{scores_table(table)}\n\n{path}")
@@ -99,8 +100,13 @@ def _checkpoint(cell: Cell, cfg: CDPMConfig) -> Path:
     return checkpoint(cfg.results_dir / cfg.grid / cell.name, cell)
 
 
+def _results(cell: Cell, cfg: CDPMConfig) -> Path:
+    """The folder of a policy's results: of these weights and no others."""
+    return cfg.output_dir / f"{cell.name}-{policy_digest(_checkpoint(cell, cfg))}-from{MOST_NOISE:g}"
+
+
 def _result(cell: Cell, evaluation: Evaluation, cfg: CDPMConfig) -> Path:
-    return cfg.output_dir / cell.name / f"{evaluation.name}.json"
+    return _results(cell, cfg) / f"{evaluation.name}.json"
 
 
 def _evaluations(cfg: CDPMConfig) -> list[Evaluation]:
@@ -109,7 +115,7 @@ def _evaluations(cfg: CDPMConfig) -> list[Evaluation]:
     found = []
     for n in cfg.evaluations:
         settings = {"noise_scheduler_type": "DDIM", "num_inference_steps": n}
-        found += [Evaluation("cdpm", n, settings, **shared), Evaluation("ddim", n, settings, **shared)]
+        found += [Evaluation(solver, n, settings, **shared) for solver in (*SOLVERS, "ddim")]
         found.append(Evaluation("ddpm", n, settings | {"noise_scheduler_type": "DDPM"}, **shared))
         if n <= MOST_CALIBRATED:
             found.append(Evaluation("ddim", n, settings, steps="calibrated", **shared))
@@ -118,30 +124,31 @@ def _evaluations(cfg: CDPMConfig) -> list[Evaluation]:
 
 def _score(cell: Cell, evaluation: Evaluation, cfg: CDPMConfig) -> dict:
     folder = _checkpoint(cell, cfg)
-    if evaluation.solver != "cdpm":
+    if evaluation.solver not in SOLVERS:
         return evaluate(cell, evaluation, folder, cfg.datasets_dir)
     policy, *processors = load_policy(folder, evaluation.settings)
     model = policy.acting_model
-    model.solver = ContractiveSubVP(model.process.scheduler)
+    model.solver = SOLVERS[evaluation.solver](model.process.scheduler)
     episodes = run_episodes(policy, *processors, TASKS[cell.task].env, evaluation)
     return {"cell": asdict(cell), "evaluation": asdict(evaluation), "episodes": episodes, **provenance()}
 
 
-def _rows(cell: Cell, evaluation: Evaluation, cfg: CDPMConfig) -> list[dict]:
-    """None of what is not scored yet."""
-    result = read_json(_result(cell, evaluation, cfg))
-    if not result:
-        return []
-    solver = CALIBRATED if evaluation.steps == "calibrated" else evaluation.solver
-    facts = {
-        "policy": cell.policy,
-        "demonstrations": cell.demonstrations,
-        "seed": cell.seed,
-        "solver": solver,
-        "evaluations": evaluation.evaluations,
-        "commit": result["commit"] or "",
-    }
-    return [facts | episode for episode in result["episodes"]]
+def _rows(cell: Cell, cfg: CDPMConfig) -> list[dict]:
+    """Of all evaluations from these start states that are there, also those that were not asked for this time."""
+    rows = []
+    for result in map(read_json, sorted(_results(cell, cfg).glob("*.json"))):
+        evaluation = result["evaluation"]
+        facts = {
+            "policy": cell.policy,
+            "demonstrations": cell.demonstrations,
+            "seed": cell.seed,
+            "solver": CALIBRATED if evaluation["steps"] == "calibrated" else evaluation["solver"],
+            "evaluations": evaluation["evaluations"],
+            "commit": result["commit"] or "",
+        }
+        is_asked_for = evaluation["starts"] == cfg.starts
+        rows += [facts | episode for episode in result["episodes"] if is_asked_for]
+    return rows
 
 
 if __name__ == "__main__":

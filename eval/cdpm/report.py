@@ -4,34 +4,39 @@ python -m eval.cdpm.report                                        docs/cdpm.md f
 python -m eval.cdpm.report --results_dir=outputs/cdpm --output_dir=outputs/report
 """
 
+import re
+
 import pandas as pd
 
 from eval.benchmark.intervals import difference, marked, mean
 from eval.benchmark.markdown import page, table
 from eval.pages import page_command
 
-__all__ = ["CALIBRATED", "cdpm_page", "scores_table", "summary"]
+__all__ = ["CALIBRATED", "CONTROL", "cdpm_page", "scores_table", "summary"]
 
 POLICY = ["policy", "demonstrations"]
-CALIBRATED = "ddim, calibrated"
-COMPARED = ("ddim", CALIBRATED, "ddpm")
+CALIBRATED, CONTROL = "ddim, calibrated", "without pull"
+COMPARED = (CONTROL, "ddim", CALIBRATED, "ddpm")
 
 
 def cdpm_page(tables: dict[str, pd.DataFrame]) -> str:
     """The page in Markdown, of tables by the name of the grid."""
     parts = ["# Sampling with a contractive process", INTRODUCTION, "    python -m eval.cdpm.report"]
     for name, episodes in tables.items():
+        grid, starts = re.fullmatch(r"(.+?)(?:_(\d+)_starts)?", name).groups()
+        settings = f"--grid={grid}" + (f" --starts={starts}" if starts else "")
         sizes = f"Training seeds: {episodes['seed'].nunique()}. Start states of each: {episodes['start'].nunique()}."
-        parts += [f"## {name}", f"    python -m eval.cdpm --grid={name}\n\n{sizes}", scores_table(episodes)]
+        parts += [f"## {grid}", f"    python -m eval.cdpm {settings}\n\n{sizes}", scores_table(episodes)]
     return page(*parts)
 
 
 INTRODUCTION = """\
 The contractive sub-VP process of Tang and Zhao (2024), `cdpm`, samples from policies that are trained already
-([how](contraction.md#contractive-sdes)). It is compared with DDIM in equal and in [calibrated](speed_up.md) steps, and
-with DDPM: the same weights, start states, seeds of the noise, and numbers of network evaluations per chunk. No policy
-has a penalty. Brackets: 95 % intervals over training seeds and start states. Differences of the reward are
-paired, **bold** where the interval excludes 0."""
+([how](contraction.md#contractive-sdes)). It is compared with its own solver, start and levels of noise without the
+contracting drift (`without pull`), with DDIM in equal and in [calibrated](speed_up.md) steps, and with DDPM: the same
+weights, start states, seeds of the noise, and numbers of network evaluations per chunk. With fewer than ten its steps
+overshoot. No policy has a penalty. Brackets: 95 % intervals over training seeds and start states. Differences of the
+reward are paired, **bold** where the interval excludes 0."""
 
 
 def summary(episodes: pd.DataFrame) -> str:

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from lerobot_cdp.contraction import denoiser_coefficients
 
-__all__ = ["MOST_NOISE", "ContractiveSubVP"]
+__all__ = ["MOST_NOISE", "ContractiveSubVP", "WithoutPull"]
 
 MOST_NOISE = 5.0  # σ̃ where sampling begins
 
@@ -65,9 +65,24 @@ class ContractiveSubVP:
             estimate = estimate.clamp(-self.config.clip_sample_range, self.config.clip_sample_range)
         if k + 1 == len(self.levels):
             return SimpleNamespace(prev_sample=estimate)
-        b, following = (2 * np.arcsinh(level / 2) for level in self.levels[k : k + 2])
-        x = x_t * (np.exp(b / 2) / alpha)  # X, of the contractive process
+        y = self._advanced(x_t / alpha, estimate, *self.levels[k : k + 2])
+        return SimpleNamespace(prev_sample=y / np.sqrt(1 + self.levels[k + 1] ** 2))
+
+    @staticmethod
+    def _advanced(y: Tensor, estimate: Tensor, ratio: float, next_ratio: float) -> Tensor:
+        """Y = X / a at the next σ̃."""
+        b, following = (2 * np.arcsinh(each / 2) for each in (ratio, next_ratio))
+        x = y * np.exp(b / 2)
         pull = (np.exp(b / 2) * estimate - x) / np.tanh(b / 2)
         spread = np.sqrt(np.expm1(2 * b) * (b - following))
         x = x + (b - following) * (pull - x / 2) + spread * torch.randn_like(x)
-        return SimpleNamespace(prev_sample=x / (np.exp(following / 2) * np.sqrt(1 + self.levels[k + 1] ** 2)))
+        return x / np.exp(following / 2)
+
+
+class WithoutPull(ContractiveSubVP):
+    """The control: Euler–Maruyama for Y itself, from the same start and over the same levels of σ̃."""
+
+    @staticmethod
+    def _advanced(y: Tensor, estimate: Tensor, ratio: float, next_ratio: float) -> Tensor:
+        passed = ratio**2 - next_ratio**2
+        return y + (estimate - y) * passed / ratio**2 + np.sqrt(passed) * torch.randn_like(y)

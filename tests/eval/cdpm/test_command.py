@@ -1,5 +1,7 @@
 """What is compared with what, and that a policy samples with the process."""
 
+from dataclasses import asdict
+
 import pandas as pd
 import pytest
 import torch
@@ -30,7 +32,10 @@ def trained(tmp_path, monkeypatch) -> list:
     """The cells of a grid whose checkpoints are there."""
     monkeypatch.setitem(grids.GRIDS, "t", GRID)
     for cell in GRID.cells:
-        checkpoint(tmp_path / "t" / cell.name, cell).mkdir(parents=True)
+        folder = checkpoint(tmp_path / "t" / cell.name, cell)
+        folder.mkdir(parents=True)
+        for name in ("config.json", "model.safetensors"):
+            (folder / name).write_text(cell.name)
     return GRID.cells
 
 
@@ -38,7 +43,8 @@ def made_up(cell, evaluation, cfg) -> dict:
     """Contractive ones get a reward of 1, all others 0.25."""
     reward = 1.0 if evaluation.solver == "cdpm" else 0.25
     episode = {"reward": reward, "success": reward == 1, "steps": 9, "jerk": 2.0}
-    return {"commit": None, "episodes": [episode | {"start": start} for start in range(evaluation.starts)]}
+    episodes = [episode | {"start": start} for start in range(evaluation.starts)]
+    return {"commit": None, "evaluation": asdict(evaluation), "episodes": episodes}
 
 
 def test_every_solver_has_as_many_evaluations(trained, tmp_path, monkeypatch, capsys):
@@ -46,19 +52,32 @@ def test_every_solver_has_as_many_evaluations(trained, tmp_path, monkeypatch, ca
     table = command.run(config(tmp_path))
     assert set(table["policy"]) == {EPSILON.label, SAMPLE.label}  # variance preserving, and not penalised
     solvers = table.groupby("evaluations")["solver"].unique().map(set)
-    assert solvers[3] == {"cdpm", "ddim", "ddpm", "ddim, calibrated"}
-    assert solvers[100] == {"cdpm", "ddim", "ddpm"}  # with all timesteps nothing is left to choose
+    assert solvers[3] == {"cdpm", "without pull", "ddim", "ddpm", "ddim, calibrated"}
+    assert solvers[100] == {"cdpm", "without pull", "ddim", "ddpm"}  # with all timesteps nothing is left to choose
     assert (table.groupby(["policy", "evaluations", "solver"]).size() == 2).all()
-    row = "| 3 | cdpm | 100 | 1.00 [1.00, 1.00] | 2 | **+0.75 [+0.75, +0.75]** | **+0.75 [+0.75, +0.75]** |"
+    row = "| 3 | cdpm | 100 | 1.00 [1.00, 1.00] | 2 | " + " | ".join(["**+0.75 [+0.75, +0.75]**"] * 4) + " |"
     assert row in capsys.readouterr().out
     page = write_page(PageConfig(tmp_path / "out", tmp_path), "cdpm", cdpm_page).read_text()
     assert row in page and "Training seeds: 1. Start states of each: 2." in page
     monkeypatch.setattr(command, "_score", lambda *args: pytest.fail("scored again"))
     pd.testing.assert_frame_equal(command.run(config(tmp_path)), table)
-    pd.testing.assert_frame_equal(command.run(config(tmp_path, filter="epsilon")), table)  # all that is there
+    for other in ({"filter": "epsilon"}, {"evaluations": (3,)}):
+        pd.testing.assert_frame_equal(command.run(config(tmp_path, **other)), table)  # all that is there
     monkeypatch.setattr(command, "_score", made_up)
-    assert len(command.run(config(tmp_path, starts=1))) == 2 * 7
+    assert len(command.run(config(tmp_path, starts=1))) == 2 * 9
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "out" / "cdpm_t_2_starts.parquet"), table)
+    page = write_page(PageConfig(tmp_path / "out", tmp_path), "cdpm", cdpm_page).read_text()
+    assert "    python -m eval.cdpm --grid=t --starts=2\n" in page
+
+
+def test_other_weights_are_scored_anew(trained, tmp_path, monkeypatch):
+    monkeypatch.setattr(command, "_score", made_up)
+    command.run(config(tmp_path))
+    (checkpoint(tmp_path / "t" / trained[0].name, trained[0]) / "model.safetensors").write_text("trained again")
+    scored = []
+    monkeypatch.setattr(command, "_score", lambda *args: scored.append(args[0].name) or made_up(*args))
+    assert len(command.run(config(tmp_path))) == 2 * 2 * 9
+    assert scored == [trained[0].name] * 9
 
 
 def test_settings_are_checked(trained, tmp_path):

@@ -4,16 +4,16 @@ import numpy as np
 import pytest
 import torch
 
-from eval.cdpm.sampler import MOST_NOISE, ContractiveSubVP
+from eval.cdpm.sampler import MOST_NOISE, ContractiveSubVP, WithoutPull
 from lerobot_cdp.diffusion.sampler import make_scheduler, sample
 from tests.conftest import SEEDS
 
 VARIANCE = 0.25  # of the data, N(0, VARIANCE)
 
 
-def solver(prediction: str, most_noise: float = 80.0) -> ContractiveSubVP:
+def solver(prediction: str, most_noise: float = 80.0, kind: type = ContractiveSubVP) -> ContractiveSubVP:
     settings = {"num_train_timesteps": 100, "prediction_type": prediction, "beta_schedule": "squaredcos_cap_v2"}
-    return ContractiveSubVP(make_scheduler("DDIM", None, **settings), most_noise)
+    return kind(make_scheduler("DDIM", None, **settings), most_noise)
 
 
 def exact(scheduler: ContractiveSubVP):
@@ -28,11 +28,12 @@ def exact(scheduler: ContractiveSubVP):
     return network
 
 
+@pytest.mark.parametrize("kind", [ContractiveSubVP, WithoutPull])
 @pytest.mark.parametrize("prediction", ["sample", "epsilon"])
 @pytest.mark.parametrize("seed", SEEDS)
-def test_the_variance_tends_to_that_of_the_data(prediction, seed):
+def test_the_variance_tends_to_that_of_the_data(prediction, kind, seed):
     """With an error of first order in the step; the last estimate, at σ̃, has v² / (v + σ̃²) of it."""
-    scheduler, errors = solver(prediction), []
+    scheduler, errors = solver(prediction, kind=kind), []
     expected = VARIANCE**2 / (VARIANCE + scheduler._ratios[0] ** 2)
     for n in (20, 40, 320):
         torch.manual_seed(seed)
