@@ -72,15 +72,15 @@ def policy_digest(checkpoint: Path) -> str:
     return hashlib.sha256(content).hexdigest()[:8]
 
 
-def require_checkpoints(folders: list[Path]) -> None:
-    """Raise a SettingError unless `checkpoints` are folders of trained policies, each with a name of its own."""
-    require(folders, "checkpoints", "a list of folders", folders)
+def require_checkpoints(folders: list[Path], setting: str = "checkpoints") -> None:
+    """Raise a SettingError unless a setting is a list of folders of trained policies, each with a name of its own."""
+    require(folders, setting, "a list of folders", folders)
     for folder in folders:
         is_checkpoint = (Path(folder) / "config.json").exists()
-        require(is_checkpoint, "checkpoints", "folders that hold a config.json", str(folder))
+        require(is_checkpoint, setting, "folders that hold a config.json", str(folder))
     names = [policy_name(Path(folder)) for folder in folders]
     twice = next((name for name in names if names.count(name) > 1), None)
-    require(twice is None, "checkpoints", "policies with names of their own", f"{twice} twice")
+    require(twice is None, setting, "policies with names of their own", f"{twice} twice")
 
 
 @contextmanager

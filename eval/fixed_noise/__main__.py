@@ -1,10 +1,12 @@
 """How much the start noise decides: episodes in which every chunk is sampled from one fixed noise.
 
-    python -m eval.fixed_noise --checkpoints="[PLAIN, PENALISED]" --task=pusht_keypoints
+    python -m eval.fixed_noise --plain="[PLAIN]" --penalised="[PENALISED]" --task=pusht_keypoints
+    python -m eval.fixed_noise --plain="[PLAIN_0, PLAIN_1]" --penalised="[PENALISED_0, PENALISED_1]"
 
-30 noises from 30 start states each: 900 episodes and some fifteen minutes a policy. Policies meet the same noises and
-starts; all are compared with the first. `results_dir` then holds `fixed_noise_<name>.parquet`, a row per episode, from
-which `python -m eval.fixed_noise.report` makes the page. Start states that are done are skipped.
+30 noises from 30 start states each: 900 episodes and some five to fifteen minutes a policy. All policies meet the same
+noises and starts. Policies are compared in pairs, such as of one training seed: two networks differ by luck of training
+as well, so only several pairs tell what the penalty does. `results_dir` then holds `fixed_noise_<name>.parquet`, a row
+per episode, from which `python -m eval.fixed_noise.report` makes the page. Start states that are done are skipped.
 """
 
 from dataclasses import dataclass, field
@@ -23,7 +25,7 @@ from eval.command import run_command
 from eval.policies import load_policy, planned_from, policy_digest, policy_name, require_checkpoints
 from lerobot_cdp.errors import require
 
-from .report import noise_table
+from .report import ROLES, noise_table
 
 __all__ = ["FixedNoiseConfig", "run"]
 
@@ -33,7 +35,8 @@ class FixedNoiseConfig:
     """What is rolled out.
 
     Args:
-        checkpoints: Folders of trained `cdp` policies; the first is what the others are compared with.
+        plain: Folders of `cdp` policies trained without a penalty.
+        penalised: Of the policies that are compared with them, in the same order.
         task: Name in `eval/benchmark/tasks.py`.
         name: Of the table, `fixed_noise_<name>.parquet`; None: the task.
         num_inference_steps: Evaluations of the network per chunk.
@@ -45,7 +48,8 @@ class FixedNoiseConfig:
         SettingError: naming the setting, what it must be and what it got.
     """
 
-    checkpoints: list[Path] = field(default_factory=list)
+    plain: list[Path] = field(default_factory=list)
+    penalised: list[Path] = field(default_factory=list)
     task: str = "pusht_keypoints"
     name: str | None = None
     num_inference_steps: int = 5
@@ -58,16 +62,21 @@ class FixedNoiseConfig:
         require(self.task in TASKS, "task", f"one of {sorted(TASKS)}", self.task)
         require(self.noises >= 2, "noises", "at least 2", self.noises)
         require(self.starts >= 3, "starts", "at least 3", self.starts)
-        require_checkpoints(self.checkpoints)
+        require_checkpoints(self.plain, "plain")
+        require_checkpoints(self.plain + self.penalised, "penalised")
+        n = len(self.plain)
+        require(len(self.penalised) == n, "penalised", f"as many folders as `plain`, {n}", len(self.penalised))
 
 
 def run(cfg: FixedNoiseConfig) -> pd.DataFrame:
     """Roll out what is missing, and return the table of all."""
     done = []
-    for checkpoint in tqdm(cfg.checkpoints, desc="policies", unit="policy"):
+    pairs = enumerate(zip(cfg.plain, cfg.penalised, strict=True))
+    policies = [(pair, checkpoint, role) for pair, both in pairs for checkpoint, role in zip(both, ROLES, strict=True)]
+    for pair, checkpoint, role in tqdm(policies, desc="policies", unit="policy"):
         parts = _parts(cfg, checkpoint)
         _roll_out_missing(cfg, checkpoint, {start: path for start, path in parts.items() if not path.exists()})
-        done += map(pd.read_parquet, parts.values())
+        done += [pd.read_parquet(part).assign(pair=pair, role=role) for part in parts.values()]
     table = pd.concat(done, ignore_index=True).assign(task=cfg.task, evaluations=cfg.num_inference_steps)
     path = cfg.results_dir / f"fixed_noise_{cfg.name or cfg.task}.parquet"
     write_table(table, path)

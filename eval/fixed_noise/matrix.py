@@ -3,8 +3,8 @@
     variance = mean over pairs of start states j ≠ k of cov(S_j, S_k) over noises
 
 is that of the noises' success rates, without bias: two starts share nothing but the noise, so where noises do not
-differ it is 0 on average. Its interval is a jackknife interval over start states; that of the difference of two
-policies is paired. Both are too wide, if anything, where noises do not differ.
+differ it is 0 on average. Its interval is a jackknife interval over start states, too wide, if anything, where noises
+do not differ.
 
 The best and the worst of many noises differ by chance, too. How much: where, within each start state, the noises are
 shuffled, which keeps how hard each start is.
@@ -17,7 +17,7 @@ from scipy.stats import t
 
 from eval.benchmark.intervals import Interval
 
-__all__ = ["by_chance", "gap", "noise_variance", "variance_difference", "worst"]
+__all__ = ["by_chance", "gap", "mean_of_pairs", "noise_variance", "worst"]
 
 N_SHUFFLES = 2000
 
@@ -45,9 +45,13 @@ def noise_variance(success: np.ndarray) -> Interval:
     return _jackknife(_covariances(success))
 
 
-def variance_difference(success: np.ndarray, other: np.ndarray) -> Interval:
-    """How much larger it is than that of another policy, with the same noises from the same start states."""
-    return _jackknife(_covariances(success) - _covariances(other))
+def mean_of_pairs(differences: np.ndarray) -> Interval | None:
+    """The mean of the differences (pairs,) with Student's interval; None of less than two."""
+    if len(differences) < 2:
+        return None
+    mean, error = differences.mean(), differences.std(ddof=1) / np.sqrt(len(differences))
+    reach = t.ppf(0.975, len(differences) - 1) * error
+    return Interval(float(mean), float(mean - reach), float(mean + reach))
 
 
 def _covariances(success: np.ndarray) -> np.ndarray:

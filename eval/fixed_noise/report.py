@@ -11,9 +11,11 @@ from eval.benchmark.intervals import Interval, marked
 from eval.benchmark.markdown import page, table
 from eval.pages import page_command
 
-from .matrix import by_chance, gap, noise_variance, variance_difference, worst
+from .matrix import by_chance, gap, mean_of_pairs, noise_variance, worst
 
-__all__ = ["noise_page", "noise_table"]
+__all__ = ["ROLES", "noise_page", "noise_table"]
+
+ROLES = ("plain", "penalised")
 
 
 def noise_page(tables: dict[str, pd.DataFrame]) -> str:
@@ -25,37 +27,50 @@ def noise_page(tables: dict[str, pd.DataFrame]) -> str:
 
 
 def _sizes(name: str, episodes: pd.DataFrame) -> str:
-    """The command of a table, whose `--checkpoints` are the policies in it, and its numbers."""
+    """The command of a table, which names the policies in pairs, and its numbers."""
     (task,), (evaluations,) = episodes["task"].unique(), episodes["evaluations"].unique()
     named = "" if name == task else f" --name={name}"
     noises, starts = (episodes[each].nunique() for each in ("noise", "start"))
     return (
         f"    python -m eval.fixed_noise --task={task}{named} --num_inference_steps={evaluations} "
-        f'--checkpoints="[…]"\n\n'
+        f'--plain="[…]" --penalised="[…]"\n\n'
         f"{noises} noises, {starts} start states, {evaluations} evaluations of the network per chunk."
     )
 
 
 INTRODUCTION = """\
 Each episode samples all its chunks from one fixed start noise. How much noises differ is the standard deviation of
-their success rates, what chance adds taken out. Brackets: jackknife 95 % intervals over start states. A policy that
-nearly always or hardly ever succeeds leaves noises little to differ in. Differences are of the variance, in squared
-points, to the first policy, paired; **bold**: the interval excludes 0.
+their success rates, what chance adds taken out. Brackets behind a policy: jackknife 95 % intervals over start states. A
+policy that nearly always or hardly ever succeeds leaves noises little to differ in.
 
 The gap is the success with the best noise less that with the worst. By chance noises differ, too: brackets hold 95 % of
-what there is where noises are shuffled within each start state."""
+what there is where noises are shuffled within each start state.
+
+Each policy with a penalty follows the one without it that it is compared with. The last row is the mean difference of
+the pairs with its 95 % interval over them (Student's t); **bold**: it excludes 0."""
 
 
 def noise_table(episodes: pd.DataFrame) -> str:
-    """A row per policy; success in %."""
-    matrices = {policy: _matrix(rows) for policy, rows in episodes.groupby("policy", sort=False, observed=True)}
-    first, *_ = matrices.values()
-    body = [(policy, *_cells(success, None if success is first else first)) for policy, success in matrices.items()]
-    head = (
-        "", "success", "standard deviation over noises", "variance − first", "gap", "gap by chance", "worst noise",
-        "worst by chance",
-    )  # fmt: skip
+    """A row per policy, in pairs, and their mean difference; success in %."""
+    body, differences = [], []
+    for _, pair in episodes.groupby("pair"):
+        plain, penalised = (_matrix(pair[pair["role"] == role]) for role in ROLES)
+        names = [pair[pair["role"] == role]["policy"].iloc[0] for role in ROLES]
+        body += [(name, *_cells(success)) for name, success in zip(names, (plain, penalised), strict=True)]
+        differences.append(_measures(penalised) - _measures(plain))
+    success, deviation, best_to_worst, least = (marked(mean_of_pairs(d), "+.0f") for d in np.array(differences).T)
+    body.append((f"penalised − plain, pairs: {len(differences)}", success, deviation, best_to_worst, "", least, ""))
+    head = ("", "success", "standard deviation over noises", "gap", "gap by chance", "worst noise", "worst by chance")
     return table(head, body)
+
+
+def _measures(success: np.ndarray) -> np.ndarray:
+    """Success, standard deviation over noises, gap, and success with the worst noise, in %."""
+    return 100 * np.array([success.mean(), _deviation(success).mean, gap(success), worst(success)])
+
+
+def _deviation(success: np.ndarray) -> Interval:
+    return Interval(*np.sqrt(np.maximum(noise_variance(success), 0)))
 
 
 def _matrix(rows: pd.DataFrame) -> np.ndarray:
@@ -63,10 +78,8 @@ def _matrix(rows: pd.DataFrame) -> np.ndarray:
     return rows.pivot(index="noise", columns="start", values="success").to_numpy(dtype=float)
 
 
-def _cells(success: np.ndarray, first: np.ndarray | None) -> list[str]:
-    deviation = Interval(*np.sqrt(np.maximum(noise_variance(success), 0)))
-    difference = "" if first is None else marked(variance_difference(success, first) * 100**2, "+.0f")
-    cells = [f"{100 * success.mean():.0f}", _text(deviation), difference]
+def _cells(success: np.ndarray) -> list[str]:
+    cells = [f"{100 * success.mean():.0f}", _text(_deviation(success))]
     for find in (gap, worst):
         cells += [f"{100 * find(success):.0f}", _text(by_chance(success, find))]
     return cells

@@ -5,11 +5,12 @@ import pandas as pd
 import pytest
 import torch
 from lerobot.envs.configs import PushtEnv
+from scipy.stats import ttest_1samp
 
 from eval.benchmark.tasks import TASKS, Task
 from eval.fixed_noise import __main__ as command
 from eval.fixed_noise.__main__ import FixedNoiseConfig, fixed_noises, run
-from eval.fixed_noise.matrix import by_chance, gap, noise_variance, variance_difference, worst
+from eval.fixed_noise.matrix import by_chance, gap, mean_of_pairs, noise_variance, worst
 from eval.fixed_noise.report import noise_page
 from lerobot_cdp.errors import SettingError
 
@@ -25,7 +26,6 @@ def test_by_hand():
     success = np.array([[1, 1, 1], [1, 0, 1], [0, 0, 1.0]])
     assert gap(success) == pytest.approx(2 / 3) and worst(success) == pytest.approx(1 / 3)
     assert noise_variance(success).mean == pytest.approx(1 / 6 / 3)
-    assert variance_difference(success, success) == (0, 0, 0)
 
 
 def test_the_variance_is_that_of_the_noises_rates(seed):
@@ -38,25 +38,41 @@ def test_the_variance_is_that_of_the_noises_rates(seed):
 NO, WEAK, STRONG = (np.full(30, 0.6), np.linspace(0.5, 0.7, 30), np.linspace(0.3, 0.9, 30))
 
 
+def test_where_noises_do_not_differ_their_variance_is_0():
+    """Without bias; an interval excludes it by chance alone, in at most 5 % of all experiments."""
+    rng = np.random.default_rng(0)
+    own = [noise_variance(draw(rng, NO)) for _ in range(400)]
+    assert np.mean([each.excludes_0 for each in own]) < 0.08
+    assert abs(np.mean([each.mean for each in own])) < 4 * np.std([each.mean for each in own]) / 400**0.5
+
+
+def deviation(success) -> float:
+    return max(noise_variance(success).mean, 0) ** 0.5
+
+
 @pytest.mark.parametrize("rates", [NO, WEAK, STRONG])
-def test_where_two_policies_depend_alike_on_noises_their_difference_excludes_0_by_chance_alone(rates):
-    """At most in 5 % of all experiments, which vary by 1 % in 400; and the variance is without bias."""
+def test_pairs_that_depend_alike_on_noises_seldom_differ(rates):
     rng = np.random.default_rng(0)
-    pairs = [(draw(rng, rates), draw(rng, rates)) for _ in range(400)]
-    found = [variance_difference(*pair) for pair in pairs]
-    assert np.mean([each.excludes_0 for each in found]) < 0.08
-    mean = np.mean([each.mean for each in found])
-    assert abs(mean) < 4 * np.std([each.mean for each in found]) / 400**0.5
-    if rates is NO:
-        own = [noise_variance(success) for success, _ in pairs]
-        assert np.mean([each.excludes_0 for each in own]) < 0.08
-        assert abs(np.mean([each.mean for each in own])) < 4 * np.std([each.mean for each in own]) / 400**0.5
+    found = [
+        mean_of_pairs(np.array([deviation(draw(rng, rates)) - deviation(draw(rng, rates)) for _ in range(3)]))
+        for _ in range(200)
+    ]
+    assert np.mean([each.excludes_0 for each in found]) < 0.09
 
 
-def test_a_policy_that_depends_on_its_noise_is_told_from_one_that_does_not():
+def test_pairs_tell_a_policy_that_depends_on_its_noise_from_one_that_does_not():
     rng = np.random.default_rng(0)
-    found = [variance_difference(draw(rng, STRONG), draw(rng, NO)) for _ in range(50)]
+    found = [
+        mean_of_pairs(np.array([deviation(draw(rng, STRONG)) - deviation(draw(rng, NO)) for _ in range(3)]))
+        for _ in range(50)
+    ]
     assert np.mean([each.low > 0 for each in found]) > 0.8
+
+
+def test_the_mean_of_pairs_is_students():
+    differences = np.array([0.1, 0.4, 0.3, -0.1])
+    low, high = ttest_1samp(differences, 0).confidence_interval(0.95)
+    assert mean_of_pairs(differences) == pytest.approx((0.175, low, high)) and mean_of_pairs(differences[:1]) is None
 
 
 def test_where_noises_do_not_differ_the_gap_is_that_of_chance(seed):
@@ -80,7 +96,7 @@ def test_a_run_goes_on_and_meets_every_start_with_every_noise(tmp_path, monkeypa
         (tmp_path / name / "config.json").touch()
         (tmp_path / name / "model.safetensors").touch()
     cfg = FixedNoiseConfig(
-        [tmp_path / "plain", tmp_path / "penalised"], "tiny", noises=3, starts=3, results_dir=tmp_path / "results"
+        [tmp_path / "plain"], [tmp_path / "penalised"], "tiny", noises=3, starts=3, results_dir=tmp_path / "results"
     )
     seen = []
 
@@ -119,15 +135,28 @@ def test_a_run_goes_on_and_meets_every_start_with_every_noise(tmp_path, monkeypa
     assert (table["success"] == (table["noise"] > 0)).all()
     page = noise_page({"tiny": pd.read_parquet(tmp_path / "results" / "fixed_noise_tiny.parquet")})
     # Of the success rates 0, 1, 1: variance 1/3, gap 1.
-    assert "| plain | 67 | 58 [58, 58] |  | 100 | " in page
-    assert "python -m eval.fixed_noise --task=tiny --num_inference_steps=5 --checkpoints" in page
+    rows = [line for line in page.splitlines() if line.startswith(("| plain | 67 |", "| penalised | 67 |"))]
+    assert len(rows) == 2 and all(" | 67 | 58 [58, 58] | 100 | " in row for row in rows)
+    assert "| penalised − plain, pairs: 1 | – | – | – |" in page  # of one pair nothing is known
+    assert "python -m eval.fixed_noise --task=tiny --num_inference_steps=5 --plain" in page
     assert "3 noises, 3 start states, 5 evaluations of the network per chunk." in page
 
 
 @pytest.mark.parametrize(
     "settings,name",
-    [({}, "checkpoints"), ({"task": "chess"}, "task"), ({"noises": 1}, "noises"), ({"starts": 2}, "starts")],
+    [({}, "plain"), ({"task": "chess"}, "task"), ({"noises": 1}, "noises"), ({"starts": 2}, "starts")],
 )
 def test_a_wrong_setting_is_named(settings, name):
     with pytest.raises(SettingError, match=f"^`{name}` must be"):
         FixedNoiseConfig(**settings)
+
+
+def test_policies_come_in_pairs(tmp_path):
+    folders = [tmp_path / name for name in "abc"]
+    for folder in folders:
+        folder.mkdir()
+        (folder / "config.json").touch()
+    with pytest.raises(SettingError, match="^`penalised` must be as many folders as `plain`, 2. Got 1"):
+        FixedNoiseConfig(folders[:2], folders[2:])
+    with pytest.raises(SettingError, match="^`penalised` must be policies with names of their own. Got 'a twice"):
+        FixedNoiseConfig(folders[:1], folders[:1])
