@@ -31,7 +31,7 @@ def run(cfg: AlarmConfig) -> pd.DataFrame:
         if not part.exists():
             write_table(episodes_of(cfg, checkpoint, condition), part)
         parts.append(pd.read_parquet(part))
-    table = pd.concat(parts, ignore_index=True)
+    table = pd.concat(parts, ignore_index=True).assign(evaluations=cfg.num_inference_steps)
     path = cfg.results_dir / f"alarm_{name}.parquet"
     write_table(table, path)
     for policy, rows in table.groupby("policy", sort=False):

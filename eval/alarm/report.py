@@ -33,15 +33,18 @@ def alarm_page(tables: dict[str, pd.DataFrame]) -> str:
     """The page in Markdown, of tables by their names."""
     parts = ["# Does a policy know that it will fail?", INTRODUCTION, "    python -m eval.alarm.report"]
     for name, chunks in tables.items():
-        parts.append(f"## {name}")
-        for policy, rows in chunks.groupby("policy", sort=False, observed=True):
-            parts += [f"### {policy}", _sizes(rows), auroc_table(rows)]
+        parts += [f"## {name}", _command(name, chunks)]
+        policies = chunks.groupby("policy", sort=False, observed=True)
+        for policy, rows in policies:
+            parts += [f"### {policy}"] if len(policies) > 1 else [f"Policy: {policy}."]
+            parts += [_sizes(rows), auroc_table(rows)]
             parts += [f"Better than the {SIGNALS[0]} by:", difference_table(rows)]
             parts += [f"By condition, at {100 * MIDDLE:g} % of the time limit, max:", condition_table(rows)]
     return page(*parts)
 
 
-INTRODUCTION = """\
+NOISE = CONDITIONS["noise"].observation_noise
+INTRODUCTION = f"""\
 Area under the ROC curve (AUROC): how often a signal is higher in an episode that will fail than in one that will
 succeed. 0.5 is chance. An episode's score is the largest value, or the mean, of a signal up to a share of the time
 limit; episodes that have ended by then do not count. Failures are compared with successes under the same condition:
@@ -55,8 +58,19 @@ over episodes.
 | disagreement | energy distance between the samples of this plan and of the last one where they overlap (as STAC) |
 | distance to data | Mahalanobis distance of the observation to those of the training |
 
-Conditions: start states as drawn (usual), noise on the observations (noise), and the start states of four times as many
-that are farthest from any demonstration's (unseen)."""
+Conditions: start states as drawn (usual), noise on the observations, its standard deviation {NOISE:g} of half the range
+of each number (noise), and the start states of four times as many that are farthest from any demonstration's (unseen).
+`pusht_keypoints` is the policy in the clone, `eval/checkpoints/pusht_keypoints`."""
+
+
+def _command(name: str, chunks: pd.DataFrame) -> str:
+    (task,), (evaluations,) = chunks["task"].unique(), chunks["evaluations"].unique()
+    named = "" if name == task else f" --name={name}"
+    starts = chunks.groupby(["policy", "condition"], observed=True)["start"].nunique().max()
+    return (
+        f"    python -m eval.alarm --task={task}{named} --num_inference_steps={evaluations} --starts={starts} "
+        f'--checkpoints="[…]"'
+    )
 
 
 def _sizes(chunks: pd.DataFrame) -> str:
