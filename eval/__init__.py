@@ -6,6 +6,8 @@
     python -m eval.one_action          the paper's regime: one action per inference, with its controls
     python -m eval.fixed_noise         how much the start noise decides of an episode
     python -m eval.alarm               does a policy know beforehand that it will fail?
+    python -m eval.cdpm                sampling with a contractive process
+    python -m eval.offline_rl          the penalty beside a critic: offline reinforcement learning
     python -m eval.speed_up            make trained policies fast by `lerobot_cdp.speed_up`, and score them
     python -m eval.demo                record, train and compare two policies
     python -m eval.toy                 what the penalty does in two dimensions
