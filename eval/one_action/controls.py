@@ -1,6 +1,6 @@
 """What a penalty must beat: γ = 0 with independent noise on its actions, as much of it as the penalty makes, and half.
 
-A policy that depends on its start noise shakes, and shaking alone helps where a policy stands still. So the policy
+A policy that depends on its start noise shakes, and shaking alone can help where a policy stands still. So the policy
 without penalty is scored with normal noise on every executed action, of standard deviation s in halves h of the range
 of each number. Its squared jerk, the mean squared third difference, grows by (1 + 3² + 3² + 1) s² · mean h² where
 nothing is clamped and the policy does not react. So s starts from

@@ -36,8 +36,8 @@ def one_action_page(tables: dict[str, pd.DataFrame]) -> str:
 INTRODUCTION = """\
 The setting in which the paper reports its gains: one action per inference, the prediction `sample`, DPM-Solver++ 2M,
 batches of 512, or of all transitions where there are fewer. The question is whether a gain over γ = 0 comes from
-contraction. A network that depends more on its start noise shakes, and shaking alone helps a policy that stands still.
-So each penalised policy is compared with four:
+contraction. A network that depends more on its start noise shakes, and shaking alone can help. So each penalised policy
+is compared with four:
 
 - γ = 0;
 - γ = 0 with normal noise on its actions, independent at every step, so large that the squared jerk is the same;

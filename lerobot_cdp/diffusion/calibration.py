@@ -12,7 +12,8 @@ distance to the chunks of many steps from the same noise. The score is the bette
 than few: next to the data a network may remove too little noise, and a step there leaves the rest in the action.
 
 No environment is needed. What an early step misses fades in the steps after it as far as sampling contracts there, so
-the best warp belongs to the policy: trained on less data, it is sharper next to the data, and its steps crowd closer.
+the best warp belongs to the policy: trained on less data, flow matching is sharper next to the data, and its steps
+crowd closer.
 """
 
 import math
@@ -30,7 +31,7 @@ __all__ = [
     "COUNTS", "REFERENCE_STEPS", "Calibration", "calibrate", "distance", "energy_score", "n_candidates", "n_draws",
 ]  # fmt: skip
 
-COUNTS = (2, 3, 5)  # steps that are to sample well; with many, it matters little where they lie
+COUNTS = (2, 3, 5)  # steps that are to sample well; with many, it matters less where they lie
 DRAWS, SAMPLES = 4, 256  # of an energy score: for each observation, and in all, at least
 REFERENCE_STEPS = 100
 SHIFTS = (0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6, 0.8, 1.0)

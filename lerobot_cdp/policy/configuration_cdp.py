@@ -84,7 +84,7 @@ class CDPConfig(DiffusionConfig):
             what suits the prediction type.
         first_timestep: Share, in (0, 1], of the timesteps at which sampling begins. Default: likewise.
         sampling_temperature: Standard deviation, in (0, 1], of the start noise; training uses 1. Below 1, actions vary
-            less and are smoother.
+            less.
         smoothing: Passes, >= 0, of a moving average over each sampled chunk (see `acting.smoothing`); 0: none.
         warm_start: If actions of the last chunk are left, sampling starts from them with noise of this level, a share
             in [0, 1) of the timesteps, and takes fewer steps (see `acting.warm_start`). `auto`: of the level that the

@@ -89,7 +89,7 @@ class Start:
             return first
         if config.strength == "repair":
             is_noise = read_json(self.checkpoint / "config.json").get("prediction_type") == "epsilon"
-            noise = "expect smoother actions; training changes the policy itself, so this error may grow"
+            noise = "actions may get smoother; training changes the policy itself, so this error may grow"
             other = "expect no gain: the penalty helps noise prediction; choose `calibrate` or `distil` for this policy"
             return f"{first}\n{noise if is_noise else other}"
         low, high = self.teacher_error, calibrated
