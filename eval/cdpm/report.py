@@ -35,8 +35,8 @@ The contractive sub-VP process of Tang and Zhao (2024), `cdpm`, samples from pol
 ([how](contraction.md#contractive-sdes)). It is compared with its own solver, start and levels of noise without the
 contracting drift (`without pull`), with DDIM in equal and in [calibrated](speed_up.md) steps, and with DDPM: the same
 weights, start states, seeds of the noise, and numbers of network evaluations per chunk. With fewer than ten its steps
-overshoot. No policy has a penalty. Brackets: 95 % intervals over training seeds and start states. Differences of the
-reward are paired, **bold** where the interval excludes 0."""
+overshoot. No policy has a penalty. Brackets: 95 % intervals over training seeds and start states. Differences of
+success are paired, in points, **bold** where the interval excludes 0."""
 
 
 def summary(episodes: pd.DataFrame) -> str:
@@ -51,7 +51,7 @@ def scores_table(episodes: pd.DataFrame) -> str:
     for (policy, demonstrations, n), rows in episodes.groupby([*POLICY, "evaluations"]):
         solvers = dict(iter(rows.groupby("solver", sort=False)))
         for solver, own in solvers.items():
-            scores = (f"{100 * own['success'].mean():.0f}", mean(own, "reward").text(), f"{own['jerk'].mean():.3g}")
+            scores = ((mean(own, "success") * 100).text(".0f"), mean(own, "reward").text(), f"{own['jerk'].mean():.3g}")
             gains = [_gain(own, solvers.get(other)) if solver != other else "" for other in COMPARED]
             body.append((policy, str(demonstrations), str(n), solver, *scores, *gains))
     head = ["policy", "demonstrations", "evaluations", "solver", "success, %", "reward", "squared jerk"]
@@ -59,7 +59,7 @@ def scores_table(episodes: pd.DataFrame) -> str:
 
 
 def _gain(own: pd.DataFrame, other: pd.DataFrame | None) -> str:
-    return marked(None if other is None else difference(own, other, "reward"), "+.2f")
+    return marked(None if other is None else difference(own, other, "success") * 100, "+.0f")
 
 
 if __name__ == "__main__":

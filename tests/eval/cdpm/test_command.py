@@ -55,7 +55,7 @@ def test_every_solver_has_as_many_evaluations(trained, tmp_path, monkeypatch, ca
     assert solvers[3] == {"cdpm", "without pull", "ddim", "ddpm", "ddim, calibrated"}
     assert solvers[100] == {"cdpm", "without pull", "ddim", "ddpm"}  # with all timesteps nothing is left to choose
     assert (table.groupby(["policy", "evaluations", "solver"]).size() == 2).all()
-    row = "| 3 | cdpm | 100 | 1.00 [1.00, 1.00] | 2 | " + " | ".join(["**+0.75 [+0.75, +0.75]**"] * 4) + " |"
+    row = "| 3 | cdpm | 100 [100, 100] | 1.00 [1.00, 1.00] | 2 | " + " | ".join(["**+100 [+100, +100]**"] * 4) + " |"
     assert row in capsys.readouterr().out
     page = write_page(PageConfig(tmp_path / "out", tmp_path), "cdpm", cdpm_page).read_text()
     assert row in page and "Training seeds: 1. Start states of each: 2." in page
