@@ -35,8 +35,8 @@ The contractive sub-VP process of Tang and Zhao (2024), `cdpm`, samples from pol
 ([how](contraction.md#contractive-sdes)). It is compared with its own solver, start and levels of noise without the
 contracting drift (`without pull`), with DDIM in equal and in [calibrated](speed_up.md) steps, and with DDPM: the same
 weights, start states, seeds of the noise, and numbers of network evaluations per chunk. Its solver, Euler–Maruyama, is
-inexact with few evaluations; with 5 it overshoots. No policy has a penalty. Brackets: 95 % intervals over training seeds
-and start states. Differences of success are paired, in points, **bold** where the interval excludes 0."""
+inexact with few evaluations; with 5 it overshoots. No policy has a penalty. Brackets: 95 % intervals over training
+seeds and start states. Differences of success are paired, in points, **bold** where the interval excludes 0."""
 
 
 def summary(episodes: pd.DataFrame) -> str:
