@@ -47,8 +47,8 @@ The gap is the success with the best noise less that with the worst. By chance n
 what there is where noises are shuffled within each start state.
 
 Each policy with a penalty follows the one without it that it is compared with. The last row is the mean difference of
-the pairs with its 95 % interval over them (Student's t); **bold**: it excludes 0. Policies that `eval.speed_up` made are
-named by their teacher, strength and γ."""
+the pairs with its 95 % interval over them (Student's t); **bold**: it excludes 0. Policies that `eval.speed_up` made
+are named by their teacher, strength and γ."""
 
 
 def noise_table(episodes: pd.DataFrame) -> str:
