@@ -12,7 +12,7 @@ from lerobot_cdp.errors import require
 
 from .command import run_command
 
-__all__ = ["PageConfig", "page_command", "write_page"]
+__all__ = ["PageConfig", "page_command", "tables_of", "write_page"]
 
 MakePage = Callable[[dict[str, pd.DataFrame]], str]
 
@@ -47,9 +47,18 @@ def write_page(cfg: PageConfig, name: str, make: MakePage, page: str | None = No
     Raises:
         SettingError: if there is no table.
     """
-    prefix = f"{name}_"
-    files = sorted(cfg.results_dir.glob(f"{prefix}*.parquet"))
-    require(files, "results_dir", f"with a table {prefix}….parquet", str(cfg.results_dir))
     path = cfg.output_dir / f"{page or name}.md"
-    write_text(path, make({file.stem.removeprefix(prefix): pd.read_parquet(file) for file in files}))
+    write_text(path, make(tables_of(cfg.results_dir, name)))
     return path
+
+
+def tables_of(results_dir: Path, name: str) -> dict[str, pd.DataFrame]:
+    """The tables `<name>_….parquet` in a folder, by the rest of their names.
+
+    Raises:
+        SettingError: if there is none.
+    """
+    prefix = f"{name}_"
+    files = sorted(results_dir.glob(f"{prefix}*.parquet"))
+    require(files, "results_dir", f"with a table {prefix}….parquet", str(results_dir))
+    return {file.stem.removeprefix(prefix): pd.read_parquet(file) for file in files}

@@ -25,7 +25,8 @@ from eval.command import run_command
 from eval.policies import load_policy, planned_from, policy_digest, policy_name, require_checkpoints
 from lerobot_cdp.errors import require
 
-from .report import ROLES, noise_table
+from .matrix import ROLES
+from .report import noise_table
 
 __all__ = ["FixedNoiseConfig", "run"]
 

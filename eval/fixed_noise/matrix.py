@@ -13,13 +13,21 @@ shuffled, which keeps how hard each start is.
 from collections.abc import Callable
 
 import numpy as np
+import pandas as pd
 from scipy.stats import t
 
 from eval.benchmark.intervals import Interval
 
-__all__ = ["by_chance", "gap", "mean_of_pairs", "noise_variance", "worst"]
+__all__ = ["ROLES", "by_chance", "gap", "mean_of_pairs", "noise_variance", "success_matrix", "worst"]
+
+ROLES = ("plain", "penalised")  # of a pair of policies
 
 N_SHUFFLES = 2000
+
+
+def success_matrix(rows: pd.DataFrame) -> np.ndarray:
+    """S of the episodes of one policy."""
+    return rows.pivot(index="noise", columns="start", values="success").to_numpy(dtype=float)
 
 
 def gap(success: np.ndarray) -> float:

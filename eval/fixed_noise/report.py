@@ -1,26 +1,30 @@
-"""The page of fixed noise, from the tables of its results.
+"""The page of fixed noise and its picture, from the tables of its results.
 
 python -m eval.fixed_noise.report                                         docs/fixed_noise.md from eval/results
 python -m eval.fixed_noise.report --results_dir=outputs/fixed_noise --output_dir=outputs/report
 """
+
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from eval.benchmark.intervals import Interval, marked
 from eval.benchmark.markdown import page, table
-from eval.pages import page_command
+from eval.command import run_command
+from eval.pages import PageConfig, tables_of, write_page
+from lerobot_cdp.checkpoints.files import write_bytes
 
-from .matrix import by_chance, gap, mean_of_pairs, noise_variance, worst
+from .figure import noise_figure
+from .matrix import ROLES, by_chance, gap, mean_of_pairs, noise_variance, success_matrix, worst
 
-__all__ = ["ROLES", "noise_page", "noise_table"]
-
-ROLES = ("plain", "penalised")
+__all__ = ["noise_page", "noise_table", "report"]
 
 
 def noise_page(tables: dict[str, pd.DataFrame]) -> str:
     """The page in Markdown, of tables by their names."""
     parts = ["# How much the start noise decides", INTRODUCTION, "    python -m eval.fixed_noise.report"]
+    parts += [f"![Success from each start noise](fixed_noise.png)\n\n{PICTURE}"]
     for name, episodes in tables.items():
         parts += [f"## {name}", _sizes(name, episodes), noise_table(episodes)]
     return page(*parts)
@@ -38,6 +42,7 @@ def _sizes(name: str, episodes: pd.DataFrame) -> str:
     )
 
 
+PICTURE = "A line for each policy: success from every noise, from the best to the worst."
 INTRODUCTION = """\
 Each episode samples all its chunks from one fixed start noise. How much noises differ is the standard deviation of
 their success rates, what chance adds taken out. Brackets behind a policy: jackknife 95 % intervals over start states. A
@@ -55,13 +60,16 @@ def noise_table(episodes: pd.DataFrame) -> str:
     """A row per policy, in pairs, and their mean difference; success in %."""
     body, differences = [], []
     for _, pair in episodes.groupby("pair"):
-        plain, penalised = (_matrix(pair[pair["role"] == role]) for role in ROLES)
+        plain, penalised = (success_matrix(pair[pair["role"] == role]) for role in ROLES)
         names = [pair[pair["role"] == role]["policy"].iloc[0] for role in ROLES]
         body += [(name, *_cells(success)) for name, success in zip(names, (plain, penalised), strict=True)]
         differences.append(_measures(penalised) - _measures(plain))
     success, deviation, best_to_worst, least = (marked(mean_of_pairs(d), "+.0f") for d in np.array(differences).T)
-    body.append((f"penalised − plain, pairs: {len(differences)}", success, deviation, best_to_worst, "", least, ""))
-    head = ("", "success", "standard deviation over noises", "gap", "gap by chance", "worst noise", "worst by chance")
+    body.append((f"penalised − plain, pairs: {len(differences)}", success, deviation, "", best_to_worst, "", least, ""))
+    head = (
+        "", "success", "standard deviation over noises", "noises that mostly fail", "gap", "gap by chance",
+        "worst noise", "worst by chance",
+    )  # fmt: skip
     return table(head, body)
 
 
@@ -74,13 +82,9 @@ def _deviation(success: np.ndarray) -> Interval:
     return Interval(*np.sqrt(np.maximum(noise_variance(success), 0)))
 
 
-def _matrix(rows: pd.DataFrame) -> np.ndarray:
-    """Success (noises, starts)."""
-    return rows.pivot(index="noise", columns="start", values="success").to_numpy(dtype=float)
-
-
 def _cells(success: np.ndarray) -> list[str]:
-    cells = [f"{100 * success.mean():.0f}", _text(_deviation(success))]
+    failing = (success.mean(axis=1) < 0.5).sum()
+    cells = [f"{100 * success.mean():.0f}", _text(_deviation(success)), f"{failing}"]
     for find in (gap, worst):
         cells += [f"{100 * find(success):.0f}", _text(by_chance(success, find))]
     return cells
@@ -90,5 +94,17 @@ def _text(found: Interval) -> str:
     return (found * 100).text(".0f")
 
 
+def report(cfg: PageConfig) -> list[Path]:
+    """Write the page and its picture, and return them.
+
+    Raises:
+        SettingError: if there is no table.
+    """
+    path = write_page(cfg, "fixed_noise", noise_page)
+    picture = path.with_suffix(".png")
+    write_bytes(picture, noise_figure(tables_of(cfg.results_dir, "fixed_noise")))
+    return [path, picture]
+
+
 if __name__ == "__main__":
-    page_command("fixed_noise", noise_page)
+    run_command("fixed_noise", lambda cfg: print(*report(cfg), sep="\n"), PageConfig)

@@ -1,7 +1,6 @@
 """What the gap between noises is where it is known, and that a run meets every start with every noise."""
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from lerobot.envs.configs import PushtEnv
@@ -11,7 +10,8 @@ from eval.benchmark.tasks import TASKS, Task
 from eval.fixed_noise import __main__ as command
 from eval.fixed_noise.__main__ import FixedNoiseConfig, fixed_noises, run
 from eval.fixed_noise.matrix import by_chance, gap, mean_of_pairs, noise_variance, worst
-from eval.fixed_noise.report import noise_page
+from eval.fixed_noise.report import report
+from eval.pages import PageConfig
 from lerobot_cdp.errors import SettingError
 
 
@@ -133,11 +133,14 @@ def test_a_run_goes_on_and_meets_every_start_with_every_noise(tmp_path, monkeypa
     assert seen == [*starts, starts[0], "killed", *starts[1:]]  # what was done is not done again
     assert table.groupby(["policy", "start", "noise"]).size().eq(1).all() and len(table) == 2 * 3 * 3
     assert (table["success"] == (table["noise"] > 0)).all()
-    page = noise_page({"tiny": pd.read_parquet(tmp_path / "results" / "fixed_noise_tiny.parquet")})
+    written = report(PageConfig(tmp_path / "results", tmp_path))
+    assert [path.name for path in written] == ["fixed_noise.md", "fixed_noise.png"]
+    page, picture = written[0].read_text(), written[1].read_bytes()
+    assert picture.startswith(b"\x89PNG")
     # Of the success rates 0, 1, 1: variance 1/3, gap 1.
     rows = [line for line in page.splitlines() if line.startswith(("| plain | 67 |", "| penalised | 67 |"))]
-    assert len(rows) == 2 and all(" | 67 | 58 [58, 58] | 100 | " in row for row in rows)
-    assert "| penalised − plain, pairs: 1 | – | – | – |" in page  # of one pair nothing is known
+    assert len(rows) == 2 and all(" | 67 | 58 [58, 58] | 1 | 100 | " in row for row in rows)
+    assert "| penalised − plain, pairs: 1 | – | – |  | – |" in page  # of one pair nothing is known
     assert "python -m eval.fixed_noise --task=tiny --num_inference_steps=5 --plain" in page
     assert "3 noises, 3 start states, 5 evaluations of the network per chunk." in page
 
