@@ -19,8 +19,9 @@ TITLES = {"mujoco": "Gymnasium MuJoCo, data by SAC", "ogbench": "OGBench, data b
 
 
 def offline_rl_page(tables: dict[str, pd.DataFrame]) -> str:
-    """The page in Markdown, of tables by what follows `offline_rl_` in their names; it says what was not run."""
-    missing = [f"`python -m eval.offline_rl --grid={grid}`" for grid in TITLES if grid not in tables]
+    """The page in Markdown, of tables by what follows `offline_rl_` in their names; it says which were not run."""
+    run = {named_run(name)[0] for name in tables}
+    missing = [f"`python -m eval.offline_rl --grid={grid}`" for grid in TITLES if grid not in run]
     parts = ["# Offline reinforcement learning with a critic", INTRODUCTION, COMMANDS]
     parts += [f"Not run yet: {', '.join(missing)}."] if missing else []
     if tables:
