@@ -59,6 +59,7 @@ def chunk_latency(policy: PreTrainedPolicy, repeats: int = 10) -> float:
 def policy_name(checkpoint: Path) -> str:
     """What a checkpoint is called in tables: the folder of its training and its step, for a student of `eval.speed_up`
     the folder of its teacher and its own, else its folder."""
+    checkpoint = checkpoint.absolute()
     if checkpoint.name == PRETRAINED_MODEL_DIR:
         return f"{checkpoint.parents[2].name}-{checkpoint.parent.name}"
     if checkpoint.name == STUDENT:

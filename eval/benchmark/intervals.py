@@ -8,6 +8,9 @@ from scipy.stats import t
 
 __all__ = ["Interval", "difference", "interval", "marked", "mean", "scores"]
 
+ANY = (-np.inf, np.inf)
+RANGES = {"success": (0.0, 1.0), "reward": (0.0, np.inf), "jerk": (0.0, np.inf)}
+
 
 class Interval(NamedTuple):
     """A mean and the ends of its 95 % interval."""
@@ -44,24 +47,25 @@ def scores(rows: pd.DataFrame, score: str) -> pd.DataFrame:
 def mean(rows: pd.DataFrame, score: str) -> Interval:
     """The mean of a policy's score. Start states where a training seed has none are left out, as of jerk after a
     handful of steps."""
-    return interval(scores(rows, score).dropna(axis=1).to_numpy())
+    return interval(scores(rows, score).dropna(axis=1).to_numpy(), RANGES.get(score, ANY))
 
 
 def difference(rows: pd.DataFrame, others: pd.DataFrame, score: str) -> Interval | None:
     """The mean difference of two policies' scores, paired by training seed and start state; None without any pair."""
     paired = scores(rows, score) - scores(others, score)  # NaN where one of them has none
     paired = paired.dropna(axis=0, how="all").dropna(axis=1)
-    return interval(paired.to_numpy()) if paired.size else None
+    low, high = RANGES.get(score, ANY)
+    return interval(paired.to_numpy(), (low - high, high - low)) if paired.size else None
 
 
-def interval(values: np.ndarray) -> Interval:
-    """Return the mean of `values`, (training seeds, start states), and its 95 % interval.
+def interval(values: np.ndarray, within: tuple[float, float] = ANY) -> Interval:
+    """Return the mean of `values`, (training seeds, start states), and its 95 % interval, cut to where it can be.
 
     Both factors are random: a start state is equally hard for every seed, and a badly trained policy is bad on every
     start. The variance of the mean is that of two crossed factors, from the mean squares of the rows, the columns and
     what is left; how far the interval reaches is Student's t with Satterthwaite's degrees of freedom (1946). So few
-    seeds that differ much make it wide. A bootstrap of two or three seeds cannot: it hardly leaves their range.
-    It ends where the values do.
+    seeds that differ much make it wide. A bootstrap of two or three seeds cannot: it hardly leaves their range. With
+    two seeds up to 11 % of the intervals are beside the truth, not 5 %: how much seeds differ is then hardly known.
     """
     n_seeds, n_starts = values.shape
     mean = values.mean()
@@ -70,13 +74,13 @@ def interval(values: np.ndarray) -> Interval:
     of_seeds = n_starts * _mean_square(seeds, n_seeds - 1)
     of_starts = n_seeds * _mean_square(starts, n_starts - 1)
     of_rest = _mean_square(rest, (n_seeds - 1) * (n_starts - 1))
-    # By chance the estimate can be below either factor's own share.
+    # By chance the estimate can be below either factor's own share; what is left counts little in the freedom.
     total = max(of_seeds + of_starts - of_rest, of_seeds, of_starts)
     reach = 0.0
     if total > 0:
         freedom = total**2 / sum(s**2 / (n - 1) for s, n in ((of_seeds, n_seeds), (of_starts, n_starts)) if n > 1)
         reach = t.ppf(0.975, max(freedom, 1)) * np.sqrt(total / values.size)
-    low, high = np.clip((mean - reach, mean + reach), values.min(), values.max())
+    low, high = np.clip((mean - reach, mean + reach), *within)
     return Interval(float(mean), float(low), float(high))
 
 

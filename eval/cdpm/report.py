@@ -24,8 +24,10 @@ def cdpm_page(tables: dict[str, pd.DataFrame]) -> str:
     parts = ["# Sampling with a contractive process", INTRODUCTION, "    python -m eval.cdpm.report"]
     for name, episodes in tables.items():
         grid, starts = re.fullmatch(r"(.+?)(?:_(\d+)_starts)?", name).groups()
-        settings = f"--grid={grid}" + (f" --starts={starts}" if starts else "")
-        sizes = f"Training seeds: {episodes['seed'].nunique()}. Start states of each: {episodes['start'].nunique()}."
+        evaluations = sorted(episodes["evaluations"].unique().tolist())
+        settings = f'--grid={grid} --evaluations="{evaluations}"' + (f" --starts={starts}" if starts else "")
+        sizes = "Of its policies, those of the table. "
+        sizes += f"Training seeds: {episodes['seed'].nunique()}. Start states of each: {episodes['start'].nunique()}."
         parts += [f"## {grid}", f"    python -m eval.cdpm {settings}\n\n{sizes}", scores_table(episodes)]
     return page(*parts)
 

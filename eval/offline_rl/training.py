@@ -21,7 +21,7 @@ from .learner import Learner
 from .networks import PROCESS, sample_actions
 from .transitions import Batch, Transitions
 
-__all__ = ["RECORD", "is_trained", "load", "measure", "train"]
+__all__ = ["RECORD", "is_trained", "load", "measure", "require_data", "train"]
 
 RECORD, STATE, POLICY = "training.json", "state.pt", "policy.pt"
 LOG_EVERY, SAVE_EVERY = 500, 2_000  # steps
@@ -35,9 +35,10 @@ def is_trained(folder: Path) -> bool:
     return (folder / RECORD).exists()
 
 
-def require_data(transitions: Transitions, found: str, folder: Path) -> None:
+def require_data(transitions: Transitions, folder: Path, told: dict | None = None) -> None:
     """Raise a SettingError unless what is in a cell's folder was trained on these transitions: their mean and scale are
-    needed to act and to score."""
+    needed to act and to score. `told` is what its checkpoint says; None: its record."""
+    found = (told or read_json(folder / RECORD)).get("data", "data that it does not name")
     must = f"a folder whose policies were trained on its data, {transitions.digest} (else delete {folder})"
     require(found == transitions.digest, "results_dir", must, found)
 
@@ -87,7 +88,7 @@ def _resume(learner: Learner, folder: Path) -> tuple[int, float, list[dict]]:
     if not path.exists():
         return 0, 0.0, []
     saved = torch.load(path, weights_only=True)
-    require_data(learner.transitions, saved["data"], folder)
+    require_data(learner.transitions, folder, saved)
     for name, part in learner.parts().items():
         part.load_state_dict(saved["states"][name])
     return saved["done"], saved["seconds"], saved["history"]
@@ -105,7 +106,7 @@ def load(cell: Cell, transitions: Transitions, folder: Path) -> Learner:
     Raises:
         SettingError: if it was trained on other transitions.
     """
-    require_data(transitions, read_json(folder / RECORD)["data"], folder)
+    require_data(transitions, folder)
     learner = Learner(cell.method, cell.setup, transitions, cell.seed)
     for name, state in torch.load(folder / POLICY, weights_only=True).items():
         learner.parts()[name].load_state_dict(state)

@@ -15,7 +15,7 @@ from .grids import CHOSEN, Acting, Cell, Grid, digest, readable
 from .record import load_or_record
 from .rollouts import run_episodes
 from .tasks import TASKS, make_env
-from .training import RECORD, is_trained, load, noise_to_spread, train
+from .training import RECORD, is_trained, load, noise_to_spread, require_data, train
 from .transitions import Transitions
 
 __all__ = ["evaluation_path", "run_cell"]
@@ -29,15 +29,15 @@ def run_cell(folder: Path, data_dir: Path, grid: Grid, cell: Cell, ways: list[Ac
 
 
 def _do_missing(folder: Path, data_dir: Path, grid: Grid, cell: Cell, ways: list[Acting]) -> None:
-    missing = [acting for acting in ways if not evaluation_path(folder, grid, cell, acting).exists()]
-    trained = is_trained(folder / cell.name)
-    if trained and not missing:
-        return
     transitions = load_or_record(TASKS[cell.task], data_dir)
-    if not trained:
+    if is_trained(folder / cell.name):
+        require_data(transitions, folder / cell.name)
+    else:
         train(cell, transitions, folder / cell.name)
-    for acting in missing:
+    for acting in ways:
         path = evaluation_path(folder, grid, cell, acting)
+        if path.exists():
+            continue
         done = path.with_suffix(".done.json")  # of a run that was killed
         write_json(path, _result(folder, grid, cell, acting, transitions, done))
         done.unlink(missing_ok=True)
@@ -54,7 +54,9 @@ def _result(folder: Path, grid: Grid, cell: Cell, acting: Acting, transitions: T
     """Of all episodes; those that are finished lie in `done`."""
     learner, noise = load(cell, transitions, folder / cell.name), 0.0
     if acting.spread_of:
-        noise = noise_to_spread(learner, read_json(folder / grid.cell_of_spread(cell, acting).name / RECORD)["spread"])
+        other = folder / grid.cell_of_spread(cell, acting).name
+        require_data(transitions, other)
+        noise = noise_to_spread(learner, read_json(other / RECORD)["spread"])
     as_it_is = evaluation_path(folder, grid, cell, CHOSEN)
     if acting.spread_of and noise == 0 and as_it_is.exists():
         return read_json(as_it_is) | {"acting": asdict(acting)}

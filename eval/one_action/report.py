@@ -55,7 +55,8 @@ FEWEST_STEPS = 5_000  # behind a claim
 
 def _not_run(tables: dict[str, pd.DataFrame]) -> str:
     """The grids that these tables lack, and of the others the policies and numbers of evaluations."""
-    by_grid = {grid: [each for name, each in tables.items() if named_run(name)[0] == grid] for grid in GRIDS}
+    whole = [(named_run(name)[0], each) for name, each in tables.items() if "steps" not in named_run(name)[1]]
+    by_grid = {grid: [each for name, each in whole if name == grid] for grid in GRIDS}
     lacking = [f"`--grid={grid}`" for grid, found in by_grid.items() if not found]
     for grid, found in by_grid.items():
         if found:
@@ -63,7 +64,7 @@ def _not_run(tables: dict[str, pd.DataFrame]) -> str:
             policies = [p for p in dict.fromkeys(cell.policy for cell in cells) if p not in {*rows["policy"]}]
             counts = [f"{n} evaluations" for n in GRIDS[grid].evaluations if n not in {*rows["evaluations"]}]
             lacking += [f"of `--grid={grid}`: {', '.join(policies + counts)}"] if policies + counts else []
-    return f"Not run: {'; '.join(lacking)}." if lacking else ""
+    return f"Not run, with all their steps: {'; '.join(lacking)}." if lacking else ""
 
 
 def _title(name: str) -> str:

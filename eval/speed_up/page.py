@@ -23,8 +23,8 @@ Teachers predict noise and were trained as LeRobot's `diffusion`, without an ave
 steps of DDPM. {LEROBOTS} lays few steps below the noise, a single one at the data; {UNIFORM} begins at the noise, with
 the same weights. The fast copies are of `python -m lerobot_cdp.speed_up`, with its defaults but for the weight γ of
 the penalty. Each is made for 3 evaluations and scored with 1 and 2 as well, for which its steps were not chosen. Every
-policy meets the same unseen start states. Brackets: 95 % intervals over training seeds and start states;
-differences are paired, and **bold** where the interval excludes 0."""
+policy meets the same unseen start states. Brackets: 95 % intervals over training seeds and start states; differences
+are paired, and **bold** where the interval excludes 0. With two training seeds, up to 11 % do so by chance, not 5 %."""
 SIDES = """\
 Where the teacher's plans take two sides, at fresh start states, in %: the smaller side that is kept, and plans in
 between."""

@@ -56,10 +56,10 @@ def full_precision(device_type: str):
 
 @contextmanager
 def differentiable_attention() -> Iterator[None]:
-    """Let `nn.MultiheadAttention` compute what can be differentiated.
+    """Let `nn.MultiheadAttention`, where it returns its weights as LeRobot's transformer asks, be differentiated.
 
     In evaluation mode it takes a fused kernel without derivatives, unless it sees a tensor that requires a gradient:
-    with frozen weights, and within `torch.vmap`, it sees none.
+    with frozen weights, and within `torch.vmap`, it sees none. The switch is the process's: not for several threads.
     """
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)

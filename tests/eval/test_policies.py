@@ -1,6 +1,7 @@
 """What a checkpoint is called, so that one policy's results are never taken for another's."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -33,9 +34,12 @@ def test_steps_of_a_training_have_different_names(checkpoints):
         require_checkpoints([early, late, other])
 
 
-def test_students_of_one_teacher_have_different_names(tmp_path):
+def test_students_of_one_teacher_have_different_names(tmp_path, monkeypatch):
     students = [tmp_path / "teacher" / kind / STUDENT for kind in ("repair-0", "repair-0.03")]
     assert [policy_name(folder) for folder in students] == ["teacher-repair-0", "teacher-repair-0.03"]
+    students[0].mkdir(parents=True)
+    monkeypatch.chdir(students[0].parent)
+    assert policy_name(Path(STUDENT)) == "teacher-repair-0"
 
 
 def test_the_digest_changes_with_settings_and_weights(checkpoints):

@@ -26,26 +26,32 @@ def test_the_interval_of_one_seed_is_that_of_its_starts(seed):
 def test_where_starts_do_not_differ_the_interval_is_that_of_the_seeds(seed):
     of_seed = np.random.default_rng(seed).normal(0, 1, (4, 1))
     expected = ttest_1samp(of_seed[:, 0], 0).confidence_interval(0.95)
-    low, high = np.clip(expected, of_seed.min(), of_seed.max())
-    np.testing.assert_allclose(interval(np.tile(of_seed, 25)), (of_seed.mean(), low, high))
+    np.testing.assert_allclose(interval(np.tile(of_seed, 25)), (of_seed.mean(), *expected))
 
 
-def test_an_interval_ends_where_the_values_do():
+def test_an_interval_ends_where_a_score_does():
+    """And nowhere else: seeds that all gain a little may have gained by chance."""
     assert interval(np.zeros((3, 50))) == (0, 0, 0) and interval(np.ones((1, 1))) == (1, 1, 1)
-    found = interval(np.array([[1.0] * 20, [1.0] * 19 + [0.0]]))
-    assert 0 < found.low < found.mean == 0.975 and found.high == 1
+    nearly_all = rows([[1] * 20, [1] * 19 + [0]]).assign(success=lambda table: table["reward"])
+    found = mean(nearly_all, "success")
+    assert (
+        0 < found.low < found.mean == 0.975 and found.high == 1 < interval(np.array([[1.0] * 20, [1] * 19 + [0]])).high
+    )
+    gains = rows([[1.0] * 40, [2.0] * 40, [6.0] * 40]).assign(jerk=lambda table: table["reward"])
+    assert mean(gains, "jerk").low == 0 > difference(gains, gains.assign(jerk=0.0), "jerk").low
 
 
 @pytest.mark.parametrize("of_starts", [0.0, 0.3])
 @pytest.mark.parametrize("of_seeds", [0.0, 0.06, 0.25])
-@pytest.mark.parametrize("n_seeds", [3, 5])
-def test_without_an_effect_few_intervals_exclude_0(n_seeds, of_seeds, of_starts):
-    """5 % and what chance adds in 400 experiments. A bootstrap's do in 20 % where three seeds differ much."""
+@pytest.mark.parametrize("n_seeds,at_most", [(2, 0.13), (3, 0.09), (5, 0.09)])
+def test_without_an_effect_few_intervals_exclude_0(n_seeds, at_most, of_seeds, of_starts):
+    """5 %, with two seeds up to 11 %, and what chance adds in 400 experiments. A bootstrap's do in 20 % where three
+    seeds differ much."""
     rng, shape = np.random.default_rng(0), (400, n_seeds, 40)
     values = (
         rng.normal(0, of_seeds, (*shape[:2], 1)) + rng.normal(0, of_starts, (400, 1, 40)) + rng.normal(0, 0.5, shape)
     )
-    assert np.mean([interval(each).excludes_0 for each in values]) < 0.09
+    assert np.mean([interval(each).excludes_0 for each in values]) < at_most
 
 
 def test_more_seeds_and_starts_find_what_is_there(seed):

@@ -1,5 +1,6 @@
 """The pages say what the tables hold; the committed ones are those of the committed tables."""
 
+import importlib
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from eval.benchmark.report import report
 from eval.benchmark.results import episode_rows
 from eval.benchmark.steps_figure import calibrated_warp, shown_in
 from eval.benchmark.steps_page import worst_losses
-from eval.pages import PageConfig
+from eval.pages import PageConfig, tables_of
 from lerobot_cdp.diffusion.grid import Warp
 from lerobot_cdp.errors import SettingError
 from lerobot_cdp.policy.configuration_cdp import WARPS
@@ -34,6 +35,24 @@ def test_the_committed_pages_are_those_of_the_committed_tables(tmp_path):
         assert (tmp_path / name).read_text() == (ROOT / "docs" / name).read_text()
     for name in pictures:
         assert (tmp_path / name).read_bytes()[:4] == b"\x89PNG"
+
+
+@pytest.mark.parametrize(
+    "module,make",
+    [
+        ("one_action.report", "one_action_page"),
+        ("alarm.report", "alarm_page"),
+        ("cdpm.report", "cdpm_page"),
+        ("fixed_noise.report", "noise_page"),
+        ("offline_rl.page", "offline_rl_page"),
+        ("speed_up.page", "speed_up_page"),
+    ],
+)
+def test_so_are_the_other_committed_pages(module, make):
+    name = module.split(".")[0]
+    page = getattr(importlib.import_module(f"eval.{module}"), make)(tables_of(ROOT / "eval" / "results", name))
+    file = "benchmark_speed_up.md" if name == "speed_up" else f"{name}.md"
+    assert page == (ROOT / "docs" / file).read_text()
 
 
 def test_the_worst_loss_of_the_default_warps_is_nearly_the_smallest():

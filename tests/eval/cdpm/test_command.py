@@ -67,7 +67,7 @@ def test_every_solver_has_as_many_evaluations(trained, tmp_path, monkeypatch, ca
     assert len(command.run(config(tmp_path, starts=1))) == 2 * 9
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "out" / "cdpm_t_2_starts.parquet"), table)
     page = write_page(PageConfig(tmp_path / "out", tmp_path), "cdpm", cdpm_page).read_text()
-    assert "    python -m eval.cdpm --grid=t --starts=2\n" in page
+    assert '    python -m eval.cdpm --grid=t --evaluations="[3, 100]" --starts=2\n' in page
 
 
 def test_other_weights_are_scored_anew(trained, tmp_path, monkeypatch):

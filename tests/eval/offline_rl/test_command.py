@@ -230,7 +230,9 @@ def test_the_page_names_the_gains_that_survive_all_controls():
         "+0.5",
         *[""] * 5,
     ]
-    assert "Not run yet: `python -m eval.offline_rl --grid=ogbench`." in page
+    assert "Not run yet, with all their steps: `python -m eval.offline_rl --grid=ogbench`." in page
+    pilot = offline_rl_page({"mujoco_steps10": made_up()})
+    assert "steps: `python -m eval.offline_rl --grid=mujoco`, `python" in pilot
     assert "None: no penalised" in survivors(made_up().query("method != 'EDP, γ = 1'"))
 
 

@@ -173,3 +173,17 @@ def test_what_was_not_compared_did_not_fail():
 def test_a_pilot_of_fresh_seeds_says_so():
     page = one_action_page({"so101_steps100_seed3": made_up()})
     assert "100 steps, fresh seeds" in page and "--grid=so101 --steps=100 --first_seed=3" in page
+
+
+def test_a_pilot_decides_nothing():
+    found = survivors(made_up().assign(step=4_999))
+    assert BETTER not in found.split("Not run")[0] and "after 5,000 training steps or more" in found
+
+
+def test_the_page_says_what_was_not_run():
+    found = survivors(made_up())
+    assert "`--grid=pusht`" in found and "`--grid=so101_dit`" in found
+    assert "of `--grid=so101`: 10 evaluations." in found  # all its policies are there
+    assert f"of `--grid=so101`: {CALM}, 10 evaluations." in survivors(made_up().query("policy != @CALM"))
+    (line,) = (line for line in one_action_page({"so101_steps100": made_up()}).splitlines() if "Not run" in line)
+    assert "`--grid=so101`;" in line  # a pilot is not the grid
