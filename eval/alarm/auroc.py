@@ -5,6 +5,8 @@ knows the condition would else pass for one that knows of failure. Its interval,
 signals, are bootstrap intervals over episodes.
 """
 
+from functools import lru_cache
+
 import numpy as np
 
 from eval.benchmark.intervals import Interval
@@ -44,10 +46,16 @@ def _interval(wins: np.ndarray, failed: np.ndarray, groups: np.ndarray | None) -
     counted = (groups[failed][:, None] == groups[~failed][None]).astype(float)
     if not counted.any():
         return None
-    counts = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), N_RESAMPLES).astype(float)
+    counts = _resamples(n)
     ours, theirs = counts[:, failed], counts[:, ~failed]
     pairs = ((ours @ counted) * theirs).sum(axis=1)
     won = ((ours @ (wins * counted)) * theirs).sum(axis=1)
     some = pairs > 0  # a resample may hold failures alone
     low, high = np.quantile(won[some] / pairs[some], [0.025, 0.975])
     return Interval(float((wins * counted).sum() / counted.sum()), float(low), float(high))
+
+
+@lru_cache(maxsize=8)  # drawing takes longer than what is done with it
+def _resamples(n: int) -> np.ndarray:
+    """How often each of n episodes is in each resample, (resamples, n)."""
+    return np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), N_RESAMPLES).astype(float)
