@@ -1,4 +1,5 @@
-"""Runs of a grid: what they are called, where fresh seeds start from, and by how much one policy leads another."""
+"""Runs of a grid: what they are called, where fresh seeds start from, how many steps they took, and by how much one
+policy leads another."""
 
 import re
 
@@ -6,9 +7,10 @@ import pandas as pd
 
 from eval.benchmark.intervals import Interval, difference
 
-__all__ = ["STARTS_APART", "lead", "named_run", "run_name"]
+__all__ = ["FEWEST_STEPS", "STARTS_APART", "lead", "named_run", "rows_by_grid", "run_name", "shortened"]
 
 STARTS_APART = 1000  # start states of other training seeds are others
+FEWEST_STEPS = 5_000  # behind a claim
 
 
 def run_name(grid: str, steps: int | None, first_seed: int) -> str:
@@ -26,6 +28,27 @@ def named_run(name: str) -> tuple[str, dict[str, str]]:
     """The grid of a `run_name`, and its `steps` and `first_seed` where they are named."""
     grid, *values = re.fullmatch(r"(.+?)(?:_steps(\d+))?(?:_seed(\d+))?", name).groups()
     return grid, {key: value for key, value in zip(("steps", "first_seed"), values, strict=True) if value}
+
+
+def rows_by_grid(tables: dict[str, pd.DataFrame], steps: str) -> dict[str, pd.DataFrame]:
+    """By grid, the rows of all its tables that took enough steps for a claim; a grid that has none is left out.
+
+    Args:
+        tables: By `run_name`.
+        steps: The column of the gradient steps.
+    """
+    found: dict[str, list[pd.DataFrame]] = {}
+    for name, rows in tables.items():
+        found.setdefault(named_run(name)[0], []).append(rows[rows[steps] >= FEWEST_STEPS])
+    joined = {grid: pd.concat(parts) for grid, parts in found.items()}
+    return {grid: rows for grid, rows in joined.items() if len(rows)}
+
+
+def shortened(rows: dict[str, pd.DataFrame], steps: str, planned: dict[str, int]) -> str:
+    """A sentence on the grids of `rows_by_grid` that took fewer steps than `planned`; empty where none did."""
+    most = {grid: found[steps].max() for grid, found in rows.items()}
+    fewer = [f"`--grid={grid}` ({n:,} of {planned[grid]:,})" for grid, n in most.items() if n < planned[grid]]
+    return f"Run with fewer steps than planned: {', '.join(fewer)}." if fewer else ""
 
 
 def lead(ours: pd.DataFrame, others: pd.DataFrame, score: str) -> Interval | None:

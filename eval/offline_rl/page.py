@@ -9,9 +9,9 @@ import pandas as pd
 from eval.benchmark.intervals import Interval, marked, mean
 from eval.benchmark.markdown import page, table
 from eval.pages import page_command
-from eval.runs import lead, named_run
+from eval.runs import FEWEST_STEPS, lead, named_run, rows_by_grid, shortened
 
-from .grids import BC, CHOSEN, COLD, COOLER, EDP, SAMPLED, with_noise_of
+from .grids import BC, CHOSEN, COLD, COOLER, EDP, GRIDS, SAMPLED, with_noise_of
 
 __all__ = ["offline_rl_page"]
 
@@ -20,9 +20,12 @@ TITLES = {"mujoco": "Gymnasium MuJoCo, data by SAC", "ogbench": "OGBench, data b
 
 def offline_rl_page(tables: dict[str, pd.DataFrame]) -> str:
     """The page in Markdown, of tables by what follows `offline_rl_` in their names; it says which were not run."""
-    missing = [f"`python -m eval.offline_rl --grid={grid}`" for grid in TITLES if grid not in tables]
+    by_grid = rows_by_grid(tables, "gradient_steps")
+    missing = [f"`--grid={grid}`" for grid in GRIDS if grid.split("_")[0] in TITLES and grid not in by_grid]
+    planned = {name: grid.setup.steps for name, grid in GRIDS.items()}
     parts = ["# Offline reinforcement learning with a critic", INTRODUCTION, COMMANDS]
-    parts += [f"Not run yet, with all their steps: {', '.join(missing)}."] if missing else []
+    parts += [f"Not run: {', '.join(missing)}."] if missing else []
+    parts += [shortened(by_grid, "gradient_steps", planned)]
     if tables:
         parts += ["## Gains that survive the controls", surviving(tables), READING]
     for name, episodes in tables.items():
@@ -71,7 +74,6 @@ over training seeds and start states. Differences are paired, **bold** where the
 measured with all training seeds."""
 NONE = "None: no penalised policy is better than all five (tasks compared: {n})."
 UNDECIDED = "Not known yet: no penalised policy is compared with all five after {steps:,} training steps or more."
-FEWEST_STEPS = 5_000  # behind a claim
 
 
 def _title(name: str) -> str:

@@ -9,7 +9,7 @@ import pandas as pd
 from eval.benchmark.intervals import Interval, marked, mean
 from eval.benchmark.markdown import page, table
 from eval.pages import page_command
-from eval.runs import lead, named_run
+from eval.runs import FEWEST_STEPS, lead, named_run, rows_by_grid, shortened
 
 from .controls import CLOSE, control_name, half_control_name
 from .grids import COLD, GRIDS, PLAIN
@@ -25,7 +25,7 @@ SCORES = {"so101": ("success", "success, %", 100, ".0f"), "pusht": ("reward", "r
 def one_action_page(tables: dict[str, pd.DataFrame]) -> str:
     """The page in Markdown, of tables by what follows `one_action_` in their names."""
     parts = ["# One action per inference: the paper's regime", INTRODUCTION, "    python -m eval.one_action.report"]
-    parts += ["## Gains that survive the controls", surviving(tables), _not_run(tables)]
+    parts += ["## Gains that survive the controls", surviving(tables), _not_run(tables), _shortened(tables)]
     for name, episodes in tables.items():
         parts += [f"## {_title(name)}", _sizes(name, episodes)]
         for n in sorted(episodes["evaluations"].unique()):
@@ -50,21 +50,21 @@ Differences are paired, **bold** where the interval excludes 0. A dash: not meas
 noise did not match the jerk within 20 %."""
 NONE = "None: no penalised policy is better than all four controls (comparisons: {n})."
 UNDECIDED = "Not known yet: no penalised policy is compared with all four after {steps:,} training steps or more."
-FEWEST_STEPS = 5_000  # behind a claim
 
 
 def _not_run(tables: dict[str, pd.DataFrame]) -> str:
     """The grids that these tables lack, and of the others the policies and numbers of evaluations."""
-    whole = [(named_run(name)[0], each) for name, each in tables.items() if "steps" not in named_run(name)[1]]
-    by_grid = {grid: [each for name, each in whole if name == grid] for grid in GRIDS}
-    lacking = [f"`--grid={grid}`" for grid, found in by_grid.items() if not found]
-    for grid, found in by_grid.items():
-        if found:
-            rows, cells = pd.concat(found), GRIDS[grid].cells
-            policies = [p for p in dict.fromkeys(cell.policy for cell in cells) if p not in {*rows["policy"]}]
-            counts = [f"{n} evaluations" for n in GRIDS[grid].evaluations if n not in {*rows["evaluations"]}]
-            lacking += [f"of `--grid={grid}`: {', '.join(policies + counts)}"] if policies + counts else []
-    return f"Not run, with all their steps: {'; '.join(lacking)}." if lacking else ""
+    by_grid = rows_by_grid(tables, "step")
+    lacking = [f"`--grid={grid}`" for grid in GRIDS if grid not in by_grid]
+    for grid, rows in by_grid.items():
+        policies = [p for p in dict.fromkeys(cell.policy for cell in GRIDS[grid].cells) if p not in {*rows["policy"]}]
+        counts = [f"{n} evaluations" for n in GRIDS[grid].evaluations if n not in {*rows["evaluations"]}]
+        lacking += [f"of `--grid={grid}`: {', '.join(policies + counts)}"] if policies + counts else []
+    return f"Not run: {'; '.join(lacking)}." if lacking else ""
+
+
+def _shortened(tables: dict[str, pd.DataFrame]) -> str:
+    return shortened(rows_by_grid(tables, "step"), "step", {name: grid.steps for name, grid in GRIDS.items()})
 
 
 def _title(name: str) -> str:

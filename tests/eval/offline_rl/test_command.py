@@ -230,9 +230,10 @@ def test_the_page_names_the_gains_that_survive_all_controls():
         "+0.5",
         *[""] * 5,
     ]
-    assert "Not run yet, with all their steps: `python -m eval.offline_rl --grid=ogbench`." in page
-    pilot = offline_rl_page({"mujoco_steps10": made_up()})
-    assert "steps: `python -m eval.offline_rl --grid=mujoco`, `python" in pilot
+    assert "Not run: `--grid=mujoco_more`, `--grid=ogbench`, `--grid=ogbench_more`." in page
+    assert "Run with fewer steps than planned: `--grid=mujoco` (5,000 of 40,000)." in page
+    pilot = offline_rl_page({"mujoco_steps10": made_up(gradient_steps=10)})
+    assert "Not run: `--grid=mujoco`," in pilot and "fewer steps" not in pilot
     assert "None: no penalised" in survivors(made_up().query("method != 'EDP, γ = 1'"))
 
 

@@ -185,5 +185,15 @@ def test_the_page_says_what_was_not_run():
     assert "`--grid=pusht`" in found and "`--grid=so101_dit`" in found
     assert "of `--grid=so101`: 10 evaluations." in found  # all its policies are there
     assert f"of `--grid=so101`: {CALM}, 10 evaluations." in survivors(made_up().query("policy != @CALM"))
-    (line,) = (line for line in one_action_page({"so101_steps100": made_up()}).splitlines() if "Not run" in line)
-    assert "`--grid=so101`;" in line  # a pilot is not the grid
+
+
+def test_a_pilot_is_not_the_grid():
+    pilot = one_action_page({"so101_steps100": made_up().assign(step=100)})
+    (line,) = (line for line in pilot.splitlines() if "Not run" in line)
+    assert "`--grid=so101`;" in line and "fewer steps" not in pilot
+
+
+def test_the_page_says_which_grids_took_fewer_steps():
+    fewer = one_action_page({"so101_steps5000": made_up().assign(step=5_000), "pusht": made_up()})
+    assert "Run with fewer steps than planned: `--grid=so101` (5,000 of 20,000)." in fewer
+    assert "of `--grid=so101`: 10 evaluations" in fewer
