@@ -1,6 +1,6 @@
 """What the commands share that make a page of the tables of results."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -12,7 +12,7 @@ from lerobot_cdp.errors import require
 
 from .command import run_command
 
-__all__ = ["PageConfig", "page_command", "tables_of", "write_page"]
+__all__ = ["PageConfig", "checkpoints_setting", "page_command", "tables_of", "write_page"]
 
 MakePage = Callable[[dict[str, pd.DataFrame]], str]
 
@@ -50,6 +50,11 @@ def write_page(cfg: PageConfig, name: str, make: MakePage, page: str | None = No
     path = cfg.output_dir / f"{page or name}.md"
     write_text(path, make(tables_of(cfg.results_dir, name)))
     return path
+
+
+def checkpoints_setting(name: str, policies: Iterable[str]) -> str:
+    """A setting that takes folders, in a command that a page prints: a table knows only the policies' names."""
+    return f'--{name}="[{", ".join(f"…/{policy}" for policy in policies)}]"'
 
 
 def tables_of(results_dir: Path, name: str) -> dict[str, pd.DataFrame]:

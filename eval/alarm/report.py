@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterable
 import numpy as np
 import pandas as pd
 
-from eval.benchmark.intervals import Interval
+from eval.benchmark.intervals import Interval, marked
 from eval.benchmark.markdown import page, table
 from eval.benchmark.tasks import TASKS
-from eval.pages import page_command
+from eval.pages import checkpoints_setting, page_command
 
 from .auroc import auroc, auroc_difference
 from .episodes import CONDITIONS
@@ -38,11 +38,12 @@ def alarm_page(tables: dict[str, pd.DataFrame]) -> str:
         for policy, rows in policies:
             parts += [f"### {policy}"] if len(policies) > 1 else [f"Policy: {policy}."]
             parts += [_sizes(rows), auroc_table(rows)]
-            parts += [f"Better than the {SIGNALS[0]} by:", difference_table(rows)]
+            parts += [f"Better than the {SIGNALS[0]} by:", difference_table(rows), CHANCE]
             parts += [f"By condition, at {100 * MIDDLE:g} % of the time limit, max:", condition_table(rows)]
     return page(*parts)
 
 
+CHANCE = "**Bold**: the interval excludes 0. Of signals that are equally good, 1 in 20 would be bold by chance."
 NOISE = CONDITIONS["noise"].observation_noise
 INTRODUCTION = f"""\
 Area under the ROC curve (AUROC): how often a signal is higher in an episode that will fail than in one that will
@@ -68,8 +69,8 @@ def _command(name: str, chunks: pd.DataFrame) -> str:
     named = "" if name == task else f" --name={name}"
     starts = chunks.groupby(["policy", "condition"], observed=True)["start"].nunique().max()
     return (
-        f"    python -m eval.alarm --task={task}{named} --num_inference_steps={evaluations} --starts={starts} "
-        f'--checkpoints="[…]"'
+        f"    python -m eval.alarm --task={task}{named} --num_inference_steps={evaluations} --starts={starts} \\\n"
+        f"        {checkpoints_setting('checkpoints', chunks['policy'].unique())}"
     )
 
 
@@ -93,7 +94,7 @@ def scored(chunks: pd.DataFrame, share: float, statistic: str) -> pd.DataFrame:
 
 def auroc_table(chunks: pd.DataFrame) -> str:
     """AUROC of each signal; episodes of one condition are compared with each other."""
-    return _table(chunks, SIGNALS, lambda found, signal: auroc(_values(found, signal), *_outcomes(found)), ".2f")
+    return _table(chunks, SIGNALS, lambda found, signal: auroc(_values(found, signal), *_outcomes(found)), _cell)
 
 
 def difference_table(chunks: pd.DataFrame) -> str:
@@ -103,15 +104,14 @@ def difference_table(chunks: pd.DataFrame) -> str:
     def compare(found: pd.DataFrame, signal: str) -> Interval | None:
         return auroc_difference(_values(found, signal), _values(found, first), *_outcomes(found))
 
-    return _table(chunks, others, compare, "+.2f")
+    return _table(chunks, others, compare, lambda found: marked(found, "+.2f"))
 
 
 def condition_table(chunks: pd.DataFrame) -> str:
     """AUROC of each signal under each condition, and where all episodes are compared with all."""
     found = {name: scored(rows, MIDDLE, "max") for name, rows in (*_by(chunks), ("all together", chunks))}
     body = [
-        (signal, *(_cell(_alone(_complete(rows, signal), signal), ".2f") for rows in found.values()))
-        for signal in SIGNALS
+        (signal, *(_cell(_alone(_complete(rows, signal), signal)) for rows in found.values())) for signal in SIGNALS
     ]
     return table(("", *found), [*body, _failures(found.values())])
 
@@ -124,14 +124,13 @@ def _table(
     chunks: pd.DataFrame,
     signals: Iterable[str],
     measure: Callable[[pd.DataFrame, str], Interval | None],
-    form: str,
+    write: Callable[[Interval | None], str],
 ) -> str:
     columns = [(share, statistic) for share in SHARES for statistic in STATISTICS]
     found = {column: scored(chunks, *column) for column in columns}
     head = ("", *(f"{100 * share:g} %, {statistic}" for share, statistic in columns))
     body = [
-        (signal, *(_cell(measure(_complete(rows, signal), signal), form) for rows in found.values()))
-        for signal in signals
+        (signal, *(write(measure(_complete(rows, signal), signal)) for rows in found.values())) for signal in signals
     ]
     return table(head, [*body, _failures(found.values())])
 
@@ -154,8 +153,8 @@ def _outcomes(found: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     return found["failed"].to_numpy(), found.index.get_level_values("condition").to_numpy()
 
 
-def _cell(found: Interval | None, form: str) -> str:
-    return "–" if found is None else found.text(form)
+def _cell(found: Interval | None) -> str:
+    return "–" if found is None else found.text(".2f")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ reversed variance-preserving one as well. Two paths of X with the same noise app
 other processes by the ratio of their a, which is what the unit shrinks by. What differs in the actions is how
 Euler–Maruyama errs. A step multiplies X by 1 − (½ + coth(B/2)) ΔB while its noise falls by e^{−ΔB}: with too few steps
 it overshoots, and X explodes. From σ̃ = 80, usual for pictures, it takes about 18 steps not to. Actions are in [−1, 1]:
-sampling begins at σ̃ = 5, where ten are enough.
+sampling begins at σ̃ = 5, where ten are enough for that.
 """
 
 from types import SimpleNamespace

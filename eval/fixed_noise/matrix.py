@@ -8,6 +8,13 @@ do not differ.
 
 The best and the worst of many noises differ by chance, too. How much: where, within each start state, the noises are
 shuffled, which keeps how hard each start is.
+
+Pairs of policies meet the same noises, so their differences vary with the noises as well as with the pairs. A statistic
+over noises becomes one value for each noise by the jackknife's pseudo-values (Tukey 1958),
+
+    n · statistic(all n noises) − (n − 1) · statistic(all but this one)
+
+whose mean is the statistic, corrected for bias; those of a mean are the values themselves.
 """
 
 from collections.abc import Callable
@@ -16,9 +23,12 @@ import numpy as np
 import pandas as pd
 from scipy.stats import t
 
-from eval.benchmark.intervals import Interval
+from eval.benchmark.intervals import Interval, interval
 
-__all__ = ["ROLES", "by_chance", "gap", "mean_of_pairs", "noise_variance", "success_matrix", "worst"]
+__all__ = [
+    "ROLES", "by_chance", "deviation", "difference", "gap", "noise_variance", "pseudo_values", "success_matrix",
+    "worst",
+]  # fmt: skip
 
 ROLES = ("plain", "penalised")  # of a pair of policies
 
@@ -53,13 +63,27 @@ def noise_variance(success: np.ndarray) -> Interval:
     return _jackknife(_covariances(success))
 
 
-def mean_of_pairs(differences: np.ndarray) -> Interval | None:
-    """The mean of the differences (pairs,) with Student's interval; None of less than two."""
-    if len(differences) < 2:
+def deviation(success: np.ndarray) -> float:
+    """Standard deviation of the noises' success rates; 0 where by chance the variance comes out below."""
+    return max(noise_variance(success).mean, 0.0) ** 0.5
+
+
+def difference(pairs: list[tuple[np.ndarray, np.ndarray]], statistic: Callable[[np.ndarray], float]) -> Interval | None:
+    """Mean over pairs of the second policy's `statistic` less the first's, with an interval over pairs and noises.
+
+    None of one pair: how much pairs differ is not known.
+    """
+    if len(pairs) < 2:
         return None
-    mean, error = differences.mean(), differences.std(ddof=1) / np.sqrt(len(differences))
-    reach = t.ppf(0.975, len(differences) - 1) * error
-    return Interval(float(mean), float(mean - reach), float(mean + reach))
+    values = [pseudo_values(second, statistic) - pseudo_values(first, statistic) for first, second in pairs]
+    return interval(np.array(values), (-1, 1))
+
+
+def pseudo_values(success: np.ndarray, statistic: Callable[[np.ndarray], float]) -> np.ndarray:
+    """(noises,) of the `statistic`, see above."""
+    n = len(success)
+    left_out = [statistic(np.delete(success, i, axis=0)) for i in range(n)]
+    return n * statistic(success) - (n - 1) * np.array(left_out)
 
 
 def _covariances(success: np.ndarray) -> np.ndarray:

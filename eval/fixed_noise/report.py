@@ -12,11 +12,11 @@ import pandas as pd
 from eval.benchmark.intervals import Interval, marked
 from eval.benchmark.markdown import page, table
 from eval.command import run_command
-from eval.pages import PageConfig, tables_of, write_page
+from eval.pages import PageConfig, checkpoints_setting, tables_of, write_page
 from lerobot_cdp.checkpoints.files import write_bytes
 
 from .figure import noise_figure
-from .matrix import ROLES, by_chance, gap, mean_of_pairs, noise_variance, success_matrix, worst
+from .matrix import ROLES, by_chance, deviation, difference, gap, noise_variance, success_matrix, worst
 
 __all__ = ["noise_page", "noise_table", "report"]
 
@@ -35,9 +35,10 @@ def _sizes(name: str, episodes: pd.DataFrame) -> str:
     (task,), (evaluations,) = episodes["task"].unique(), episodes["evaluations"].unique()
     named = "" if name == task else f" --name={name}"
     noises, starts = (episodes[each].nunique() for each in ("noise", "start"))
+    chosen = [checkpoints_setting(role, episodes[episodes["role"] == role]["policy"].unique()) for role in ROLES]
+    settings = " \\\n        ".join((f"--task={task}{named} --num_inference_steps={evaluations}", *chosen))
     return (
-        f"    python -m eval.fixed_noise --task={task}{named} --num_inference_steps={evaluations} "
-        f'--plain="[…]" --penalised="[…]"\n\n'
+        f"    python -m eval.fixed_noise {settings}\n\n"
         f"{noises} noises, {starts} start states, {evaluations} evaluations of the network per chunk."
     )
 
@@ -52,20 +53,23 @@ The gap is the success with the best noise less that with the worst. By chance n
 what there is where noises are shuffled within each start state.
 
 Each policy with a penalty follows the one without it that it is compared with. The last row is the mean difference of
-the pairs with its 95 % interval over them (Student's t); **bold**: it excludes 0. Policies that `eval.speed_up` made
-are named by their teacher, strength and γ."""
+the pairs. Brackets: its 95 % interval over pairs and noises; **bold**: it excludes 0. The gap and the worst noise have
+none, as extremes depend on single noises. Policies that `eval.speed_up` made are named by their teacher, strength and
+γ."""
 
 
 def noise_table(episodes: pd.DataFrame) -> str:
     """A row per policy, in pairs, and their mean difference; success in %."""
-    body, differences = [], []
+    body, pairs = [], []
     for _, pair in episodes.groupby("pair"):
         plain, penalised = (success_matrix(pair[pair["role"] == role]) for role in ROLES)
         names = [pair[pair["role"] == role]["policy"].iloc[0] for role in ROLES]
         body += [(name, *_cells(success)) for name, success in zip(names, (plain, penalised), strict=True)]
-        differences.append(_measures(penalised) - _measures(plain))
-    success, deviation, best_to_worst, least = (marked(mean_of_pairs(d), "+.0f") for d in np.array(differences).T)
-    body.append((f"penalised − plain, pairs: {len(differences)}", success, deviation, "", best_to_worst, "", least, ""))
+        pairs.append((plain, penalised))
+    success, spread = (_marked(difference(pairs, statistic)) for statistic in (np.mean, deviation))
+    extremes = [np.mean([statistic(b) - statistic(a) for a, b in pairs]) for statistic in (gap, worst)]
+    best_to_worst, least = (f"{100 * each:+.0f}".replace("-", "−") for each in extremes)
+    body.append((f"penalised − plain, pairs: {len(pairs)}", success, spread, "", best_to_worst, "", least, ""))
     head = (
         "", "success", "standard deviation over noises", "noises that mostly fail", "gap", "gap by chance",
         "worst noise", "worst by chance",
@@ -73,9 +77,8 @@ def noise_table(episodes: pd.DataFrame) -> str:
     return table(head, body)
 
 
-def _measures(success: np.ndarray) -> np.ndarray:
-    """Success, standard deviation over noises, gap, and success with the worst noise, in %."""
-    return 100 * np.array([success.mean(), _deviation(success).mean, gap(success), worst(success)])
+def _marked(found: Interval | None) -> str:
+    return marked(found and found * 100, "+.0f")
 
 
 def _deviation(success: np.ndarray) -> Interval:

@@ -4,6 +4,7 @@ python -m eval.offline_rl.page                                       docs/offlin
 python -m eval.offline_rl.page --results_dir=outputs/offline_rl --output_dir=outputs/report
 """
 
+import numpy as np
 import pandas as pd
 
 from eval.benchmark.intervals import Interval, marked, mean
@@ -31,7 +32,7 @@ def offline_rl_page(tables: dict[str, pd.DataFrame]) -> str:
     for name, episodes in tables.items():
         parts += [f"## {_title(name)}", _sizes(name, episodes)]
         for task, rows in episodes.groupby("task", observed=True, sort=False):
-            parts += [f"### {task}", scores_table(rows)]
+            parts += [f"### {task}", _returns(rows), scores_table(rows)]
     return page(*parts)
 
 
@@ -51,14 +52,14 @@ The critics' targets use actions sampled from the averaged actor (15 network eva
 {CHOSEN.candidates} candidates and takes one with probability softmax(w · Q), w = {CHOSEN.weight:g}.
 
 All methods of one seed see the same transitions, the same noise and the same start states. Each penalised policy is
-compared with five:
+compared with seven:
 
 - γ = 0;
 - γ = 0 with independent noise added to its candidates until they spread as much as the penalised policy's. If that
   noise brings the same gain, contraction is not its cause. A policy that spreads no more than γ = 0 needs none;
-- γ = 0 with half the start noise (temperature 0.5): less spread without contraction;
-- γ = 0, both without start noise, so that there is nothing to choose from (temperature 0);
-- BC."""
+- γ = 0 with half the start noise (temperature 0.5), and without any (temperature 0): less spread without contraction;
+- γ = 0, both at temperature 0, so that there is nothing to choose from;
+- BC, and BC at temperature 0."""
 COMMANDS = """\
 The data is made by the first run. Each run goes on where it was killed:
 
@@ -67,13 +68,19 @@ The data is made by the first run. Each run goes on where it was killed:
     python -m eval.offline_rl --grid=ogbench --jobs=2
     python -m eval.offline_rl.page --results_dir=outputs/offline_rl"""
 READING = """\
-Score: 0: random actions; 100: SAC's final policy without exploration; with OGBench, success in %. Noise: standard
-deviation of the noise that gives γ = 0 the same spread. Spread: standard deviation of actions over start noises, at
-temperature 1. Contracting: share of noised actions of the data at which sampling contracts. Brackets: 95 % intervals
-over training seeds and start states. Differences are paired, **bold** where the interval excludes 0. A dash: not
-measured with all training seeds."""
-NONE = "None: no penalised policy is better than all five (tasks compared: {n})."
-UNDECIDED = "Not known yet: no penalised policy is compared with all five after {steps:,} training steps or more."
+Score: 0: random actions; 100: SAC's final policy without exploration; with OGBench, success in %. SAC learned for as
+many steps as there is data, once: this is not the scale of D4RL, whose policies are far better. Spread: standard
+deviation of actions over start noises, at temperature 1. Contracting: share of noised actions of the data at which
+sampling contracts. Q still grew: by how much the critics' value of the data changed in the last tenth of the training.
+Noise: standard deviation of the noise that gives γ = 0 the same spread. Brackets: 95 % intervals over training seeds
+and start states. Differences are paired, **bold** where the interval excludes 0. A dash: not measured with all training
+seeds."""
+NONE = "None: no penalised policy is better than all seven (tasks compared: {n})."
+UNDECIDED = (
+    "Not known yet: no penalised policy is compared with all seven after {steps:,} training steps or more, with "
+    "critics whose value changed by at most {most:.0f} % in the last tenth."
+)
+MOST_GROWTH = 0.05  # of the critics' value, in the last tenth of a training that decides something
 
 
 def _title(name: str) -> str:
@@ -93,22 +100,32 @@ def _sizes(name: str, episodes: pd.DataFrame) -> str:
     )
 
 
+def _returns(rows: pd.DataFrame) -> str:
+    """What the scores of a task stand for, which are a line through its returns."""
+    if rows["score"].isin((0, 100)).all():  # by success
+        return ""
+    slope, low = np.polyfit(rows["score"], rows["reward"].astype(float), 1)
+    high, longest = low + 100 * slope, rows["steps"].max()
+    return f"Scores 0 and 100: returns of {low:.0f} and {high:.0f}. Longest episode: {longest} steps."
+
+
 def _rows(episodes: pd.DataFrame, method: str, acting: str) -> pd.DataFrame:
     return episodes[(episodes["method"] == method) & (episodes["acting"] == acting)]
 
 
 def gains(episodes: pd.DataFrame, method: str) -> list[Interval | None]:
-    """A penalised method's lead on one task over EDP, over EDP with noise that spreads it as much, both without start
-    noise, over EDP with half the start noise, and over BC; None: not known for all training seeds."""
-    ours, noisy = _rows(episodes, method, CHOSEN.name), _rows(episodes, EDP.name, with_noise_of(method).name)
-    cold = [_rows(episodes, each, COLD.name) for each in (method, EDP.name)]
-    return [
-        lead(ours, _rows(episodes, EDP.name, CHOSEN.name), "score"),
-        lead(ours, noisy, "score"),
-        lead(*cold, "score"),
-        lead(ours, _rows(episodes, EDP.name, COOLER.name), "score"),
-        lead(ours, _rows(episodes, BC.name, SAMPLED.name), "score"),
-    ]
+    """A penalised method's lead on one task over what `CONTROLS` names; None: not known for all training seeds."""
+    ours, cold = (_rows(episodes, method, acting.name) for acting in (CHOSEN, COLD))
+    plain = [_rows(episodes, EDP.name, acting.name) for acting in (CHOSEN, with_noise_of(method), COOLER, COLD)]
+    cloned = [_rows(episodes, BC.name, acting.name) for acting in (SAMPLED, COLD)]
+    leads = [lead(ours, rows, "score") for rows in (*plain, *cloned)]
+    return [*leads[:4], lead(cold, plain[3], "score"), *leads[4:]]
+
+
+CONTROLS = (
+    "− γ = 0", "− γ = 0 with noise", "− γ = 0, temperature 0.5", "− γ = 0, temperature 0", "both at temperature 0",
+    "− BC", "− BC, temperature 0",
+)  # fmt: skip
 
 
 def penalised(episodes: pd.DataFrame) -> list[str]:
@@ -119,7 +136,8 @@ def surviving(tables: dict[str, pd.DataFrame]) -> str:
     """A line for each penalised method that is better in all comparisons on a task; else of how many tasks."""
     lines, compared = [], 0
     for name, episodes in tables.items():
-        counts = episodes["gradient_steps"] >= FEWEST_STEPS
+        has_learned = episodes.groupby("task", observed=True)["value_growth"].transform("max") <= MOST_GROWTH
+        counts = (episodes["gradient_steps"] >= FEWEST_STEPS) & has_learned
         for task, rows in episodes[counts].groupby("task", observed=True, sort=False):
             found = {method: gains(rows, method) for method in penalised(rows)}
             compared += any(map(all, found.values()))
@@ -127,36 +145,42 @@ def surviving(tables: dict[str, pd.DataFrame]) -> str:
                 if all(gain and gain.low > 0 for gain in leads):
                     texts = ", ".join(gain.text("+.1f") for gain in leads)
                     lines.append(f"- {_title(name)}, {task}: {method}: {texts}.")
-    return "\n".join(lines) or (NONE.format(n=compared) if compared else UNDECIDED.format(steps=FEWEST_STEPS))
+    return "\n".join(lines) or (
+        NONE.format(n=compared) if compared else UNDECIDED.format(steps=FEWEST_STEPS, most=100 * MOST_GROWTH)
+    )
 
 
 def scores_table(episodes: pd.DataFrame) -> str:
     """A row for each method on one task."""
     shown = [(BC.name, SAMPLED.name), (EDP.name, CHOSEN.name), (EDP.name, COOLER.name)]
     shown += [(method, CHOSEN.name) for method in penalised(episodes)]
-    head = (
-        "", "score", "squared jerk", "spread", "contracting, %", "temperature 0", "− γ = 0", "− γ = 0 with noise",
-        "noise", "− γ = 0, temperature 0", "− γ = 0, temperature 0.5", "− BC",
-    )  # fmt: skip
-    return table(head, [_cells(episodes, *each) for each in shown if len(_rows(episodes, *each))])
+    head = ("", "score", "temperature 0", "squared jerk", "spread", "contracting, %", "Q still grew, %")
+    body = [_facts(episodes, *each) for each in shown if len(_rows(episodes, *each))]
+    differences = [(method, *_differences(episodes, method)) for method in penalised(episodes)]
+    return f"{table(head, body)}\n\n{table(('', *CONTROLS, 'noise'), differences)}"
 
 
-def _cells(episodes: pd.DataFrame, method: str, acting: str) -> tuple[str, ...]:
+def _facts(episodes: pd.DataFrame, method: str, acting: str) -> tuple[str, ...]:
     own, cold = _rows(episodes, method, acting), _rows(episodes, method, COLD.name)
-    scored = (_mean(own), f"{own['jerk'].mean():.3g}")
+    jerk = f"{own['jerk'].mean():.3g}"
     if acting == COOLER.name:  # the same network: what was measured of it holds at temperature 1
-        return (f"{method}, {acting}", *scored, "", "", "", _over(own, episodes), *[""] * 5)
-    spread, contracting = (own.groupby("seed")[name].first().mean() for name in ("spread", "contracting"))
-    facts = (*scored, f"{spread:.3f}", f"{100 * contracting:.0f}", _mean(cold))
-    if method not in penalised(episodes):
-        return (method, *facts, "" if method == EDP.name else _over(own, episodes), *[""] * 5)
+        return (f"{method}, {acting}", _mean(own), "", jerk, "", "", "")
+    spread, contracting, growth = (own.groupby("seed")[name].first().mean() for name in MEASURED)
+    grew = "" if method == BC.name else f"{100 * growth:.1f}"
+    return (method, _mean(own), _mean(cold), jerk, f"{spread:.3f}", f"{100 * contracting:.0f}", grew)
+
+
+MEASURED = ("spread", "contracting", "value_growth")
+
+
+def _differences(episodes: pd.DataFrame, method: str) -> list[str]:
+    """A control that needs no noise is γ = 0 as it is: its difference is not printed twice."""
     over, shaking, *rest = (marked(gain, "+.1f") for gain in gains(episodes, method))
     noise = _noise(_rows(episodes, EDP.name, with_noise_of(method).name))
-    return (method, *facts, over, shaking, noise, *rest)
+    return [over, "" if noise == NO_NOISE else shaking, *rest, noise]
 
 
-def _over(own: pd.DataFrame, episodes: pd.DataFrame) -> str:
-    return marked(lead(own, _rows(episodes, EDP.name, CHOSEN.name), "score"), "+.1f")
+NO_NOISE = "none needed"
 
 
 def _mean(rows: pd.DataFrame) -> str:
@@ -166,7 +190,7 @@ def _mean(rows: pd.DataFrame) -> str:
 def _noise(control: pd.DataFrame) -> str:
     """Mean over the training seeds, of which some may need none."""
     size = control.groupby("seed")["noise"].first().mean() if len(control) else None
-    return "–" if size is None else f"{size:.3f}" if size else "none needed"
+    return "–" if size is None else f"{size:.3f}" if size else NO_NOISE
 
 
 if __name__ == "__main__":

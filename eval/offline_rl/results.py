@@ -1,7 +1,9 @@
 """The results of a grid as one table: a row per episode, in Parquet."""
 
+from math import nan
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from lerobot_cdp.checkpoints.files import read_json
@@ -26,6 +28,8 @@ COLUMNS = {
     "noise": "float32",  # standard deviation of the noise on the candidates
     "spread": "float32",  # of the actions over start noises, at states of the data
     "contracting": "float32",  # share of noised actions of the data at which sampling contracts
+    "value": "float32",  # mean Q of the data's actions when training ended, in units of the mean size of a reward
+    "value_growth": "float32",  # by which share it changed in the last tenth of the steps; NaN without a critic
     "gradient_steps": "int32",
     "training_s": "float32",
     "machine": "category",
@@ -54,6 +58,7 @@ def _rows(cell: Cell, acting: Acting, record: dict, result: dict) -> list[dict]:
         "noise": result["noise"],
         "spread": record["spread"],
         "contracting": record["contracting"],
+        **_value(record["history"]),
         "gradient_steps": cell.setup.steps,
         "training_s": record["seconds"],
         "machine": result["hardware"],
@@ -62,9 +67,17 @@ def _rows(cell: Cell, acting: Acting, record: dict, result: dict) -> list[dict]:
     return [facts | episode for episode in result["episodes"]]
 
 
+def _value(history: list[dict]) -> dict[str, float]:
+    """The critics' value when training ended, and how much it changed in the last tenth."""
+    if "value" not in history[-1]:
+        return {"value": nan, "value_growth": nan}
+    steps, values = zip(*((entry["step"], entry["value"]) for entry in history), strict=True)
+    last, before = values[-1], np.interp(0.9 * steps[-1], steps, values)
+    return {"value": last, "value_growth": abs(last - before) / max(abs(last), 1e-6)}
+
+
 def summary(table: pd.DataFrame) -> str:
     """Means for the terminal."""
     groups = table.groupby(["task", "method", "acting"], observed=True, sort=False)
-    return (
-        groups[["score", "reward", "jerk", "noise", "spread", "contracting", "training_s"]].mean().round(3).to_string()
-    )
+    shown = ["score", "reward", "jerk", "noise", "spread", "contracting", "value_growth", "training_s"]
+    return groups[shown].mean().round(3).to_string()

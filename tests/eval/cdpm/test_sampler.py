@@ -77,7 +77,7 @@ def test_paths_with_the_same_noise_approach_each_other_as_the_theory_says(most_n
 
 
 def test_the_network_is_asked_at_its_own_noise():
-    """At a level that a whole timestep has it is that timestep; and the variance of what it sees is α² v + σ²."""
+    """At a level that a whole timestep has it is that timestep."""
     scheduler = solver("sample", 1e9)
     scheduler.set_timesteps(7)
     assert scheduler.timesteps[0] == 99 and scheduler.timesteps[-1] == 0

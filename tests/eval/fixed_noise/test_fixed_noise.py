@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 from lerobot.envs.configs import PushtEnv
-from scipy.stats import ttest_1samp
 
+from eval.benchmark.intervals import interval
 from eval.benchmark.tasks import TASKS, Task
 from eval.fixed_noise import __main__ as command
 from eval.fixed_noise.__main__ import FixedNoiseConfig, fixed_noises, run
-from eval.fixed_noise.matrix import by_chance, gap, mean_of_pairs, noise_variance, worst
+from eval.fixed_noise.matrix import by_chance, deviation, difference, gap, noise_variance, pseudo_values, worst
 from eval.fixed_noise.report import report
 from eval.pages import PageConfig
 from lerobot_cdp.errors import SettingError
@@ -46,33 +46,47 @@ def test_where_noises_do_not_differ_their_variance_is_0():
     assert abs(np.mean([each.mean for each in own])) < 4 * np.std([each.mean for each in own]) / 400**0.5
 
 
-def deviation(success) -> float:
-    return max(noise_variance(success).mean, 0) ** 0.5
+def excluding_0(rng, spreads, n: int) -> np.ndarray:
+    """In how many of n experiments the interval of success, and of its deviation over noises, excludes 0.
+
+    Three pairs of policies meet noises that help one policy by chance, and the other by as much chance.
+    """
+    found = []
+    for _ in range(n):
+        rates = [np.clip(rng.normal(0.6, spread, 30), 0, 1) for spread in spreads]
+        pairs = [tuple(draw(rng, each) for each in rates) for _ in range(3)]
+        found.append([difference(pairs, statistic).excludes_0 for statistic in (np.mean, deviation)])
+    return np.mean(found, axis=0)
 
 
-@pytest.mark.parametrize("rates", [NO, WEAK, STRONG])
-def test_pairs_that_depend_alike_on_noises_seldom_differ(rates):
-    rng = np.random.default_rng(0)
-    found = [
-        mean_of_pairs(np.array([deviation(draw(rng, rates)) - deviation(draw(rng, rates)) for _ in range(3)]))
-        for _ in range(200)
-    ]
-    assert np.mean([each.excludes_0 for each in found]) < 0.09
+@pytest.mark.parametrize("spread", [0.0, 0.3])
+def test_policies_that_depend_alike_on_noises_seldom_differ(spread):
+    """All pairs meet the same noises: a noise that is bad for one policy alone is so in each of them."""
+    assert (excluding_0(np.random.default_rng(0), (spread, spread), 100) <= 0.1).all()
 
 
-def test_pairs_tell_a_policy_that_depends_on_its_noise_from_one_that_does_not():
-    rng = np.random.default_rng(0)
-    found = [
-        mean_of_pairs(np.array([deviation(draw(rng, STRONG)) - deviation(draw(rng, NO)) for _ in range(3)]))
-        for _ in range(50)
-    ]
-    assert np.mean([each.low > 0 for each in found]) > 0.8
+def test_a_policy_that_depends_on_its_noise_differs_from_one_that_does_not():
+    assert excluding_0(np.random.default_rng(0), (0.3, 0.0), 30)[1] > 0.8
 
 
-def test_the_mean_of_pairs_is_students():
-    differences = np.array([0.1, 0.4, 0.3, -0.1])
-    low, high = ttest_1samp(differences, 0).confidence_interval(0.95)
-    assert mean_of_pairs(differences) == pytest.approx((0.175, low, high)) and mean_of_pairs(differences[:1]) is None
+def test_pseudo_values_of_a_mean_are_the_values(seed):
+    success = draw(np.random.default_rng(seed), STRONG)
+    assert pseudo_values(success, np.mean) == pytest.approx(success.mean(axis=1))
+
+
+def test_pseudo_values_take_out_the_bias(seed):
+    """Of a variance with 1 / n they make that with 1 / (n − 1)."""
+    success = draw(np.random.default_rng(seed), STRONG)
+    found = pseudo_values(success, lambda rows: rows.mean(axis=1).var())
+    assert found.mean() == pytest.approx(success.mean(axis=1).var(ddof=1))
+
+
+def test_the_difference_is_over_pairs_and_noises(seed):
+    """The second less the first, as all results here are made of (rows, columns); of one pair nothing is known."""
+    rng = np.random.default_rng(seed)
+    pairs = [(draw(rng, WEAK), draw(rng, STRONG)) for _ in range(3)]
+    values = np.array([(second - first).mean(axis=1) for first, second in pairs])
+    assert difference(pairs, np.mean) == pytest.approx(interval(values)) and difference(pairs[:1], np.mean) is None
 
 
 def test_where_noises_do_not_differ_the_gap_is_that_of_chance(seed):
@@ -140,8 +154,8 @@ def test_a_run_goes_on_and_meets_every_start_with_every_noise(tmp_path, monkeypa
     # Of the success rates 0, 1, 1: variance 1/3, gap 1.
     rows = [line for line in page.splitlines() if line.startswith(("| plain | 67 |", "| penalised | 67 |"))]
     assert len(rows) == 2 and all(" | 67 | 58 [58, 58] | 1 | 100 | " in row for row in rows)
-    assert "| penalised − plain, pairs: 1 | – | – |  | – |" in page  # of one pair nothing is known
-    assert "python -m eval.fixed_noise --task=tiny --num_inference_steps=5 --plain" in page
+    assert "| penalised − plain, pairs: 1 | – | – |  | +0 |  | +0 |  |" in page  # of one pair nothing is known
+    assert '--task=tiny --num_inference_steps=5 \\\n        --plain="[…/plain]" \\\n        --penalised="[…/pen' in page
     assert "3 noises, 3 start states, 5 evaluations of the network per chunk." in page
 
 
