@@ -26,6 +26,8 @@ from .network import per_member
 
 __all__ = ["Group", "Step", "clip_gradients", "group_members", "predicts_and_penalty"]
 
+STEPS_APART = 1_000_000  # more than a training has: torch's generators tell 2³² seeds apart
+
 
 def predicts_and_penalty(member: Member) -> str:
     """What members of a group have in common, and by what they must be sorted."""
@@ -72,7 +74,7 @@ class Step:
     Args:
         population: what is trained.
         samples: the data of all members.
-        generator: source of all noise; seed it before each step.
+        generator: source of all noise; `prepare` seeds it.
 
     Attributes:
         groups: of members.
@@ -85,7 +87,7 @@ class Step:
         self.groups = group_members(members)
         seeds = sorted({m.cell.seed for m in members})
         self._seed_of = torch.tensor([seeds.index(m.cell.seed) for m in members], device=device)
-        self._n_seeds = len(seeds)
+        self._n_seeds, self._first_seed = len(seeds), seeds[0]
         self._ema_decay = members[0].policy.config.ema_decay
         self._clip_norm = members[0].policy.config.get_optimizer_preset().grad_clip_norm
         self.sums = torch.zeros(3, len(members), device=device)
@@ -100,7 +102,12 @@ class Step:
         return [*self.population.state, self.sums]
 
     def prepare(self, batch: Batch, n_updates: int) -> tuple[int, ...]:
-        """Set what the step after `n_updates` works on, and return the groups whose penalty is due."""
+        """Set what the step after `n_updates` works on, and return the groups whose penalty is due.
+
+        The noise depends on that number and the training seeds alone: a killed run repeats it, and fresh training seeds
+        meet fresh noise.
+        """
+        self.generator.manual_seed(STEPS_APART * self._first_seed + n_updates)
         self._rows.copy_(batch.rows)
         self._weights.copy_(batch.weights)
         self._forget.fill_(1 - decay(n_updates, self._ema_decay))

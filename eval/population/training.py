@@ -127,7 +127,6 @@ def _fit(step: Step, batches: Iterator[Batch], done: int) -> None:
     progress = tqdm(range(done, cell.steps), title, cell.steps, unit="step", initial=done, mininterval=5)
     for n_updates, batch in zip(progress, batches, strict=False):
         due = step.prepare(batch, n_updates)
-        step.generator.manual_seed(n_updates)  # a step's noise depends on its number alone: a killed run repeats it
         take(due)
         population.scheduler.step()
         now = n_updates + 1

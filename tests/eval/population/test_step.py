@@ -2,6 +2,7 @@
 
 import copy
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -116,6 +117,20 @@ def test_members_of_a_seed_see_the_same_noise(tiny):
     assert not torch.equal(target[:, 0], target[:, seeds.index(1)])
 
 
+def drawn(cfg, n_updates: int) -> torch.Tensor:
+    """The timesteps of a step."""
+    step, (batch, *_) = make_step(cfg)
+    step.prepare(batch, n_updates)
+    return step._add_noise(seen(step, batch)[0])[1]
+
+
+def test_a_step_repeats_its_noise_and_fresh_seeds_have_their_own(tiny, monkeypatch):
+    first, again, following = (drawn(tiny, n_updates) for n_updates in (2, 2, 3))
+    assert torch.equal(first, again) and not torch.equal(first, following)
+    monkeypatch.setitem(GRIDS, "tiny", replace(GRIDS["tiny"], first_seed=2))
+    assert not torch.equal(first, drawn(tiny, 2))
+
+
 @pytest.mark.parametrize("max_norm", [0.5, 3.0, 0.0])
 def test_gradients_are_clipped_by_each_members_norm(max_norm, seed):
     scales = torch.tensor([0.01, 1.0, 10.0])
@@ -219,8 +234,6 @@ def test_recording_leaves_no_trace(tiny, monkeypatch):
         due = [each.prepare(batch, n_updates) for each in (plain, step)]
         assert due[0] == due[1]
         monkeypatch.setattr(Graph, "replay", lambda self, due=due[0]: step(due), raising=False)
-        for each in (plain, step):
-            each.generator.manual_seed(n_updates)
         plain(due[0])
         captured(due[0])
         assert Graph.last.generators == [step.generator]
