@@ -7,7 +7,8 @@
     python -m eval.one_action --grid=so101 --together=true --jobs=8    with a GPU
 
 Each policy is scored with few and with many evaluations of its network, at temperature 1 and without start noise; γ = 0
-also with noise on its actions that shakes it as much as each penalised policy shakes (see controls.py).
+also with noise on its actions that shakes it as much as each penalised policy shakes (see controls.py). Of each network
+the table says where it contracts (see networks.py).
 
 In `results_dir`: `<grid>/` with a folder for each policy, and a table of all, `one_action_<grid>.parquet`, with
 `_steps…` and `_seed…` in its name where these are not the grid's. From the tables `python -m eval.one_action.report`
@@ -28,6 +29,7 @@ from lerobot_cdp.errors import require
 
 from .controls import controlled, finished, run_controls
 from .grids import GRIDS
+from .networks import measure, with_networks
 
 __all__ = ["OneActionConfig", "run"]
 
@@ -69,7 +71,8 @@ def run(cfg: OneActionConfig) -> bool:
     pairs = [(folder, cfg.datasets_dir, *each) for each in controlled(grid) if {each[0].name, each[1].name} <= names]
     all_done = run_all(run_cell, policies, cfg.jobs, "policies")
     all_done &= run_all(run_controls, pairs, cfg.jobs, "controls", unit="control")
-    table = collect(folder, grid, finished(folder, grid))
+    all_done &= run_all(measure, [(folder, cfg.datasets_dir, cell) for cell in chosen], cfg.jobs, "networks")
+    table = with_networks(collect(folder, grid, finished(folder, grid)), folder, grid)
     if len(table):
         pilot = grid.steps if grid.steps != GRIDS[cfg.grid].steps else None
         path = cfg.results_dir / f"one_action_{run_name(cfg.grid, pilot, cfg.first_seed)}.parquet"

@@ -44,6 +44,9 @@ def test_a_run_has_its_controls_and_goes_on(tiny, tmp_path, monkeypatch):
         [*names, (PLAIN, 0, 0), (penalised, 0, 0)], 2
     )  # fmt: skip
     assert set(table["share"]) == {0.5} and set(table["start"]) == {100_000, 100_001}
+    own = table[table["policy"].isin([PLAIN, penalised])]
+    assert own["contracting"].between(0, 1).all() and own["trained_on"].notna().all()
+    assert table.groupby("policy", observed=True)["contracting"].nunique()[[PLAIN, penalised]].tolist() == [1, 1]
     monkeypatch.setattr(work, "train", lambda *args: pytest.fail("trained again"))
     monkeypatch.setattr(work, "evaluate", lambda *args: pytest.fail("scored again"))
     assert run(tiny)
@@ -65,7 +68,9 @@ def test_where_the_penalty_shakes_no_more_both_controls_are_the_plain_policy(tin
     assert run(tiny)
     table = pd.read_parquet(tmp_path / "one_action_so101.parquet")
     plain, *copies = (
-        table[(table["policy"] == name) & (table["temperature"] == 1)].drop(columns=["policy", "stress"])
+        table[(table["policy"] == name) & (table["temperature"] == 1)].drop(
+            columns=["policy", "stress", "contracting", "trained_on"]
+        )
         for name in (PLAIN, *(name("paper's loss, γ = 10 / 4") for name in (control_name, half_control_name)))
     )
     for copy in copies:
