@@ -7,9 +7,10 @@ import pandas as pd
 
 from eval.benchmark.intervals import Interval, difference
 
-__all__ = ["FEWEST_STEPS", "STARTS_APART", "lead", "named_run", "rows_by_grid", "run_name", "shortened"]
+__all__ = ["FEWEST_STEPS", "STARTS_APART", "STEPS_APART", "lead", "named_run", "rows_by_grid", "run_name", "shortened"]
 
 STARTS_APART = 1000  # start states of other training seeds are others
+STEPS_APART = 1_000_000  # and so is their noise: more than a training has, and torch's generators tell 2³² seeds apart
 FEWEST_STEPS = 5_000  # behind a claim
 
 

@@ -43,7 +43,10 @@ def alarm_page(tables: dict[str, pd.DataFrame]) -> str:
     return page(*parts)
 
 
-CHANCE = "**Bold**: the interval excludes 0. Of signals that are equally good, 1 in 20 would be bold by chance."
+CHANCE = (
+    "**Bold**: the interval excludes 0. If all signals were equally good, about 1 in 20\n"
+    "differences would be bold by chance."
+)
 NOISE = CONDITIONS["noise"].observation_noise
 INTRODUCTION = f"""\
 Area under the ROC curve (AUROC): how often a signal is higher in an episode that will fail than in one that will

@@ -61,7 +61,7 @@ class FixedNoiseConfig:
 
     def __post_init__(self):
         require(self.task in TASKS, "task", f"one of {sorted(TASKS)}", self.task)
-        require(self.noises >= 2, "noises", "at least 2", self.noises)
+        require(self.noises >= 3, "noises", "at least 3", self.noises)
         require(self.starts >= 3, "starts", "at least 3", self.starts)
         require_checkpoints(self.plain, "plain")
         require_checkpoints(self.plain + self.penalised, "penalised")

@@ -14,7 +14,7 @@ over noises becomes one value for each noise by the jackknife's pseudo-values (T
 
     n · statistic(all n noises) − (n − 1) · statistic(all but this one)
 
-whose mean is the statistic, corrected for bias; those of a mean are the values themselves.
+which vary as the statistic does; those of a mean are the values themselves.
 """
 
 from collections.abc import Callable
@@ -75,8 +75,10 @@ def difference(pairs: list[tuple[np.ndarray, np.ndarray]], statistic: Callable[[
     """
     if len(pairs) < 2:
         return None
+    mean = np.mean([statistic(second) - statistic(first) for first, second in pairs])
     values = [pseudo_values(second, statistic) - pseudo_values(first, statistic) for first, second in pairs]
-    return interval(np.array(values), (-1, 1))
+    # Their mean is corrected for bias; the interval is around the mean of what each policy is said to be.
+    return interval(np.array(values) + mean - np.mean(values), (-1, 1))
 
 
 def pseudo_values(success: np.ndarray, statistic: Callable[[np.ndarray], float]) -> np.ndarray:

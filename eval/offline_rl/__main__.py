@@ -18,11 +18,10 @@ from pathlib import Path
 from eval.benchmark.jobs import run_all
 from eval.benchmark.results import write_table
 from eval.command import found_by, run_command
-from eval.runs import STARTS_APART, run_name
+from eval.runs import STARTS_APART, STEPS_APART, run_name
 from lerobot_cdp.errors import require
 
 from .grids import GRIDS, Acting, Cell, Grid
-from .learner import STEPS_APART
 from .record import load_or_record
 from .results import collect, summary
 from .tasks import TASKS

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from eval.runs import STEPS_APART
 from lerobot_cdp.contraction import ContractionPenalty
 from lerobot_cdp.policy.ema import EMA
 
@@ -16,9 +17,7 @@ from .losses import critic_loss, critic_target, denoising_loss, value_term
 from .networks import PROCESS, TwinCritic, make_actor, sample_actions
 from .transitions import Batch, Transitions
 
-__all__ = ["STEPS_APART", "Learner"]
-
-STEPS_APART = 1_000_000  # more than a training has: torch's generators tell 2³² seeds apart
+__all__ = ["Learner"]
 
 
 class Learner:

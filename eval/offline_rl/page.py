@@ -4,7 +4,6 @@ python -m eval.offline_rl.page                                       docs/offlin
 python -m eval.offline_rl.page --results_dir=outputs/offline_rl --output_dir=outputs/report
 """
 
-import numpy as np
 import pandas as pd
 
 from eval.benchmark.intervals import Interval, marked, mean
@@ -13,6 +12,7 @@ from eval.pages import page_command
 from eval.runs import FEWEST_STEPS, lead, named_run, rows_by_grid, shortened
 
 from .grids import BC, CHOSEN, COLD, COOLER, EDP, GRIDS, SAMPLED, with_noise_of
+from .tasks import TASKS
 
 __all__ = ["offline_rl_page"]
 
@@ -32,7 +32,7 @@ def offline_rl_page(tables: dict[str, pd.DataFrame]) -> str:
     for name, episodes in tables.items():
         parts += [f"## {_title(name)}", _sizes(name, episodes)]
         for task, rows in episodes.groupby("task", observed=True, sort=False):
-            parts += [f"### {task}", _returns(rows), scores_table(rows)]
+            parts += [f"### {task}", _returns(task, rows), scores_table(rows)]
     return page(*parts)
 
 
@@ -68,10 +68,10 @@ The data is made by the first run. Each run goes on where it was killed:
     python -m eval.offline_rl --grid=ogbench --jobs=2
     python -m eval.offline_rl.page --results_dir=outputs/offline_rl"""
 READING = """\
-Score: 0: random actions; 100: SAC's final policy without exploration; with OGBench, success in %. SAC learned for as
-many steps as there is data, once: this is not the scale of D4RL, whose policies are far better. Spread: standard
-deviation of actions over start noises, at temperature 1. Contracting: share of noised actions of the data at which
-sampling contracts. Q still grew: by how much the critics' value of the data changed in the last tenth of the training.
+Score: 0: random actions; 100: SAC's final policy without exploration; with OGBench, success in %. SAC was trained
+once, for as many steps as there are transitions, so 100 is far below the 100 of D4RL. Spread: standard deviation of
+actions over start noises, at temperature 1. Contracting: share of noised actions of the data at which sampling
+contracts. Last change of Q: of the critics' mean value, in the last tenth of the training.
 Noise: standard deviation of the noise that gives γ = 0 the same spread. Brackets: 95 % intervals over training seeds
 and start states. Differences are paired, **bold** where the interval excludes 0. A dash: not measured with all training
 seeds."""
@@ -100,32 +100,40 @@ def _sizes(name: str, episodes: pd.DataFrame) -> str:
     )
 
 
-def _returns(rows: pd.DataFrame) -> str:
+def _returns(task: str, rows: pd.DataFrame) -> str:
     """What the scores of a task stand for, which are a line through its returns."""
-    if rows["score"].isin((0, 100)).all():  # by success
+    if TASKS[task].by_success:
         return ""
-    slope, low = np.polyfit(rows["score"], rows["reward"].astype(float), 1)
-    high, longest = low + 100 * slope, rows["steps"].max()
-    return f"Scores 0 and 100: returns of {low:.0f} and {high:.0f}. Longest episode: {longest} steps."
+    worst, best = (rows.loc[each] for each in (rows["score"].idxmin(), rows["score"].idxmax()))
+    unit = (best["reward"] - worst["reward"]) / (best["score"] - worst["score"])
+    zero = worst["reward"] - worst["score"] * unit
+    ends = f"Scores 0 and 100 are returns of {zero:.0f} and {zero + 100 * unit:.0f}."
+    return f"{ends} The longest episode of any policy took {rows['steps'].max()} steps."
 
 
 def _rows(episodes: pd.DataFrame, method: str, acting: str) -> pd.DataFrame:
     return episodes[(episodes["method"] == method) & (episodes["acting"] == acting)]
 
 
-def gains(episodes: pd.DataFrame, method: str) -> list[Interval | None]:
-    """A penalised method's lead on one task over what `CONTROLS` names; None: not known for all training seeds."""
+def gains(episodes: pd.DataFrame, method: str) -> dict[str, Interval | None]:
+    """A penalised method's lead on one task over each control; None: not known for all training seeds."""
     ours, cold = (_rows(episodes, method, acting.name) for acting in (CHOSEN, COLD))
-    plain = [_rows(episodes, EDP.name, acting.name) for acting in (CHOSEN, with_noise_of(method), COOLER, COLD)]
-    cloned = [_rows(episodes, BC.name, acting.name) for acting in (SAMPLED, COLD)]
-    leads = [lead(ours, rows, "score") for rows in (*plain, *cloned)]
-    return [*leads[:4], lead(cold, plain[3], "score"), *leads[4:]]
+    pairs = {
+        "− γ = 0": (ours, EDP, CHOSEN),
+        NOISY: (ours, EDP, with_noise_of(method)),
+        "− γ = 0, temperature 0.5": (ours, EDP, COOLER),
+        "− γ = 0, temperature 0": (ours, EDP, COLD),
+        "both at temperature 0": (cold, EDP, COLD),
+        "− BC": (ours, BC, SAMPLED),
+        "− BC, temperature 0": (ours, BC, COLD),
+    }
+    return {
+        control: lead(rows, _rows(episodes, other.name, acting.name), "score")
+        for control, (rows, other, acting) in pairs.items()
+    }
 
 
-CONTROLS = (
-    "− γ = 0", "− γ = 0 with noise", "− γ = 0, temperature 0.5", "− γ = 0, temperature 0", "both at temperature 0",
-    "− BC", "− BC, temperature 0",
-)  # fmt: skip
+NOISY = "− γ = 0 with noise"
 
 
 def penalised(episodes: pd.DataFrame) -> list[str]:
@@ -140,10 +148,10 @@ def surviving(tables: dict[str, pd.DataFrame]) -> str:
         counts = (episodes["gradient_steps"] >= FEWEST_STEPS) & has_learned
         for task, rows in episodes[counts].groupby("task", observed=True, sort=False):
             found = {method: gains(rows, method) for method in penalised(rows)}
-            compared += any(map(all, found.values()))
+            compared += any(all(leads.values()) for leads in found.values())
             for method, leads in found.items():
-                if all(gain and gain.low > 0 for gain in leads):
-                    texts = ", ".join(gain.text("+.1f") for gain in leads)
+                if all(gain and gain.low > 0 for gain in leads.values()):
+                    texts = ", ".join(gain.text("+.1f") for gain in leads.values())
                     lines.append(f"- {_title(name)}, {task}: {method}: {texts}.")
     return "\n".join(lines) or (
         NONE.format(n=compared) if compared else UNDECIDED.format(steps=FEWEST_STEPS, most=100 * MOST_GROWTH)
@@ -154,10 +162,13 @@ def scores_table(episodes: pd.DataFrame) -> str:
     """A row for each method on one task."""
     shown = [(BC.name, SAMPLED.name), (EDP.name, CHOSEN.name), (EDP.name, COOLER.name)]
     shown += [(method, CHOSEN.name) for method in penalised(episodes)]
-    head = ("", "score", "temperature 0", "squared jerk", "spread", "contracting, %", "Q still grew, %")
+    head = ("", "score", "temperature 0", "squared jerk", "spread", "contracting, %", "last change of Q, %")
     body = [_facts(episodes, *each) for each in shown if len(_rows(episodes, *each))]
-    differences = [(method, *_differences(episodes, method)) for method in penalised(episodes)]
-    return f"{table(head, body)}\n\n{table(('', *CONTROLS, 'noise'), differences)}"
+    differences = {method: _differences(episodes, method) for method in penalised(episodes)}
+    if not differences:
+        return table(head, body)
+    rows = [(method, *cells.values()) for method, cells in differences.items()]
+    return f"{table(head, body)}\n\n{table(('', *next(iter(differences.values()))), rows)}"
 
 
 def _facts(episodes: pd.DataFrame, method: str, acting: str) -> tuple[str, ...]:
@@ -173,11 +184,11 @@ def _facts(episodes: pd.DataFrame, method: str, acting: str) -> tuple[str, ...]:
 MEASURED = ("spread", "contracting", "value_growth")
 
 
-def _differences(episodes: pd.DataFrame, method: str) -> list[str]:
+def _differences(episodes: pd.DataFrame, method: str) -> dict[str, str]:
     """A control that needs no noise is γ = 0 as it is: its difference is not printed twice."""
-    over, shaking, *rest = (marked(gain, "+.1f") for gain in gains(episodes, method))
+    cells = {control: marked(gain, "+.1f") for control, gain in gains(episodes, method).items()}
     noise = _noise(_rows(episodes, EDP.name, with_noise_of(method).name))
-    return [over, "" if noise == NO_NOISE else shaking, *rest, noise]
+    return cells | {NOISY: "" if noise == NO_NOISE else cells[NOISY], "noise": noise}
 
 
 NO_NOISE = "none needed"

@@ -28,8 +28,7 @@ COLUMNS = {
     "noise": "float32",  # standard deviation of the noise on the candidates
     "spread": "float32",  # of the actions over start noises, at states of the data
     "contracting": "float32",  # share of noised actions of the data at which sampling contracts
-    "value": "float32",  # mean Q of the data's actions when training ended, in units of the mean size of a reward
-    "value_growth": "float32",  # by which share it changed in the last tenth of the steps; NaN without a critic
+    "value_growth": "float32",  # by which share the critics' mean value changed in the last tenth; NaN without critics
     "gradient_steps": "int32",
     "training_s": "float32",
     "machine": "category",
@@ -58,7 +57,7 @@ def _rows(cell: Cell, acting: Acting, record: dict, result: dict) -> list[dict]:
         "noise": result["noise"],
         "spread": record["spread"],
         "contracting": record["contracting"],
-        **_value(record["history"]),
+        "value_growth": _growth(record["history"]),
         "gradient_steps": cell.setup.steps,
         "training_s": record["seconds"],
         "machine": result["hardware"],
@@ -67,13 +66,12 @@ def _rows(cell: Cell, acting: Acting, record: dict, result: dict) -> list[dict]:
     return [facts | episode for episode in result["episodes"]]
 
 
-def _value(history: list[dict]) -> dict[str, float]:
-    """The critics' value when training ended, and how much it changed in the last tenth."""
+def _growth(history: list[dict]) -> float:
     if "value" not in history[-1]:
-        return {"value": nan, "value_growth": nan}
+        return nan
     steps, values = zip(*((entry["step"], entry["value"]) for entry in history), strict=True)
     last, before = values[-1], np.interp(0.9 * steps[-1], steps, values)
-    return {"value": last, "value_growth": abs(last - before) / max(abs(last), 1e-6)}
+    return abs(last - before) / max(abs(last), 1e-6)
 
 
 def summary(table: pd.DataFrame) -> str:

@@ -8,7 +8,7 @@
 
 Each policy is scored with few and with many evaluations of its network, at temperature 1 and without start noise; γ = 0
 also with noise on its actions that shakes it as much as each penalised policy shakes (see controls.py). Of each network
-the table says where it contracts (see networks.py).
+the table says how often it expands (see networks.py).
 
 In `results_dir`: `<grid>/` with a folder for each policy, and a table of all, `one_action_<grid>.parquet`, with
 `_steps…` and `_seed…` in its name where these are not the grid's. From the tables `python -m eval.one_action.report`

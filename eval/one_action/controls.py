@@ -8,7 +8,8 @@ nothing is clamped and the policy does not react. So s starts from
     20 s² · mean h² = jerk of the penalised policy − jerk without noise
 
 and is then corrected by what the rollouts show, until the two agree. As much noise may be more than helps: so half of
-it is a control, too. Where the penalised policy shakes no more than γ = 0, both are γ = 0 as it is.
+it is a control, too. Where the penalised policy shakes at most 20 % more than γ = 0, both are γ = 0
+as it is.
 """
 
 import json

@@ -17,7 +17,12 @@ from lerobot_cdp.report.expansion import expansion
 __all__ = ["measure", "with_networks"]
 
 MEASURED = "network.json"
-POINTS = 512  # demonstrated chunks, each at one random timestep
+POINTS = 512  # demonstrated chunks at most, each at one random timestep
+COLUMNS = {
+    "expanding": "float32",  # share of noised demonstrations, at all timesteps but the last, at which sampling expands
+    "trained_on": "category",  # the machine
+    "together": "boolean",  # whether by `eval.population`
+}
 
 
 def measure(folder: Path, datasets_dir: Path | None, cell: Cell) -> bool:
@@ -34,16 +39,17 @@ def _measure(folder: Path, trained: Path, datasets_dir: Path | None, cell: Cell)
     dataset = load_memory_dataset(task.repo_id, task.root(datasets_dir), cell.demonstrations, policy.config)
     rows = next(dataset.rows(POINTS, cell.seed, policy.config.drop_n_last_frames, cell.share))
     batch = preprocessor(dataset.batch(rows))
-    rate = expansion(policy, batch, 1.0, n_products=batch[ACTION][0].numel()).rate
-    trained_on = read_json(trained / "training.json")["hardware"]
-    write_json(folder / MEASURED, {"contracting": (rate < 0).float().mean().item(), "trained_on": trained_on})
+    # At the last timestep, all noise, nothing expands or contracts: what the sign is there is chance.
+    below_the_last = 1 - 1 / policy.config.num_train_timesteps
+    rate = expansion(policy, batch, below_the_last, n_products=batch[ACTION][0].numel()).rate
+    record = read_json(trained / "training.json")
+    facts = {"trained_on": record["hardware"], "together": record.get("together", False)}
+    write_json(folder / MEASURED, {"expanding": (rate > 0).float().mean().item(), **facts})
 
 
 def with_networks(table: pd.DataFrame, folder: Path, grid: Grid) -> pd.DataFrame:
-    """A table of the grid's episodes with `contracting`, the share of noised demonstrations, at all timesteps, at which
-    sampling contracts, and `trained_on`, the machine; missing where they are not known."""
+    """A table of the grid's episodes with the columns of `COLUMNS`, which are missing where they are not known."""
     known = {(cell.policy, cell.seed): read_json(folder / cell.name / MEASURED) for cell in grid.cells}
     found = [known.get(key, {}) for key in zip(table["policy"], table["seed"], strict=True)]
-    contracting = pd.Series([each.get("contracting") for each in found], table.index, dtype="float32")
-    trained_on = pd.Series([each.get("trained_on") for each in found], table.index, dtype="category")
-    return table.assign(contracting=contracting, trained_on=trained_on)
+    facts = {name: [each.get(name) for each in found] for name in COLUMNS}
+    return table.assign(**{name: pd.Series(facts[name], table.index, kind) for name, kind in COLUMNS.items()})

@@ -4,6 +4,7 @@ python -m eval.one_action.report                                         docs/on
 python -m eval.one_action.report --results_dir=outputs/one_action --output_dir=outputs/report
 """
 
+import numpy as np
 import pandas as pd
 
 from eval.benchmark.intervals import Interval, marked, mean
@@ -35,8 +36,8 @@ def one_action_page(tables: dict[str, pd.DataFrame]) -> str:
 
 INTRODUCTION = """\
 The setting in which the paper reports its gains: one action per inference, the prediction `sample`, DPM-Solver++ 2M,
-batches of 512, or of all transitions where there are fewer. A share of the transitions is one of the frames at which
-chunks begin: chunks of 8 actions reach over more of them. The question is whether a gain over γ = 0 comes from
+batches of 512, or of all transitions where there are fewer. 10 % of the transitions: chunks begin at 10 % of the
+frames, so longer chunks show the network more of them. The question is whether a gain over γ = 0 comes from
 contraction. A network that depends more on its start noise shakes, and shaking alone can help. So each penalised policy
 is compared with four:
 
@@ -48,8 +49,8 @@ is compared with four:
 A policy that shakes at most 20 % more than γ = 0 is compared with γ = 0 as it is. The paper's γ is given as γ / d, with
 d numbers in a chunk ([why](contraction.md#the-losses)). Brackets: 95 % intervals over training seeds and start states.
 Differences are paired, **bold** where the interval excludes 0. A dash: not measured with all training seeds, or the
-noise did not match the jerk within 20 %. Contracting: share of noised demonstrations, at all timesteps, at which
-sampling contracts. Where γ = 0 contracts nearly everywhere, the hinge has next to nothing to penalise."""
+noise did not match the jerk within 20 %. Expanding: share of noised demonstrations, at all timesteps but the last, at
+which sampling expands. Where nothing does at γ = 0, the hinge has nothing to penalise."""
 NONE = """\
 None: no penalised policy is better than all four controls (comparisons: {n}). The intervals tell which gains are not
 ruled out."""
@@ -61,7 +62,8 @@ def _not_run(tables: dict[str, pd.DataFrame]) -> str:
     by_grid = rows_by_grid(tables, "step")
     lacking = [f"`--grid={grid}`" for grid in GRIDS if grid not in by_grid]
     for grid, rows in by_grid.items():
-        policies = [p for p in dict.fromkeys(cell.policy for cell in GRIDS[grid].cells) if p not in {*rows["policy"]}]
+        names = dict.fromkeys(cell.policy for cell in GRIDS[grid].cells)
+        policies = [f"`{name}`" for name in names if name not in {*rows["policy"]}]
         counts = [f"{n} evaluations" for n in GRIDS[grid].evaluations if n not in {*rows["evaluations"]}]
         lacking += [f"of `--grid={grid}`: {', '.join(policies + counts)}"] if policies + counts else []
     return f"Not run: {'; '.join(lacking)}." if lacking else ""
@@ -85,13 +87,13 @@ def _title(name: str) -> str:
 def _sizes(name: str, episodes: pd.DataFrame) -> str:
     grid, other = named_run(name)
     settings = "".join(f" --{key}={value}" for key, value in other.items())
-    machines = [*episodes["trained_on"].dropna().unique()]
-    together = " --together=true" if any("NVIDIA" in machine for machine in machines) else ""
+    machines = "; ".join(episodes["trained_on"].dropna().unique())
+    together = " --together=true" if episodes["together"].any() else ""
     seeds, starts = (episodes[each].nunique() for each in ("seed", "start"))
     return (
         f"    python -m eval.one_action --grid={grid}{settings}{together}\n\n"
         f"{episodes['step'].max():,} training steps. Training seeds: {seeds}. Start states of each: {starts}. "
-        f"Trained on: {', '.join(machines)}."
+        f"Trained on: {machines or 'not known'}."
     )
 
 
@@ -147,15 +149,16 @@ def scores_table(name: str, episodes: pd.DataFrame, n: int) -> str:
     """A row for each policy at `n` evaluations, γ = 0 first."""
     score, title, unit, form = SCORES[name.split("_")[0]]
     head = (
-        "", title, "squared jerk", "contracting, %", "temperature 0", "− γ = 0", "− γ = 0 with noise", "jerk of that",
+        "", title, "squared jerk", "expanding, %", "temperature 0", "− γ = 0", "− γ = 0 with noise", "jerk of that",
         "− γ = 0 with half the noise", "− γ = 0, temperature 0",
     )  # fmt: skip
     body = []
     for policy in (PLAIN, *penalised(episodes)):
         rows, noisy = _rows(episodes, policy, n), _rows(episodes, control_name(policy), n)
         cold = _rows(episodes, policy, n, cold=True)
-        contracting = 100 * rows.groupby("seed")["contracting"].first().mean()
-        scores = [_mean(rows, score, unit, form), _mean(rows, "jerk", 1, ".3g"), f"{contracting:.1f}"]
+        expanding = 100 * rows.groupby("seed")["expanding"].first().mean(skipna=False)
+        scores = [_mean(rows, score, unit, form), _mean(rows, "jerk", 1, ".3g")]
+        scores.append("–" if np.isnan(expanding) else f"{expanding:.1f}")
         scores.append(_mean(cold, score, unit, form))
         differences = [""] * 5
         if policy != PLAIN:

@@ -57,7 +57,7 @@ class Record:
         seconds = (time.perf_counter() - self._begun) / len(self._members)
         for i, before in enumerate(self._before):
             member = self._step.population.give_back(i, now)
-            member.record["seconds"] = before + seconds
+            member.record.update(seconds=before + seconds, together=True)
             member.write(now)
             member.optimizer.state.clear()  # the population has it
         self._lap = time.perf_counter()

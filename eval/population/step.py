@@ -15,6 +15,7 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
+from eval.runs import STEPS_APART
 from lerobot_cdp.contraction import ContractionPenalty
 from lerobot_cdp.diffusion.process import Process
 from lerobot_cdp.policy.configuration_cdp import ContractionConfig
@@ -25,8 +26,6 @@ from .members import Member, Population
 from .network import per_member
 
 __all__ = ["Group", "Step", "clip_gradients", "group_members", "predicts_and_penalty"]
-
-STEPS_APART = 1_000_000  # more than a training has: torch's generators tell 2³² seeds apart
 
 
 def predicts_and_penalty(member: Member) -> str:
@@ -104,8 +103,8 @@ class Step:
     def prepare(self, batch: Batch, n_updates: int) -> tuple[int, ...]:
         """Set what the step after `n_updates` works on, and return the groups whose penalty is due.
 
-        The noise depends on that number and the training seeds alone: a killed run repeats it, and fresh training seeds
-        meet fresh noise.
+        The noise depends on that number and the lowest training seed alone: a killed run repeats it, and fresh training
+        seeds meet fresh noise.
         """
         self.generator.manual_seed(STEPS_APART * self._first_seed + n_updates)
         self._rows.copy_(batch.rows)

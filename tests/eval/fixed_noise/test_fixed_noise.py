@@ -161,7 +161,7 @@ def test_a_run_goes_on_and_meets_every_start_with_every_noise(tmp_path, monkeypa
 
 @pytest.mark.parametrize(
     "settings,name",
-    [({}, "plain"), ({"task": "chess"}, "task"), ({"noises": 1}, "noises"), ({"starts": 2}, "starts")],
+    [({}, "plain"), ({"task": "chess"}, "task"), ({"noises": 2}, "noises"), ({"starts": 2}, "starts")],
 )
 def test_a_wrong_setting_is_named(settings, name):
     with pytest.raises(SettingError, match=f"^`{name}` must be"):

@@ -1,15 +1,17 @@
 """A run of the command trains, scores, adds the controls, and goes on where it was."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
+import torch
 from lerobot.envs.configs import PushtEnv
 
 from eval.benchmark import work
 from eval.benchmark.cells import Grid
 from eval.benchmark.tasks import TASKS, Task
-from eval.one_action import controls
+from eval.one_action import controls, networks
 from eval.one_action.__main__ import OneActionConfig, run
 from eval.one_action.controls import control_name, half_control_name
 from eval.one_action.grids import COLD, GRIDS, PLAIN, policies
@@ -30,10 +32,18 @@ def tiny(datasets_dir, tmp_path, monkeypatch):
     return OneActionConfig("so101", tmp_path, datasets_dir)
 
 
+def rates(policy, batch, timestep_share: float, n_products: int) -> SimpleNamespace:
+    """One in four expands, and of a penalised policy three in four; all numbers of a chunk are looked at."""
+    assert timestep_share == 0.99 and n_products == 2 * 2
+    sign = 1 if policy.config.contraction.weight else -1
+    return SimpleNamespace(rate=sign * torch.tensor([1.0, 1, 1, -1]))
+
+
 def test_a_run_has_its_controls_and_goes_on(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(controls, "CLOSE", -2.0)  # whatever it shakes, there is a control
     monkeypatch.setattr(controls, "TRIES", 1)
     monkeypatch.setattr(controls, "sqrt", lambda value: 0.5)
+    monkeypatch.setattr(networks, "expansion", rates)
     assert run(tiny)
     table = pd.read_parquet(tmp_path / "one_action_so101.parquet")
     penalised = "paper's loss, γ = 10 / 4"
@@ -45,10 +55,11 @@ def test_a_run_has_its_controls_and_goes_on(tiny, tmp_path, monkeypatch):
     )  # fmt: skip
     assert set(table["share"]) == {0.5} and set(table["start"]) == {100_000, 100_001}
     own = table[table["policy"].isin([PLAIN, penalised])]
-    assert own["contracting"].between(0, 1).all() and own["trained_on"].notna().all()
-    assert table.groupby("policy", observed=True)["contracting"].nunique()[[PLAIN, penalised]].tolist() == [1, 1]
+    assert own["trained_on"].notna().all() and not own["together"].any()
+    assert own.groupby("policy", observed=True)["expanding"].unique().to_dict() == {PLAIN: 0.25, penalised: 0.75}
     monkeypatch.setattr(work, "train", lambda *args: pytest.fail("trained again"))
     monkeypatch.setattr(work, "evaluate", lambda *args: pytest.fail("scored again"))
+    monkeypatch.setattr(networks, "expansion", lambda *args: pytest.fail("measured again"))
     assert run(tiny)
 
 
@@ -59,6 +70,7 @@ def test_policies_can_be_trained_together(tiny, tmp_path, monkeypatch):
     assert run(replace(tiny, together=True))
     table = pd.read_parquet(tmp_path / "one_action_so101.parquet")
     assert {PLAIN, "paper's loss, γ = 10 / 4"} < set(table["policy"])
+    assert table[table["policy"] == PLAIN]["together"].all()
 
 
 def test_where_the_penalty_shakes_no_more_both_controls_are_the_plain_policy(tiny, tmp_path, monkeypatch):
@@ -69,7 +81,7 @@ def test_where_the_penalty_shakes_no_more_both_controls_are_the_plain_policy(tin
     table = pd.read_parquet(tmp_path / "one_action_so101.parquet")
     plain, *copies = (
         table[(table["policy"] == name) & (table["temperature"] == 1)].drop(
-            columns=["policy", "stress", "contracting", "trained_on"]
+            columns=["policy", "stress", "expanding", "trained_on", "together"]
         )
         for name in (PLAIN, *(name("paper's loss, γ = 10 / 4") for name in (control_name, half_control_name)))
     )

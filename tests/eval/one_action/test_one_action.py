@@ -120,7 +120,7 @@ def made_up() -> pd.DataFrame:
         for i, (name, n) in enumerate(zip(names, counts, strict=True)):
             facts = {"policy": name, "temperature": COLD if i == 3 else 1.0, "evaluations": 2, "step": 20_000}
             facts |= {"jerk": 0.1, "action_noise": 0.01 * (i in (1, 2) and policy != CALM)}
-            facts |= {"contracting": 0.988, "trained_on": "a laptop"}
+            facts |= {"expanding": 0.012, "trained_on": "a laptop, 2 cores", "together": False}
             rows += [
                 facts | {"seed": seed, "start": start, "success": start < n, "reward": float(start < n)}
                 for seed in range(3)
@@ -141,11 +141,11 @@ def test_the_page_names_the_gains_that_survive_all_controls():
     assert BETTER in found and CALM in found and SHAKING not in found and PAST_THE_BEST not in found
     assert (
         "10 % of the transitions of 75 demonstrations" in page
-        and "20,000 training steps. Training seeds: 3. Start states of each: 20. Trained on: a laptop." in page
+        and "20,000 training steps. Training seeds: 3. Start states of each: 20. Trained on: a laptop, 2 cores." in page
     )
     (line,) = (line for line in page.splitlines() if line.startswith(f"| {BETTER} |"))
     means = [cell.split("[")[0].strip(" *") for cell in line.split("|")[2:-1]]
-    assert means == ["80", "0.1", "98.8", "75", "+40", "+30", "0.1", "+35", "+35"]
+    assert means == ["80", "0.1", "1.2", "75", "+40", "+30", "0.1", "+35", "+35"]
     assert "None: no penalised policy is better than all four controls (comparisons: 2)" in survivors(
         made_up().query("policy != @BETTER and policy != @CALM")
     )
@@ -166,9 +166,16 @@ def test_a_control_that_missed_the_jerk_is_none():
     assert BETTER not in survivors(episodes.assign(jerk=episodes["jerk"].where(~missed, 0.13)))
 
 
-def test_policies_of_a_gpu_were_trained_together():
-    page = one_action_page({"so101": made_up().assign(trained_on="16 cores, NVIDIA H200")})
+def test_the_command_says_how_the_policies_were_trained():
+    page = one_action_page({"so101": made_up().assign(together=True)})
     assert "--grid=so101 --together=true\n" in page and "--together" not in one_action_page({"so101": made_up()})
+
+
+def test_a_network_that_was_not_measured_is_a_dash():
+    episodes = made_up()
+    episodes.loc[episodes["seed"] == 1, "expanding"] = np.nan
+    page = one_action_page({"so101": episodes})
+    assert "| 0.1 [0.1, 0.1] | – | 75 [" in page and "nan" not in page
 
 
 def test_what_was_not_compared_did_not_fail():
@@ -190,7 +197,7 @@ def test_the_page_says_what_was_not_run():
     found = survivors(made_up())
     assert "`--grid=pusht`" in found and "`--grid=so101_dit`" in found
     assert "of `--grid=so101`: 10 evaluations." in found  # all its policies are there
-    assert f"of `--grid=so101`: {CALM}, 10 evaluations." in survivors(made_up().query("policy != @CALM"))
+    assert f"of `--grid=so101`: `{CALM}`, 10 evaluations." in survivors(made_up().query("policy != @CALM"))
 
 
 def test_a_pilot_is_not_the_grid():
