@@ -68,13 +68,12 @@ The data is made by the first run. Each run goes on where it was killed:
     python -m eval.offline_rl --grid=ogbench --jobs=2
     python -m eval.offline_rl.page --results_dir=outputs/offline_rl"""
 READING = """\
-Score: 0: random actions; 100: SAC's final policy without exploration; with OGBench, success in %. SAC was trained
-once, for as many steps as there are transitions, so 100 is far below the 100 of D4RL. Spread: standard deviation of
-actions over start noises, at temperature 1. Contracting: share of noised actions of the data at which sampling
-contracts. Last change of Q: of the critics' mean value, in the last tenth of the training.
-Noise: standard deviation of the noise that gives γ = 0 the same spread. Brackets: 95 % intervals over training seeds
-and start states. Differences are paired, **bold** where the interval excludes 0. A dash: not measured with all training
-seeds."""
+Score: 0: random actions; 100: SAC's final policy without exploration; with OGBench, success in %. SAC was trained once,
+for as many steps as there are transitions, so 100 is far below the 100 of D4RL. Spread: standard deviation of actions
+over start noises, at temperature 1. Contracting: share of noised actions of the data at which sampling contracts. Last
+change of Q: of the critics' mean value, in the last tenth of the training. Noise: standard deviation of the noise that
+gives γ = 0 the same spread. Brackets: 95 % intervals over training seeds and start states. Differences are paired,
+**bold** where the interval excludes 0. A dash: not measured with all training seeds."""
 NONE = "None: no penalised policy is better than all seven (tasks compared: {n})."
 UNDECIDED = (
     "Not known yet: no penalised policy is compared with all seven after {steps:,} training steps or more, with "
