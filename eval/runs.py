@@ -6,12 +6,24 @@ import re
 import pandas as pd
 
 from eval.benchmark.intervals import Interval, difference
+from lerobot_cdp.errors import require
 
-__all__ = ["FEWEST_STEPS", "STARTS_APART", "STEPS_APART", "lead", "named_run", "rows_by_grid", "run_name", "shortened"]
+__all__ = [
+    "FEWEST_STEPS", "STARTS_APART", "STEPS_APART", "check_run", "lead", "named_run", "rows_by_grid", "run_name",
+    "shortened",
+]  # fmt: skip
 
 STARTS_APART = 1000  # start states of other training seeds are others
 STEPS_APART = 1_000_000  # and so is their noise: more than a training has, and torch's generators tell 2³² seeds apart
 FEWEST_STEPS = 5_000  # behind a claim
+
+
+def check_run(first_seed: int, n_seeds: int, steps: int | None) -> None:
+    """Raise a SettingError unless a run of `n_seeds` training seeds is the grid's own, or one of fresh seeds, and of at
+    most so many steps that no noise comes again."""
+    fresh = f"0, or from {n_seeds} to 99 for fresh training seeds"
+    require(first_seed == 0 or n_seeds <= first_seed < 100, "first_seed", fresh, first_seed)
+    require(steps is None or 1 <= steps <= STEPS_APART, "steps", f"from 1 to {STEPS_APART}", steps)
 
 
 def run_name(grid: str, steps: int | None, first_seed: int) -> str:

@@ -39,10 +39,13 @@ def alarm_page(tables: dict[str, pd.DataFrame]) -> str:
             parts += [f"### {policy}"] if len(policies) > 1 else [f"Policy: {policy}."]
             parts += [_sizes(rows), auroc_table(rows)]
             parts += [f"Better than the {SIGNALS[0]} by:", difference_table(rows), CHANCE]
-            parts += [f"By condition, at {100 * MIDDLE:g} % of the time limit, max:", condition_table(rows)]
+            parts += [CONDITION, condition_table(rows)]
     return page(*parts)
 
 
+CONDITION = f"""\
+By condition, at {100 * MIDDLE:g} % of the time limit, max. All together: failures under any condition against successes
+under any."""
 CHANCE = (
     "**Bold**: the interval excludes 0. If all signals were equally good, about 1 in 20\n"
     "differences would be bold by chance."

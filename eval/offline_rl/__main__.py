@@ -18,7 +18,7 @@ from pathlib import Path
 from eval.benchmark.jobs import run_all
 from eval.benchmark.results import write_table
 from eval.command import found_by, run_command
-from eval.runs import STARTS_APART, STEPS_APART, run_name
+from eval.runs import STARTS_APART, check_run, run_name
 from lerobot_cdp.errors import require
 
 from .grids import GRIDS, Acting, Cell, Grid
@@ -83,9 +83,8 @@ def _ways(folder: Path, grid: Grid, cell: Cell, controls: bool) -> list[Acting]:
 def _chosen(cfg: OfflineRLConfig) -> tuple[Grid, list[Cell]]:
     require(cfg.grid in GRIDS, "grid", f"one of {sorted(GRIDS)}", cfg.grid)
     require(cfg.jobs >= 1, "jobs", "at least 1", cfg.jobs)
-    require(0 <= cfg.first_seed < 100, "first_seed", "from 0 to 99", cfg.first_seed)
-    require(cfg.steps is None or 1 <= cfg.steps <= STEPS_APART, "steps", f"from 1 to {STEPS_APART}", cfg.steps)
     grid = GRIDS[cfg.grid]
+    check_run(cfg.first_seed, grid.seeds, cfg.steps)
     setup = replace(grid.setup, steps=cfg.steps or grid.setup.steps)
     first_start = grid.first_start + STARTS_APART * cfg.first_seed
     grid = replace(grid, setup=setup, first_seed=cfg.first_seed, first_start=first_start)

@@ -11,7 +11,7 @@ from eval.benchmark.markdown import page, table
 from eval.pages import page_command
 from eval.runs import FEWEST_STEPS, lead, named_run, rows_by_grid, shortened
 
-from .grids import BC, CHOSEN, COLD, COOLER, EDP, GRIDS, SAMPLED, with_noise_of
+from .grids import BC, CHOSEN, COLD, COOLER, EDP, GRIDS, SAMPLED, Setup, with_noise_of
 from .tasks import TASKS
 
 __all__ = ["offline_rl_page"]
@@ -36,6 +36,7 @@ def offline_rl_page(tables: dict[str, pd.DataFrame]) -> str:
     return page(*parts)
 
 
+SETUP = Setup()
 INTRODUCTION = f"""\
 Does a contraction penalty help a diffusion policy that is trained with a critic? The method is the efficient diffusion
 policy (EDP, Kang et al. 2023). The actor is this project's `ResidualMLP`; it predicts the sample, one action per
@@ -49,7 +50,8 @@ inference.
 - γ weighs the penalty, the hinge or the [paper's loss](contraction.md#the-losses) (Jacobian); at 0 the method is EDP.
 
 The critics' targets use actions sampled from the averaged actor (15 network evaluations). To act, the policy samples
-{CHOSEN.candidates} candidates and takes one with probability softmax(w · Q), w = {CHOSEN.weight:g}.
+{CHOSEN.candidates} candidates and takes one with probability softmax(w · Q), w = {CHOSEN.weight:g}. Batches have
+{SETUP.batch_size} transitions. Averages decay by {SETUP.decay:g} a step.
 
 All methods of one seed see the same transitions, the same noise and the same start states. Each penalised policy is
 compared with seven:
@@ -70,10 +72,11 @@ The data is made by the first run. Each run goes on where it was killed:
 READING = """\
 Score: 0: random actions; 100: SAC's final policy without exploration; with OGBench, success in %. SAC was trained once,
 for as many steps as there are transitions, so 100 is far below the 100 of D4RL. Spread: standard deviation of actions
-over start noises, at temperature 1. Contracting: share of noised actions of the data at which sampling contracts. Last
-change of Q: of the critics' mean value, in the last tenth of the training. Noise: standard deviation of the noise that
-gives γ = 0 the same spread. Brackets: 95 % intervals over training seeds and start states. Differences are paired,
-**bold** where the interval excludes 0. A dash: not measured with all training seeds."""
+over start noises, at temperature 1. Contracting: share of noised actions of the data, on the 10 % of the timesteps with
+the least noise, at which sampling contracts. Last change of Q: of the critics' mean value, in the last tenth of the
+training. Noise: standard deviation of the noise that gives γ = 0 the same spread. Brackets: 95 % intervals over
+training seeds and start states. Differences are paired, **bold** where the interval excludes 0. A dash: not measured
+with all training seeds."""
 NONE = "None: no penalised policy is better than all seven (tasks compared: {n})."
 UNDECIDED = (
     "Not known yet: no penalised policy is compared with all seven after {steps:,} training steps or more, with "

@@ -24,7 +24,7 @@ from eval.benchmark.results import collect, write_table
 from eval.benchmark.work import run_cell
 from eval.command import found_by, run_command
 from eval.population.training import train_missing
-from eval.runs import STARTS_APART, run_name
+from eval.runs import STARTS_APART, check_run, run_name
 from lerobot_cdp.errors import require
 
 from .controls import controlled, finished, run_controls
@@ -43,8 +43,8 @@ class OneActionConfig:
         results_dir: Folder of the results; give the same one to go on with a run.
         datasets_dir: Folder that holds the datasets under their own names; None: LeRobot's cache, or the Hub.
         filter: Regular expression; only policies in whose folder's name it is found are trained and scored.
-        first_seed: Of the training seeds, >= 0. Other ones are scored from other start states: fresh seeds confirm what
-            was found with the first.
+        first_seed: Of the training seeds, up to 99. Other ones are scored from other start states: fresh seeds confirm
+            what was found with the first.
         steps: Gradient steps; None: as the grid says.
         together: Whether the policies are trained all at once, as `eval.population` does it on a GPU.
         jobs: Policies at the same time, each in its own process with an equal share of torch's threads.
@@ -91,9 +91,8 @@ def _chosen(cfg: OneActionConfig, grid: Grid) -> list[Cell]:
 def _grid(cfg: OneActionConfig) -> Grid:
     require(cfg.grid in GRIDS, "grid", f"one of {sorted(GRIDS)}", cfg.grid)
     require(cfg.jobs >= 1, "jobs", "at least 1", cfg.jobs)
-    require(cfg.first_seed >= 0, "first_seed", "at least 0", cfg.first_seed)
-    require(cfg.steps is None or cfg.steps >= 1, "steps", "at least 1", cfg.steps)
     grid = GRIDS[cfg.grid]
+    check_run(cfg.first_seed, grid.seeds, cfg.steps)
     first_start = grid.first_start + STARTS_APART * cfg.first_seed
     return replace(grid, first_seed=cfg.first_seed, first_start=first_start, steps=cfg.steps or grid.steps)
 

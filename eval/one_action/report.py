@@ -50,7 +50,7 @@ A policy that shakes at most 20 % more than γ = 0 is compared with γ = 0 as it
 d numbers in a chunk ([why](contraction.md#the-losses)). Brackets: 95 % intervals over training seeds and start states.
 Differences are paired, **bold** where the interval excludes 0. A dash: not measured with all training seeds, or the
 noise did not match the jerk within 20 %. Expanding: share of noised demonstrations, at all timesteps but the last, at
-which sampling expands. Where nothing does at γ = 0, the hinge has nothing to penalise."""
+which sampling expands after the training. Where nothing does at γ = 0, the hinge has nothing left to penalise."""
 NONE = """\
 None: no penalised policy is better than all four controls (comparisons: {n}). The intervals tell which gains are not
 ruled out."""

@@ -3,7 +3,8 @@
     loss = Σ over members (mean diffusion loss + γ · contraction penalty)
 
 so that each member's gradient is its own. Adam works on single numbers and needs nothing; gradients are clipped by each
-member's own norm. Members of one seed see the same noise, whatever they predict and however they are penalised.
+member's own norm. Members of one seed in a population see the same noise, whatever they predict and
+however they are penalised.
 
 Nothing in a step waits for the device: on a GPU it is recorded once and replayed.
 """
@@ -103,8 +104,8 @@ class Step:
     def prepare(self, batch: Batch, n_updates: int) -> tuple[int, ...]:
         """Set what the step after `n_updates` works on, and return the groups whose penalty is due.
 
-        The noise depends on that number and the lowest training seed alone: a killed run repeats it, and fresh training
-        seeds meet fresh noise.
+        The noise depends on that number and the population's training seeds alone: a killed run repeats it, and fresh
+        training seeds meet fresh noise.
         """
         self.generator.manual_seed(STEPS_APART * self._first_seed + n_updates)
         self._rows.copy_(batch.rows)

@@ -280,7 +280,8 @@ def test_settings_are_checked(tiny):
     for settings, message in (
         ({"grid": "none"}, "`grid` must be one of"),
         ({"jobs": 0}, "`jobs` must be at least 1"),
-        ({"first_seed": 100}, "`first_seed` must be from 0 to 99"),
+        ({"first_seed": 100}, "`first_seed` must be 0, or from 2 to 99 for fresh training seeds. Got 100"),
+        ({"first_seed": 1}, "`first_seed` must be 0, or from 2 to 99 for fresh training seeds. Got 1"),
         ({"steps": 0}, "`steps` must be from 1 to 1000000"),
         ({"filter": "("}, "`filter` must be a regular expression"),
         ({"filter": "absent"}, "`filter` must be found in a name like tiny/BC-seed0"),

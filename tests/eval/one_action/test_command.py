@@ -105,6 +105,8 @@ def test_a_pilot_and_fresh_seeds_have_tables_of_their_own(tiny, tmp_path):
     [
         ({"grid": "chess"}, "grid"),
         ({"first_seed": -1}, "first_seed"),
+        ({"first_seed": 100}, "first_seed"),
+        ({"steps": 1_000_001}, "steps"),
         ({"filter": "^x"}, "filter"),
         ({"steps": 0}, "steps"),
     ],
