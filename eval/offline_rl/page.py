@@ -103,8 +103,8 @@ def _sizes(name: str, episodes: pd.DataFrame) -> str:
 
 
 def _returns(task: str, rows: pd.DataFrame) -> str:
-    """What the scores of a task stand for, which are a line through its returns."""
-    if TASKS[task].by_success:
+    """What the scores of a task stand for, which are a line through its returns; empty where that is not known."""
+    if TASKS[task].by_success or rows["score"].nunique() < 2:
         return ""
     worst, best = (rows.loc[each] for each in (rows["score"].idxmin(), rows["score"].idxmax()))
     unit = (best["reward"] - worst["reward"]) / (best["score"] - worst["score"])

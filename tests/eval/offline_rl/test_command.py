@@ -238,6 +238,7 @@ def test_the_page_names_the_gains_that_survive_all_controls():
         ["9.0", "8.0", "0.1", "0.100", "50", "5.0"],
         ["+4.0", "+3.0", "+3.5", "+4.0", "+3.0", "+6.5", "+6.0", "0.010"],
     ]
+    assert "Scores 0 and 100" not in offline_rl_page({"mujoco": made_up().assign(score=0.0, reward=2.0)})
     assert cells(page, "EDP, γ = 0, temperature 0.5") == [["5.5", "", "0.1", "", "", ""]]
     assert "Scores 0 and 100 are returns of 2 and 52. The longest episode of any policy took 200 steps." in page
     assert "Not run: `--grid=mujoco_more`, `--grid=ogbench`, `--grid=ogbench_more`." in page
